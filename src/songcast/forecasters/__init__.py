@@ -1,0 +1,1 @@
+"""Forecasters: anything that gives a distribution for the next sample."""

@@ -39,14 +39,14 @@ class Mixture:
     @property
     def mean(self) -> Floats:
         """Expected value in LSB, (frames, channels) float64, within the int16 range."""
-        return np.einsum("tcm,tcm->tc", self.weights, self.locations)
+        return np.asarray(np.einsum("tcm,tcm->tc", self.weights, self.locations))
 
     def bits(self, samples: NDArray[np.int16]) -> Floats:
         """Code length -log2 P(x) of each sample, (frames, channels) float64, at most 32."""
         x = samples.astype(np.float64)[..., None]
         mass = _component_mass(x, self.locations, self.scales)
         p = np.einsum("tcm,tcm->tc", self.weights, mass)
-        return -np.log2((1.0 - UNIFORM_SHARE) * p + UNIFORM_SHARE / VALUES)
+        return np.asarray(-np.log2((1.0 - UNIFORM_SHARE) * p + UNIFORM_SHARE / VALUES))
 
     def masses(self, frame: int, channel: int) -> Floats:
         """P(x) of all values -32 768 … 32 767 at one sample: (65 536,) float64, sums to 1."""
