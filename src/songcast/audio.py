@@ -1,9 +1,38 @@
-"""Songs as int16 amplitudes."""
+"""Songs as int16 amplitudes: reading any format, writing the common ones."""
 
+import os
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from songcast.codec import BLOCK_FRAMES, WRITABLE_SUFFIXES, SongReader, encode, open_song
+from songcast.containers import audio_error, shown
+from songcast.files import atomic_path
+from songcast.resampling import resampled
+
+__all__ = [
+    "SONG_SUFFIXES",
+    "Song",
+    "SongReader",
+    "SongWarning",
+    "open_song",
+    "read_song",
+    "resampled",
+    "write_song",
+]
+
+SONG_SUFFIXES = (".wav", ".mp3", ".flac", ".ogg", ".m4a", ".aac", ".opus")
+
+# The largest wav: its header counts bytes in 32 bits.
+_WAV_LIMIT_BYTES = 2**32 - 4096
+
+
+class SongWarning(UserWarning):
+    """A song was read, but not exactly as it stands in the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,3 +60,66 @@ class Song:
     def seconds(self) -> float:
         """Duration."""
         return self.frames / self.sample_rate_hz
+
+
+def read_song(path: str | os.PathLike[str]) -> Song:
+    """Read a whole song at its own sample rate and channels, named after the file.
+
+    Takes wav (8 to 32 bit, float, any rate), mp3, flac, ogg (vorbis, opus), m4a and aac, told
+    apart by content. 16-bit samples are exact; the module ``codec`` says how others are scaled.
+    Float samples beyond full scale are clipped with a ``SongWarning``. Raises ``AudioError``,
+    one line with the path, what is wrong and what to do: missing, a folder, unreadable, empty,
+    not audio, truncated, damaged, NaN or infinite samples, no frames, more than two channels.
+    """
+    with open_song(path) as reader:
+        samples = np.concatenate(list(reader.blocks()))
+    if reader.clipped:
+        warnings.warn(
+            f"{shown(reader.path)}: {reader.clipped} samples beyond full scale were clipped; "
+            "lower the level and export it again to keep them",
+            SongWarning,
+            stacklevel=2,
+        )
+    return Song(
+        samples=samples, sample_rate_hz=reader.sample_rate_hz, name=shown(Path(reader.path.name))
+    )
+
+
+def write_song(song: Song, path: str | os.PathLike[str]) -> None:
+    """Write ``song`` as .wav, .flac (both lossless int16), .mp3 or .ogg, by the suffix of ``path``.
+
+    The file appears when it is whole, or not at all. An mp3 of a rate that MPEG does not have
+    is resampled to the next higher one. Raises ``AudioError`` for another suffix, a folder that
+    cannot be written to, or a song that the format cannot hold.
+    """
+    import soundfile
+
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in WRITABLE_SUFFIXES:
+        raise audio_error(
+            path,
+            f"cannot write {suffix[1:] or 'a file without suffix'}",
+            f"use one of {' '.join(WRITABLE_SUFFIXES)}",
+        )
+    if song.frames == 0:
+        raise audio_error(path, "there are no samples to write", "give a song of a frame or more")
+    if suffix == ".wav" and song.samples.nbytes > _WAV_LIMIT_BYTES:
+        raise audio_error(path, "the song is too long for wav (4 GB)", "use .flac")
+    if path.exists() and not path.is_file():
+        raise audio_error(path, "is there and is not a file", "choose another name")
+    try:
+        with atomic_path(path) as temporary:
+            encode(temporary, _blocks(song), song.sample_rate_hz, song.channels)
+    except OSError as error:
+        raise audio_error(
+            path, f"cannot be written ({error.strerror})", "check the folder and its permissions"
+        ) from error
+    except soundfile.LibsndfileError as error:
+        why = f"{song.channels} channels at {song.sample_rate_hz} Hz: {error.error_string.strip()}"
+        raise audio_error(path, f"cannot be written ({why})", "try .wav") from error
+
+
+def _blocks(song: Song) -> Iterator[NDArray[np.int16]]:
+    for start in range(0, song.frames, BLOCK_FRAMES):
+        yield np.ascontiguousarray(song.samples[start : start + BLOCK_FRAMES])

@@ -1,0 +1,142 @@
+"""A bundle: the folder that carries all that is needed to use a model. No pickle.
+
+``bundle.json`` (kind, formats, params, versions, hashes), ``arrays.npz`` for plain arrays and
+``network.keras`` for a Keras network. Equal weights give equal bytes, so DVC sees no change
+where there is none.
+"""
+
+import hashlib
+import importlib.metadata
+import io
+import json
+import shutil
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from songcast.errors import BundleError
+
+MANIFEST = "bundle.json"
+ARRAYS = "arrays.npz"
+NETWORK = "network.keras"
+VERSIONED = ("songcast", "keras", "tensorflow", "numpy", "numba")
+# Zip members carry a date; a fixed one keeps equal content equal in bytes.
+EPOCH = (1980, 1, 1, 0, 0, 0)
+
+Array = NDArray[Any]
+
+
+def write_bundle(
+    folder: Path,
+    *,
+    kind: str,
+    details: Mapping[str, Any],
+    arrays: Mapping[str, Array] | None = None,
+    network: Any = None,
+) -> None:
+    """Write a bundle, replacing what was there only when all of it is on disk.
+
+    ``arrays``: name to array. ``network``: a Keras model. ``details``: further JSON-able keys
+    of bundle.json, such as sample_rate_hz, channels, look_back, scales and params.
+    """
+    scratch = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    weights: dict[str, Array] = {}
+    if arrays:
+        (scratch / ARRAYS).write_bytes(_npz_bytes(arrays))
+        weights.update(arrays)
+    if network is not None:
+        network.save(scratch / NETWORK)
+        _fix_dates(scratch / NETWORK)
+        weights.update(network_weights(network))
+    manifest = {
+        "kind": kind,
+        **details,
+        "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
+        "weights_sha256": weights_sha256(weights),
+        "files": {p.name: _file_sha256(p) for p in sorted(scratch.iterdir())},
+    }
+    (scratch / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    scratch.rename(folder)
+
+
+def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
+    """Return bundle.json, having checked each file's sha256 against it.
+
+    Raises ``BundleError`` where the folder is no bundle, is incomplete or was altered.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise BundleError(
+            f"{folder}: no model bundle here ({MANIFEST} is missing); "
+            "make one with `make run`, or name another model"
+        )
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+        files: dict[str, str] = manifest["files"]
+        manifest["kind"], manifest["weights_sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{path}: not a valid bundle.json ({error}); restore it") from None
+    if verify:
+        for name, sha256 in files.items():
+            file = folder / name
+            if Path(name).name != name or not file.is_file() or _file_sha256(file) != sha256:
+                raise BundleError(
+                    f"{file}: missing or altered since it was written (sha256 differs); "
+                    "restore the bundle, e.g. with `dvc checkout` or `make run`"
+                )
+    return manifest
+
+
+def read_arrays(folder: Path) -> dict[str, Array]:
+    """Return the arrays of a bundle."""
+    with np.load(folder / ARRAYS, allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def network_weights(network: Any) -> dict[str, Array]:
+    """Return a Keras network's weights by path."""
+    return {f"network/{w.path}": np.asarray(w) for w in network.weights}
+
+
+def weights_sha256(weights: Mapping[str, Array]) -> str:
+    """Digest of names, dtypes, shapes and values: what makes two models the same."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        array = np.ascontiguousarray(weights[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _npz_bytes(arrays: Mapping[str, Array]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(arrays):
+            member = io.BytesIO()
+            np.lib.format.write_array(member, np.ascontiguousarray(arrays[name]))
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy", EPOCH), member.getvalue())
+    return stream.getvalue()
+
+
+def _fix_dates(path: Path) -> None:
+    """Rewrite a .keras archive without the moment it was saved."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in sorted(archive.namelist())}
+    metadata = json.loads(members["metadata.json"])
+    metadata.pop("date_saved", None)
+    members["metadata.json"] = json.dumps(metadata).encode()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(zipfile.ZipInfo(name, EPOCH), content)
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,117 @@
+"""What the network sees: everything known before a sample, in units of the running error.
+
+Errors are divided by a running scale, so that loud and quiet songs look alike; ``asinh``
+keeps the rare big ones in range. Three streams: per frame of ``FRAME`` samples (for the LSTM),
+per sample (for the head), and the combiner's mixture, which the network's output corrects.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from songcast.forecasters.combiner import Combiner
+from songcast.forecasters.front_end import Heard
+
+Rows = NDArray[np.float32]
+# The running scale that serves as unit is the one in the middle, and not below this.
+UNIT_INDEX = Combiner.components // 2
+MIN_UNIT_LSB = 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """Features of a passage; all arrays are float32, channels first.
+
+    ``unit``: (channels, frames) LSB, what the others are measured in.
+    ``residual``: (channels, frames), (x - combined mean) / unit: known after the sample.
+    ``side``: (channels, frames, side), known before the sample.
+    ``base``: (channels, frames, 3 M): the combiner's log weights, locations relative to its
+    mean and log scales, in units.
+    ``summary``: (channels, frames / frame, summary), known after its frame; whole frames only.
+    """
+
+    unit: Rows
+    residual: Rows
+    side: Rows
+    base: Rows
+    summary: Rows
+
+
+def side_size(experts: int) -> int:
+    """Number of side features per sample."""
+    return 2 * experts + 4
+
+
+def summary_size(experts: int, frame: int) -> int:
+    """Number of summary features per frame: both channels' and the channel's number."""
+    return 2 * (2 * experts + frame + 2) + 2
+
+
+def extract(heard: Heard, frame: int) -> Features:
+    """Features of a block that begins at a frame's start."""
+    x = heard.samples.astype(np.float64).T  # (channels, frames)
+    combined = heard.combined
+    mean = combined.mean.T
+    unit = np.maximum(combined.running_scales[..., UNIT_INDEX].T, MIN_UNIT_LSB)
+    residual = (x - mean) / unit
+    # (frames, channels, experts) -> (channels, frames, experts)
+    difference = np.arcsinh((heard.means.swapaxes(0, 1) - mean[..., None]) / unit[..., None])
+    expert_error = np.log2((combined.expert_error.swapaxes(0, 1) + 0.1) / (unit[..., None] + 0.1))
+    channels = len(x)
+    number = np.broadcast_to(np.arange(channels)[:, None], x.shape)
+    other = np.zeros_like(x)
+    if channels == 2:
+        # The law of causality lets the second channel see the first one's present sample.
+        other[1] = np.arcsinh(residual[0])
+    stereo = np.full_like(x, channels - 1.0)
+    side = np.concatenate(
+        [difference, expert_error, _stack(other, number, stereo, np.log2(unit) / 8.0)], axis=-1
+    )
+    scales = np.log(combined.scales.swapaxes(0, 1) / unit[..., None])
+    locations = (combined.locations.swapaxes(0, 1) - mean[..., None]) / unit[..., None]
+    base = np.concatenate(
+        [np.log(combined.weights.swapaxes(0, 1)), locations, scales], axis=-1
+    )
+    return Features(
+        unit=unit.astype(np.float32),
+        residual=residual.astype(np.float32),
+        side=side.astype(np.float32),
+        base=base.astype(np.float32),
+        summary=_summaries(x, residual, difference, expert_error, unit, frame),
+    )
+
+
+def _stack(*columns: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.stack(columns, axis=-1)
+
+
+def _summaries(
+    x: NDArray[np.float64],
+    residual: NDArray[np.float64],
+    difference: NDArray[np.float64],
+    expert_error: NDArray[np.float64],
+    unit: NDArray[np.float64],
+    frame: int,
+) -> Rows:
+    """Summary features of each whole frame, the channel's own before the other's."""
+    channels, frames = x.shape
+    count = frames // frame
+    cut = count * frame
+    r = np.arcsinh(residual[:, :cut]).reshape(channels, count, frame)
+    d = difference[:, :cut].reshape(channels, count, frame, -1)
+    own = np.concatenate(
+        [
+            np.mean(r[..., None] * d, axis=2),
+            expert_error[:, :cut].reshape(d.shape)[:, :, -1],
+            r,
+            np.log2(unit[:, :cut].reshape(r.shape)[..., -1:]) / 8.0,
+            np.log2(1.0 + np.mean(np.abs(x[:, :cut].reshape(r.shape)), -1, keepdims=True)) / 8.0,
+        ],
+        axis=-1,
+    )
+    other = own[::-1] if channels == 2 else np.zeros_like(own)
+    tags = np.empty((channels, count, 2))
+    tags[..., 0] = np.arange(channels)[:, None]
+    tags[..., 1] = channels - 1.0
+    return np.concatenate([own, other, tags], axis=-1).astype(np.float32)

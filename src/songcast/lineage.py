@@ -1,0 +1,85 @@
+"""Where a model came from: code, songs, environment, machine. Small functions, no MLflow."""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+# What decides a result. Files that the pipeline itself writes (dvc.lock, metrics, plots) change
+# while it runs and say nothing about the code, so they do not count as dirt.
+SOURCES = ("src", "params.yaml", "dvc.yaml", "data.dvc", "requirements.lock", "pyproject.toml")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GitState:
+    """``commit``: full hash, None outside git. ``dirty``: a source differs from the commit."""
+
+    commit: str | None
+    dirty: bool | None
+
+
+def git_state(folder: Path) -> GitState:
+    """Return the commit of ``folder`` and whether its sources differ from it."""
+    commit = _first_output(["git", "-C", str(folder), "rev-parse", "HEAD"])
+    if not commit:
+        return GitState(commit=None, dirty=None)
+    status = _output(["git", "-C", str(folder), "status", "--porcelain", "--", *SOURCES])
+    return GitState(commit=commit, dirty=None if status is None else bool(status.strip()))
+
+
+def data_hash(folder: Path) -> str | None:
+    """Return the md5 that ``data.dvc`` gives to all songs together, None without one."""
+    try:
+        content = yaml.safe_load((folder / "data.dvc").read_text())
+        return str(content["outs"][0]["md5"])
+    except (OSError, yaml.YAMLError, KeyError, IndexError, TypeError):
+        return None
+
+
+def lock_hash(folder: Path) -> str | None:
+    """Return the sha256 of ``requirements.lock``, None without one."""
+    try:
+        return hashlib.sha256((folder / "requirements.lock").read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def hardware() -> str:
+    """Describe this machine in one line: processor, cores, GPUs. No host name."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [x.partition(":")[2].strip() for x in lines if x.startswith("model name")]
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    gpus = " + ".join((_output(query) or "").split("\n")).strip(" +")
+    return f"{names[0] if names else model}, {os.cpu_count()} cores, {gpus or 'no GPU'}"
+
+
+def backend() -> str:
+    """Return the Keras backend with its version, such as ``tensorflow 2.21.0``."""
+    keras = sys.modules.get("keras")
+    name = keras.config.backend() if keras else os.environ.get("KERAS_BACKEND") or "tensorflow"
+    try:
+        return f"{name} {importlib.metadata.version(name)}"
+    except importlib.metadata.PackageNotFoundError:
+        return str(name)
+
+
+def _first_output(command: list[str]) -> str | None:
+    output = _output(command)
+    return output.strip() if output else None
+
+
+def _output(command: list[str]) -> str | None:
+    """Return what ``command`` prints, None where it is missing, slow or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None

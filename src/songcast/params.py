@@ -1,0 +1,117 @@
+"""params.yaml -> frozen, typed, validated settings: one class per section, one section per stage.
+
+A new section is a class below and a field of ``Params``. There are no defaults here:
+params.yaml holds every value, so that DVC sees every change.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from songcast.errors import ParamsError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Section = TypeVar("Section", bound="Settings")
+
+
+class Settings(BaseModel):
+    """Base of all sections: immutable, no unknown keys, no conversion from another type."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class PrepareParams(Settings):
+    """How songs are prepared and split in time."""
+
+    sample_rate_hz: int = Field(ge=8000, le=192000)
+    train_fraction: float = Field(gt=0, lt=1)
+    validation_fraction: float = Field(ge=0, lt=1)
+    test_fraction: float = Field(gt=0, lt=1)
+    guard_seconds: float = Field(ge=0, le=60)
+    held_out: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        total = self.train_fraction + self.validation_fraction + self.test_fraction
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"train, validation and test fractions must sum to 1, not {total:g}")
+        return self
+
+
+class Params(Settings):
+    """All of params.yaml."""
+
+    prepare: PrepareParams
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str] = "params.yaml") -> Self:
+        """Read and check the file; raises ``ParamsError`` naming section, key and value."""
+        return load(cls, path)
+
+
+def load(cls: type[Section], path: str | os.PathLike[str]) -> Section:
+    """Read the YAML file at ``path`` into ``cls``; any mistake is a one-line ``ParamsError``."""
+    name = Path(path).name
+    try:
+        document = yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeys)
+    except OSError as error:
+        raise ParamsError(
+            f"{path}: cannot be read ({error.strerror}); run in the repository"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{name}: not valid YAML ({_one_line(error)}); correct it") from error
+    try:
+        return cls.model_validate(_tuples(document))
+    except ValidationError as error:
+        raise ParamsError(f"{name}: {_explain(cls, error)}") from error
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Plain YAML takes the last of two equal keys in silence."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key in {key for key in keys if keys.count(key) > 1}:
+            raise yaml.MarkedYAMLError(problem=f"{key} stands there twice")
+        return super().construct_mapping(node, deep)
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples: strict and immutable settings know only tuples."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _explain(cls: type[Settings], error: ValidationError) -> str:
+    """Say the first mistake in one line: section.key, what was received, what is allowed."""
+    first = error.errors()[0]
+    key = ".".join(map(str, first["loc"])) or "the file"
+    kind, received = first["type"], first["input"]
+    if kind == "missing":
+        return f"{key} is missing; add it"
+    if kind == "extra_forbidden":
+        return f"{key} is unknown; allowed there: {', '.join(_known(cls, first['loc'][:-1]))}"
+    if kind == "value_error":
+        return f"{key}: {first['ctx']['error']}; correct it"
+    if isinstance(received, BaseModel | dict) or kind == "model_type":
+        received = type(received).__name__
+    rule = first["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+    hint = " (in YAML, write 1.0e-3 for 1e-3)" if kind == "float_type" else ""
+    return f"{key} is {received!r}; allowed: {rule}{hint}"
+
+
+def _known(cls: type[Settings], location: tuple[int | str, ...]) -> list[str]:
+    for part in location:
+        section = cls.model_fields[str(part)].annotation
+        if not (isinstance(section, type) and issubclass(section, Settings)):
+            break
+        cls = section
+    return list(cls.model_fields)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

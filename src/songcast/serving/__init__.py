@@ -1,0 +1,1 @@
+"""Serving: the model that MLflow loads, and how it is packed."""

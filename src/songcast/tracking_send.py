@@ -1,0 +1,100 @@
+"""What is sent to MLflow for a run: params, metrics, tags, files, the model."""
+
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from songcast.bundle import read_manifest
+from songcast.serving.package import log_model
+from songcast.tracking_store import as_default
+
+WEIGHTS, MODEL = "songcast.weights_sha256", "songcast.model_id"
+BATCH = 100  # MLflow takes at most 100 params and 1000 metrics in one request
+LONGEST_PARAM = 6000
+
+Row = Mapping[str, float]
+Point = tuple[str, float, int, int]  # key, value, step, milliseconds since 1970
+
+
+def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return nested params as ``{"a.b": "value"}``.
+
+    >>> flatten({"seed": 1, "lstm": {"units": 96}})
+    {'seed': '1', 'lstm.units': '96'}
+    """
+    flat: dict[str, str] = {}
+    for key, value in params.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = str(value)[:LONGEST_PARAM]
+    return flat
+
+
+def send_params(client: Any, run_id: str, params: Mapping[str, Any]) -> None:
+    """Log params; those already there stay, as MLflow refuses to change one."""
+    from mlflow.entities import Param
+
+    known = client.get_run(run_id).data.params
+    new = [Param(k, v) for k, v in flatten(params).items() if k not in known]
+    for start in range(0, len(new), BATCH):
+        client.log_batch(run_id, params=new[start : start + BATCH])
+
+
+def points_of(rows: Iterable[Row]) -> list[Point]:
+    """Return the metrics of rows that each have a ``step``, as MLflow's points in time."""
+    now = time.time_ns() // 1_000_000
+    return [
+        (key, float(value), int(row["step"]), now)
+        for row in rows
+        for key, value in row.items()
+        if key != "step"
+    ]
+
+
+def send_metrics(client: Any, run_id: str, points: list[Point]) -> None:
+    """Log metrics, as few requests as there can be."""
+    from mlflow.entities import Metric
+
+    metrics = [Metric(key, value, ms, step) for key, value, step, ms in points]
+    for start in range(0, len(metrics), 10 * BATCH):
+        client.log_batch(run_id, metrics=metrics[start : start + 10 * BATCH])
+
+
+def send_tags(client: Any, run_id: str, tags: Mapping[str, Any]) -> None:
+    """Set tags in one request."""
+    from mlflow.entities import RunTag
+
+    client.log_batch(run_id, tags=[RunTag(k, str(v)) for k, v in tags.items()])
+
+
+def send_file(client: Any, run_id: str, path: Path, folder: str | None) -> None:
+    """Log a file, or all of a directory, into ``folder`` of the run's artifacts."""
+    if path.is_dir():
+        client.log_artifacts(run_id, str(path), folder)
+    else:
+        client.log_artifact(run_id, str(path), folder)
+
+
+def send_file_as(client: Any, run_id: str, path: Path, artifact: str) -> None:
+    """Log ``path`` under the whole path ``artifact``; MLflow itself cannot rename a file."""
+    folder, _, name = artifact.rpartition("/")
+    if name == path.name:
+        client.log_artifact(run_id, str(path), folder or None)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / name
+        copy.write_bytes(path.read_bytes())
+        client.log_artifact(run_id, str(copy), folder or None)
+
+
+def send_bundle(client: Any, run_id: str, stage: str, bundle: Path) -> None:
+    """Log the bundle as a model of the run and mark the run whole."""
+    manifest = read_manifest(bundle)
+    sha256 = str(manifest["weights_sha256"])
+    with as_default(str(client.tracking_uri)):
+        model_id = log_model(client, run_id, stage, bundle, tags={WEIGHTS: sha256})
+    # Last, because a run with this tag counts as complete.
+    send_tags(client, run_id, {MODEL: model_id, "songcast.kind": manifest["kind"], WEIGHTS: sha256})

@@ -1,0 +1,215 @@
+"""The way to the MLflow store: where it is, opening it, and saying clearly when it fails."""
+
+import contextlib
+import fcntl
+import logging
+import os
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from songcast.errors import SongcastError, TrackingError
+from songcast.paths import root
+
+EXPERIMENT = "songcast"
+SQLITE = "sqlite:///"
+# Where artifacts go in the embedded store; see artifact_store.py.
+ARTIFACTS = "songcast:/"
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # `--json` promises nothing else on stdout.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+    # With MLflow's defaults a dead server blocks one call for 248 s.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+_LOCKS = threading.local()
+
+
+def tracking_uri() -> str:
+    """Return ``MLFLOW_TRACKING_URI``, or the embedded store of this repository."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{home() / 'mlflow.db'}"
+
+
+def home() -> Path:
+    """Return the folder ``mlruns`` at the repository root."""
+    return root() / "mlruns"
+
+
+def prepare_environment() -> None:
+    """Set MLflow's switches, where the user has not: no telemetry, short waits, no chatter."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def import_mlflow() -> Any:
+    """Import MLflow (4 s) with its switches set, and return it."""
+    prepare_environment()
+    with warnings.catch_warnings():
+        # What MLflow's own modules complain about while they load is no concern of a user.
+        warnings.simplefilter("ignore")
+        import mlflow
+        import mlflow.pyfunc
+        import mlflow.store.tracking.sqlalchemy_store
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])
+    # The monitor's complaints about a server that went away are ours to word.
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.CRITICAL)
+    return mlflow
+
+
+def database(uri: str) -> Path | None:
+    """Return the sqlite file of ``uri``, None for a server."""
+    if not uri.startswith(SQLITE):
+        return None
+    return Path(uri.removeprefix(SQLITE).partition("?")[0]).absolute()
+
+
+def connect(uri: str | None = None) -> Any:
+    """Return an ``MlflowClient``. Creates the embedded database where there is none.
+
+    Raises ``TrackingError`` where the database cannot be made or opened.
+    """
+    uri = uri or tracking_uri()
+    mlflow = import_mlflow()
+    file = database(uri)
+    if file and not file.exists():
+        with clear_errors(uri), locked(uri):
+            if not file.exists():
+                _create_database(file)
+    return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def experiment_id(client: Any) -> str:
+    """Return the id of the experiment ``songcast``, created or restored where needed."""
+    uri = str(client.tracking_uri)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        with locked(uri):
+            experiment = client.get_experiment_by_name(EXPERIMENT)
+            if experiment is None:
+                # A server chooses its own artifact root.
+                place = f"{ARTIFACTS}{EXPERIMENT}" if database(uri) else None
+                return str(client.create_experiment(EXPERIMENT, artifact_location=place))
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    return str(experiment.experiment_id)
+
+
+@contextlib.contextmanager
+def locked(uri: str) -> Iterator[None]:
+    """Hold the embedded store's lock, so that two processes do not create the same thing.
+
+    A thread that holds it may take it again. A server has no lock: there the caller's checks
+    must do. The system frees the lock of a process that dies.
+    """
+    file = database(uri)
+    if file is None or file in _held():
+        yield
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with (file.parent / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _held().add(file)
+        try:
+            yield
+        finally:
+            _held().discard(file)
+
+
+@contextlib.contextmanager
+def as_default(uri: str) -> Iterator[None]:
+    """Make ``uri`` MLflow's process-wide store within the block, for calls that take none."""
+    mlflow = import_mlflow()
+    from mlflow.tracking._model_registry import utils as registry_utils
+    from mlflow.tracking._tracking_service import utils as tracking_utils
+
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    earlier = (tracking_utils._tracking_uri, registry_utils._registry_uri)
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(earlier[0])
+        mlflow.set_registry_uri(earlier[1])
+        # set_tracking_uri writes the variable, which would then look like the user's wish.
+        if before is None:
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
+        else:
+            os.environ["MLFLOW_TRACKING_URI"] = before
+
+
+@contextlib.contextmanager
+def clear_errors(uri: str) -> Iterator[None]:
+    """Turn whatever MLflow raises within the block into one clear ``TrackingError``."""
+    try:
+        yield
+    except SongcastError:
+        raise
+    except Exception as error:
+        # MLflow lets through errors of requests, sqlalchemy and the file system as they are.
+        raise TrackingError(explain(uri, error)) from error
+
+
+def explain(uri: str, error: Exception) -> str:
+    """Say in one line what went wrong with the store at ``uri`` and what to do."""
+    text = str(error).strip()
+    if database(uri) is None and ("API request" in text or "onnection" in text):
+        return (
+            f"the tracking server at {uri} does not answer: start it, "
+            "or unset MLFLOW_TRACKING_URI to use the embedded store"
+        )
+    return f"MLflow store {uri}: {text.splitlines()[0] if text else type(error).__name__}"
+
+
+def ui_command(port: int = 5000) -> tuple[list[str], dict[str, str], str]:
+    """Return the command that serves the MLflow UI on loopback, its environment and the URL.
+
+    Raises ``TrackingError`` where ``MLFLOW_TRACKING_URI`` names a server: it has its own UI.
+    """
+    uri = tracking_uri()
+    if database(uri) is None:
+        raise TrackingError(f"MLFLOW_TRACKING_URI is set: open the UI of the server, {uri}")
+    prepare_environment()
+    client = connect(uri)
+    with clear_errors(uri):
+        experiment = experiment_id(client)
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    command += ["--default-artifact-root", ARTIFACTS, "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "1"]
+    # Without the query the UI opens in its GenAI mode, where no training run is shown.
+    page = f"#/experiments/{experiment}/runs?workflowType=machine_learning"
+    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+    return command, environment, f"http://127.0.0.1:{port}/{page}"
+
+
+def _held() -> set[Path]:
+    """Return the databases whose lock this thread holds."""
+    if not hasattr(_LOCKS, "files"):
+        _LOCKS.files = set()
+    files: set[Path] = _LOCKS.files
+    return files
+
+
+def _create_database(file: Path) -> None:
+    """Create the database whole or not at all: an interrupted migration could not be resumed."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    print(f"creating the MLflow database {file} (once, some seconds)", file=sys.stderr)
+    scratch = file.with_name(f".{file.name}.{os.getpid()}.{time.time_ns()}")
+    try:
+        SqlAlchemyStore(f"{SQLITE}{scratch}", ARTIFACTS).engine.dispose()
+        scratch.replace(file)
+    finally:
+        scratch.unlink(missing_ok=True)

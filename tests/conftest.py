@@ -1,0 +1,35 @@
+"""Synthesised songs; no test needs a file from outside."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from songcast.audio import Song
+
+MakeSong = Callable[..., Song]
+
+
+@pytest.fixture
+def make_song() -> MakeSong:
+    """make_song(frames=11025, channels=2, sample_rate_hz=44100, seed=0): a chord with noise."""
+
+    def make(
+        frames: int = 11025, channels: int = 2, sample_rate_hz: int = 44100, seed: int = 0
+    ) -> Song:
+        rng = np.random.default_rng(seed)
+        seconds = np.arange(frames)[:, None] / sample_rate_hz
+        amplitudes = 300.0 * rng.standard_normal((frames, channels))
+        for note_hz in (220.0, 277.2, 329.6):
+            phases = rng.uniform(0, 2 * np.pi, channels)
+            amplitudes += 4000.0 * np.sin(2 * np.pi * note_hz * seconds + phases)
+        samples = np.rint(amplitudes).astype(np.int16)
+        return Song(samples=samples, sample_rate_hz=sample_rate_hz, name="chord")
+
+    return make
+
+
+@pytest.fixture
+def chord(make_song: MakeSong) -> Song:
+    """A quarter of a second in stereo at 44.1 kHz."""
+    return make_song()
