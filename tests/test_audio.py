@@ -1,7 +1,6 @@
 """Reading and writing songs. Oracles: the stdlib's wave, hand-made headers, ffmpeg, scipy."""
 
 import os
-import resource
 import struct
 import subprocess
 import sys
@@ -80,10 +79,9 @@ def encoded(folder, song, suffix):
 
 def snr_db(song, heard):
     """Signal to noise at the best alignment within one codec frame."""
-    x, y = (s.samples.astype(float)[:, 0] for s in (song, heard))
+    x, y = (s.samples.astype(float)[:, -1] for s in (song, heard))
     x = x[2000:8000]
     errors = [np.sum((y[2000 + d : 8000 + d] - x) ** 2) for d in range(-1999, 2000)]
-    errors = [e for e in errors if np.ndim(e) == 0]
     return 10 * np.log10(np.sum(x**2) / min(errors))
 
 
@@ -254,7 +252,7 @@ def test_a_song_called_dash_is_not_the_standard_input(tmp_path, monkeypatch, cho
 # Reading: refusals. Each is one line: the path, what is wrong, what to do.
 
 
-def refusal(path, capfd=None):
+def refusal(path):
     with pytest.raises(AudioError) as caught:
         read_song(path)
     message = str(caught.value)
@@ -267,12 +265,13 @@ def refusal(path, capfd=None):
 @pytest.mark.parametrize("suffix", SONG_SUFFIXES)
 @pytest.mark.parametrize("part", [0.001, 0.3, 0.9, 0.995])
 def test_truncated_songs_are_refused(tmp_path, capfd, make_song, suffix, part):
-    # Noise, so that every byte carries sound; 995/1000 of an m4a still lacks its last box.
+    # Noise, so that every byte carries sound.
     noise = np.random.default_rng(0).integers(-9000, 9000, (60000, 2))
     path = encoded(tmp_path, song_of(noise, 48000), suffix)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * part)])
-    assert "truncated" in (message := refusal(path)) or "damaged" in message or part == 0.001
+    message = refusal(path)
+    assert part == 0.001 or "truncated" in message or "damaged" in message
     assert capfd.readouterr() == ("", "")
 
 
@@ -535,7 +534,7 @@ def test_writing_replaces_a_file_at_once_and_honours_the_umask(tmp_path, chord):
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_song(tmp_path):
-    """Decoding an hour takes no more memory than decoding a minute."""
+    """Decoding 20 minutes takes no more memory than decoding a minute."""
 
     def peak_mb(minutes):
         path = tmp_path / f"{minutes}.wav"
@@ -552,7 +551,4 @@ def test_memory_does_not_grow_with_the_song(tmp_path):
         )
         return int(subprocess.check_output([sys.executable, "-c", script, path])) / 1024
 
-    assert peak_mb(60) < peak_mb(1) + 20
-
-
-assert resource  # used by the scripts above
+    assert peak_mb(20) < peak_mb(1) + 20

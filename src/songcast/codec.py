@@ -49,11 +49,12 @@ _READ_AS = {
     "OPUS": "float32",
 }
 _DEMUXERS = {"mp4": "mov", "mp3": "mp3", "aac": "aac", "flac": "flac"}
-_ENCODINGS = {
-    ".wav": ("WAV", "PCM_16"),
-    ".flac": ("FLAC", "PCM_16"),
-    ".mp3": ("MP3", "MPEG_LAYER_III"),
-    ".ogg": ("OGG", "VORBIS"),
+# Suffix: format, subtype, and compression level (None: the format's own; 0: best quality).
+_ENCODINGS: dict[str, tuple[str, str, float | None]] = {
+    ".wav": ("WAV", "PCM_16", None),
+    ".flac": ("FLAC", "PCM_16", None),
+    ".mp3": ("MP3", "MPEG_LAYER_III", 0.0),
+    ".ogg": ("OGG", "VORBIS", 0.2),
 }
 WRITABLE_SUFFIXES = tuple(_ENCODINGS)
 MP3_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
@@ -263,14 +264,21 @@ def encode(path: Path, blocks: Iterable[Samples], sample_rate_hz: int, channels:
     """
     import soundfile
 
-    container, subtype = _ENCODINGS[path.suffix.lower()]
+    container, subtype, level = _ENCODINGS[path.suffix.lower()]
     if container == "MP3" and sample_rate_hz not in MP3_RATES_HZ:
         rate = min((r for r in MP3_RATES_HZ if r >= sample_rate_hz), default=MP3_RATES_HZ[-1])
         blocks = resampled(blocks, sample_rate_hz, rate, channels)
         sample_rate_hz = rate
     name = str(path) if os.name == "nt" else os.fsencode(path)
     with soundfile.SoundFile(
-        name, "w", sample_rate_hz, channels, subtype=subtype, format=container
+        name,
+        "w",
+        sample_rate_hz,
+        channels,
+        subtype=subtype,
+        format=container,
+        compression_level=level,
     ) as file:
         for block in blocks:
-            file.write(block)
+            # Until libsndfile's pull request 1106, a stereo mp3 written from int16 is noise.
+            file.write(block / np.float32(FULL_SCALE) if container == "MP3" else block)

@@ -90,6 +90,7 @@ def _inspect(path: Path, file: BinaryIO) -> Container:
         _check_ogg(path, file, size)
         return Container(kind="ogg")
     if head[4:8] == b"ftyp":
+        _check_mp4(path, file, size)
         return Container(kind="mp4")
     if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:
         return Container(kind="aac")
@@ -153,6 +154,22 @@ def _check_ogg(path: Path, file: BinaryIO, size: int) -> None:
         raise audio_error(path, f"{TRUNCATED} (no last Ogg page)", COPY_AGAIN)
 
 
+def _check_mp4(path: Path, file: BinaryIO, size: int) -> None:
+    """Every top-level box must lie within the file; the index may be the last of them."""
+    offset = 0
+    while offset < size:
+        file.seek(offset)
+        head = file.read(16)
+        length = int.from_bytes(head[:4], "big")
+        if length == 1:  # a 64-bit length follows the name
+            length = int.from_bytes(head[8:16], "big")
+        if length == 0:  # the box goes on to the end of the file
+            return
+        if length < 8 or offset + length > size:
+            raise audio_error(path, f"{TRUNCATED} (no end of the last box)", COPY_AGAIN)
+        offset += length
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Mp3Header:
     offset: int
@@ -211,7 +228,7 @@ def _mp3_frames(path: Path, file: BinaryIO, first: _Mp3Header, size: int) -> int
     """Frames promised by the Xing or Info header of the first MPEG frame, if it has one."""
     side_info = (17 if first.mono else 32) if first.version == 1 else (9 if first.mono else 17)
     file.seek(first.offset + 4 + side_info)
-    tag = file.read(160)
+    tag = file.read(160).ljust(160, b"\0")
     if tag[:4] not in (b"Xing", b"Info"):
         return None
     flags, at = tag[7], 8

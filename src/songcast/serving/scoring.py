@@ -6,10 +6,6 @@ task ``score``), ``prediction_gain_db`` (one number per channel), ``bits_per_sam
 ``sample_rate_hz``. What the client did wrong comes back as INVALID_PARAMETER_VALUE (HTTP 400).
 """
 
-import base64
-import binascii
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +15,10 @@ from mlflow.models import set_model
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel
 
+from songcast.audio import Song
 from songcast.errors import SongcastError
 from songcast.serving.package import DEFAULTS, TASKS
+from songcast.serving.payload import decode_song, encode_song
 
 FORMATS = ("wav", "flac", "mp3")
 
@@ -49,20 +47,18 @@ class ScoringModel(PythonModel):  # type: ignore[misc]
         return [self._answer(i, song, settings) for i, song in enumerate(songs)]
 
     def _answer(self, row: int, text: Any, settings: dict[str, Any]) -> dict[str, Any]:
-        from songcast.audio import Song
-
         try:
-            song = read_base64(text, f"song {row}")
+            song = decode_song(text, f"song {row}")
             forecast = self.forecaster.forecast(song)
             audio = None
             if settings["task"] == "forecast":
                 mean = np.clip(np.rint(forecast.mean), -32768, 32767).astype(np.int16)
-                predicted = Song(
-                    samples=mean, sample_rate_hz=song.sample_rate_hz, name=f"pred_{song.name}"
+                audio = encode_song(
+                    Song(samples=mean, sample_rate_hz=song.sample_rate_hz, name=song.name),
+                    settings["format"],
                 )
-                audio = write_base64(predicted, settings["format"])
         except SongcastError as error:
-            raise invalid(f"song {row}: {error}") from None
+            raise invalid(str(error)) from None
         return {
             "audio": audio,
             "format": settings["format"] if audio else None,
@@ -82,58 +78,6 @@ def check_params(settings: dict[str, Any]) -> dict[str, Any]:
     if audio_format not in FORMATS:
         raise invalid(f"format is {audio_format!r}: must be one of {', '.join(FORMATS)}")
     return settings
-
-
-def read_base64(text: Any, name: str) -> Any:
-    """Decode one song. Raises ``MlflowException`` or ``AudioError`` for what is no song."""
-    from songcast.audio import read_song
-
-    try:
-        content = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError, TypeError):
-        raise invalid(f"{name}: not base64: send the base64 text of an audio file") from None
-    if not content:
-        raise invalid(f"{name}: empty: send the base64 text of an audio file")
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / f"{name.replace(' ', '-')}{suffix_of(content)}"
-        path.write_bytes(content)
-        try:
-            return read_song(path)
-        except SongcastError as error:
-            # The client does not know our scratch folder.
-            raise invalid(str(error).replace(f"{scratch}/", "")) from None
-
-
-def write_base64(song: Any, audio_format: str) -> str:
-    """Encode a song as base64 of a file in ``audio_format``."""
-    from songcast.audio import write_song
-
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / f"song.{audio_format}"
-        write_song(song, path)
-        return base64.b64encode(path.read_bytes()).decode()
-
-
-def suffix_of(content: bytes) -> str:
-    """Return the file suffix that the content's first bytes speak for, ``.bin`` for none.
-
-    >>> suffix_of(b"fLaC....")
-    '.flac'
-    """
-    if content[:4] in (b"RIFF", b"RF64"):
-        return ".wav"
-    if content[:4] == b"fLaC":
-        return ".flac"
-    if content[:4] == b"OggS":
-        return ".ogg"
-    if content[4:8] == b"ftyp":
-        return ".m4a"
-    # MPEG audio: an ID3 tag, or a frame that starts with eleven set bits. AAC in ADTS frames
-    # starts likewise, but its layer bits are zero, which MPEG audio reserves.
-    frame = len(content) > 1 and content[0] == 0xFF and content[1] & 0xE0 == 0xE0
-    if frame and content[1] & 0xF6 == 0xF0:
-        return ".aac"
-    return ".mp3" if content[:3] == b"ID3" or frame else ".bin"
 
 
 def invalid(message: str) -> MlflowException:

@@ -1,0 +1,200 @@
+"""The fit loop of the multi-song network: optimiser, schedule, checkpoints, resume.
+
+Training ends with a moving average of the weights (Polyak & Juditsky, 1992), taken at the
+epoch with the best validation code length.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from songcast.checkpoint import Checkpoint
+from songcast.corpus import VALIDATION
+from songcast.crops import CropSampler, passage_batches
+from songcast.featurestore import SongFeatures
+from songcast.forecasters.network import code_length_bits
+from songcast.forecasters.mixture import Mixture
+
+VALIDATION_FRAMES = 4096
+VALIDATION_BLOCKS = 12
+
+Row = dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """How long and how fast to learn. One step sees ``rows`` crops of ``crop_frames``."""
+
+    epochs: int
+    steps_per_epoch: int
+    rows: int
+    crop_frames: int
+    learning_rate: float
+    average_momentum: float = 0.99
+    clip_norm: float = 1.0
+    warmup_share: float = 0.05
+
+
+def fit(
+    network: keras.Model,
+    sampler: CropSampler,
+    validation: Sequence[SongFeatures],
+    settings: FitSettings,
+    checkpoint: Checkpoint,
+    on_epoch: Callable[[int, Row], None] = lambda epoch, row: None,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> list[Row]:
+    """Train ``network`` in place; return one row per epoch.
+
+    Rows hold ``step`` (the epoch), ``train_bits_per_sample`` and
+    ``validation_bits_per_sample``. Each epoch ends in a checkpoint; started again after
+    any kind of stop, training goes on from the last one and ends with the same weights as
+    if it had never stopped.
+    """
+    trainer = compile_trainer(network, settings)
+    rows = checkpoint.restore(trainer)
+    best = min((row["validation_bits_per_sample"] for row in rows), default=math.inf)
+    for epoch in range(len(rows), settings.epochs):
+        crops = _Crops(sampler, epoch, settings, network.input_shape[-1])
+        log = trainer.fit(
+            crops,
+            initial_epoch=epoch,
+            epochs=epoch + 1,
+            shuffle=False,
+            verbose=0,
+            callbacks=[_Steps(on_step, epoch * settings.steps_per_epoch)],
+        )
+        with averaged_weights(trainer):
+            validation_bits = mean_bits(network, validation)
+            average = network.get_weights()
+        row = {
+            "step": float(epoch),
+            "train_bits_per_sample": float(log.history["loss"][0]),
+            "validation_bits_per_sample": validation_bits,
+        }
+        rows.append(row)
+        improved = validation_bits <= best
+        best = min(best, validation_bits)
+        checkpoint.save(trainer, rows, average if improved else None)
+        on_epoch(epoch, row)
+    network.set_weights(checkpoint.best_weights())
+    return rows
+
+
+def compile_trainer(network: keras.Model, settings: FitSettings) -> keras.Model:
+    """Return a model over the same weights whose loss is the code length in bits."""
+    steps = settings.epochs * settings.steps_per_epoch
+    warmup = max(round(steps * settings.warmup_share), 1)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        settings.learning_rate * 0.05,
+        decay_steps=max(steps - warmup, 1),
+        alpha=0.2,
+        warmup_target=settings.learning_rate,
+        warmup_steps=warmup,
+    )
+    optimizer = keras.optimizers.Adam(
+        schedule,
+        global_clipnorm=settings.clip_norm,
+        use_ema=True,
+        ema_momentum=settings.average_momentum,
+    )
+    trainer = keras.Model(network.inputs, network.outputs[0], name="trainer")
+    trainer.compile(optimizer=optimizer, loss=code_length_bits)
+    optimizer.build(trainer.trainable_variables)
+    return trainer
+
+
+@contextmanager
+def averaged_weights(trainer: keras.Model) -> Iterator[None]:
+    """Inside, the model has the moving average of its weights."""
+    own = trainer.get_weights()
+    trainer.optimizer.finalize_variable_values(trainer.trainable_variables)
+    try:
+        yield
+    finally:
+        trainer.set_weights(own)
+
+
+def mean_bits(network: keras.Model, songs: Sequence[SongFeatures]) -> float:
+    """Mean over songs of the code length on the beginning of their validation passages."""
+    measured = [song_measures(network, s, VALIDATION_BLOCKS) for s in songs if _has_validation(s)]
+    return float(np.mean([m["bits_per_sample"] for m in measured])) if measured else math.inf
+
+
+def song_measures(
+    network: keras.Model, song: SongFeatures, blocks: int | None = None
+) -> dict[str, float]:
+    """Code length (bits per sample) and prediction gain (dB) on a song's validation passage.
+
+    The experts have heard the song from its first frame, the network starts with the passage.
+    Gain is relative to the power of the combiner's error: ``gain_over_experts_db``.
+    """
+    look_back = network.get_layer("windows").look_back
+    state = None
+    bits: list[NDArray[np.float64]] = []
+    before = after = 0.0
+    for inputs, target in passage_batches(song, VALIDATION, VALIDATION_FRAMES, look_back)[:blocks]:
+        if state is None:
+            state = np.zeros((len(target), *network.input_shape[-1][1:]), np.float32)
+        mixture, state = network.predict_on_batch([*inputs.values(), state])
+        found = absolute_mixture(mixture, 1.0 / target[..., 1])
+        # Positions are relative to the combined mean: so is the sample, back in whole LSB.
+        samples = target[..., 0] / target[..., 1]
+        bits.append(found.bits(samples))
+        before += float(np.sum(samples.astype(np.float64) ** 2))
+        after += float(np.sum((samples - found.mean) ** 2))
+    gain = 10.0 * math.log10(before / after) if before > 0 and after > 0 else 0.0
+    return {
+        "bits_per_sample": float(np.mean([np.mean(b) for b in bits])),
+        "gain_over_experts_db": gain,
+    }
+
+
+def absolute_mixture(mixture: NDArray[np.float32], unit: NDArray[np.float32]) -> Mixture:
+    """Turn the network's output (rows, n, 3 M) in units into a mixture in LSB."""
+    log_weights, locations, log_scales = np.split(mixture.astype(np.float64), 3, axis=-1)
+    weights = np.exp(log_weights)
+    unit = unit[..., None].astype(np.float64)
+    return Mixture(
+        weights=weights / weights.sum(-1, keepdims=True),
+        locations=locations * unit,
+        scales=np.exp(log_scales) * unit,
+    )
+
+
+def _has_validation(song: SongFeatures) -> bool:
+    start, stop = song.splits.get(VALIDATION, (0, 0))
+    return stop - start >= VALIDATION_FRAMES + song.frame
+
+
+class _Crops(keras.utils.PyDataset):
+    """One epoch of batches; the state of every crop starts at zero."""
+
+    def __init__(
+        self, sampler: CropSampler, epoch: int, settings: FitSettings, state: tuple[int, ...]
+    ) -> None:
+        super().__init__(workers=1, use_multiprocessing=False, max_queue_size=4)
+        self._sampler, self._epoch, self._steps = sampler, epoch, settings.steps_per_epoch
+        self._state = np.zeros((settings.rows, *state[1:]), np.float32)
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __getitem__(self, index: int) -> Any:
+        inputs, target = self._sampler.batch(self._epoch, index)
+        return tuple([*inputs.values(), self._state]), target
+
+
+class _Steps(keras.callbacks.Callback):
+    def __init__(self, on_step: Callable[[int], None], first: int) -> None:
+        super().__init__()
+        self._on_step, self._first = on_step, first
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
+        self._on_step(self._first + batch + 1)

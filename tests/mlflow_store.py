@@ -1,0 +1,64 @@
+"""A repository with an empty MLflow store, for tests. Not a test module."""
+
+import atexit
+import functools
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from songcast import tracking_store
+from songcast.bundle import read_manifest, write_bundle
+
+
+@functools.cache
+def _template() -> Path:
+    """Return an empty database: migrating a new one costs 4 to 14 s, copying it nothing."""
+    folder = Path(tempfile.mkdtemp(prefix="songcast-mlflow-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    tracking_store.connect(f"sqlite:///{folder / 'mlflow.db'}")
+    return folder / "mlflow.db"
+
+
+def use_repository(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make ``folder`` the repository root and cwd; give it an empty store if it has none."""
+    tracking_store.import_mlflow()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    database = folder / "mlruns" / "mlflow.db"
+    if not database.exists():
+        database.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(_template(), database)
+    (folder / "dvc.yaml").touch()
+    monkeypatch.setenv("DVC_ROOT", str(folder))
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def make_bundle(folder: Path, weight: float, **details: Any) -> Path:
+    """Write a bundle of one array; equal ``weight``, equal sha256."""
+    write_bundle(folder, kind="fake", details=details, arrays={"w": np.full(3, weight)})
+    return folder
+
+
+def weights_of(folder: Path) -> str:
+    return str(read_manifest(folder)["weights_sha256"])
+
+
+def numbers(bits: float, **others: Any) -> dict[str, Any]:
+    """One forecaster's entry in metrics/evaluation.json."""
+    good = {"prediction_gain_db": 40.0, "lag_samples": 0, "clipped_samples": 0}
+    return {**good, "bits_per_sample": bits, **others}
+
+
+def evaluation_of(songs: tuple[str, ...] = ("a", "b"), **forecasters: Any) -> dict[str, Any]:
+    """The content of metrics/evaluation.json: every song measured alike."""
+    return {"summary": forecasters, "songs": dict.fromkeys(songs, forecasters)}
+
+
+def write_evaluation(folder: Path, content: dict[str, Any]) -> None:
+    (folder / "metrics").mkdir(exist_ok=True)
+    (folder / "metrics" / "evaluation.json").write_text(json.dumps(content))

@@ -1,0 +1,126 @@
+"""params.yaml: what is accepted, and the one line that refuses the rest."""
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from songcast.errors import ParamsError
+from songcast.params import Params
+from songcast.paths import root
+
+GOOD = {
+    "sample_rate_hz": "44100",
+    "train_fraction": "0.7",
+    "validation_fraction": "0.1",
+    "test_fraction": "0.2",
+    "guard_seconds": "0.1",
+    "held_out": "[]",
+}
+REPOSITORY = Path(__file__).parents[1] / "params.yaml"
+
+
+@pytest.fixture
+def prepare_section(tmp_path):
+    """prepare_section(key=yaml text, other=None to drop it) -> path of a params.yaml.
+
+    The other sections are those of the repository.
+    """
+    import yaml
+
+    def write(**changes):
+        others = yaml.safe_load(REPOSITORY.read_text())
+        del others["prepare"]
+        entries = {**GOOD, **changes}
+        lines = [f"  {key}: {value}" for key, value in entries.items() if value is not None]
+        path = tmp_path / "params.yaml"
+        rest = yaml.safe_dump(others) if others else ""
+        path.write_text("\n".join(["prepare:", *lines, rest]))
+        return path
+
+    return write
+
+
+def test_the_repository_has_valid_params():
+    prepare = Params.load(REPOSITORY).prepare
+    assert prepare.sample_rate_hz == 44100
+    assert prepare.held_out == ()
+
+
+def test_values_arrive_typed_and_frozen(prepare_section):
+    prepare = Params.load(prepare_section(held_out="[a, b.wav]", guard_seconds="1")).prepare
+    assert prepare.held_out == ("a", "b.wav")
+    assert (prepare.guard_seconds, prepare.train_fraction) == (1.0, 0.7)
+    with pytest.raises(ValidationError):
+        prepare.train_fraction = 0.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sample_rate_hz": "'44100'"}, "prepare.sample_rate_hz is '44100'; allowed: integer"),
+        ({"sample_rate_hz": "true"}, "prepare.sample_rate_hz is True; allowed: integer"),
+        ({"sample_rate_hz": "44100.0"}, "prepare.sample_rate_hz is 44100.0; allowed: integer"),
+        ({"sample_rate_hz": "7999"}, "is 7999; allowed: greater than or equal to 8000"),
+        ({"sample_rate_hz": "192001"}, "is 192001; allowed: less than or equal to 192000"),
+        ({"sample_rate_hz": None}, "prepare.sample_rate_hz is missing; add it"),
+        ({"sample_rate_hz": ""}, "prepare.sample_rate_hz is None; allowed: integer"),
+        ({"sample_rate": "1"}, "prepare.sample_rate is unknown; allowed there: sample_rate_hz, tr"),
+        ({"guard_seconds": "-1"}, "prepare.guard_seconds is -1.0; allowed: greater than or equal"),
+        ({"guard_seconds": ".nan"}, "prepare.guard_seconds is nan; allowed: finite number"),
+        ({"guard_seconds": "1e-2"}, "'1e-2'; allowed: number (in YAML, write 1.0e-3 for 1e-3)"),
+        ({"guard_seconds": "true"}, "prepare.guard_seconds is True; allowed: number"),
+        ({"test_fraction": "0.3"}, "prepare: train, validation and test fractions must sum to 1"),
+        ({"test_fraction": "0.0"}, "prepare.test_fraction is 0.0; allowed: greater than 0"),
+        ({"held_out": "song"}, "prepare.held_out is 'song'; allowed: tuple"),
+        ({"held_out": "[1]"}, "prepare.held_out.0 is 1; allowed: string"),
+        ({"held_out": "[]\n  held_out: []"}, "held_out stands there twice"),
+        ({"held_out": "["}, "not valid YAML"),
+    ],
+)
+def test_a_mistake_is_one_line_with_key_value_and_rule(prepare_section, changes, said):
+    with pytest.raises(ParamsError) as caught:
+        Params.load(prepare_section(**changes))
+    message = str(caught.value)
+    assert message.startswith("params.yaml: ")
+    assert said in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "params.yaml: the file is 'NoneType'"),
+        ("- 1\n", "params.yaml: the file is 'tuple'"),
+        ("prepare: 3\n", "params.yaml: prepare is 3"),
+        ("1: 2\n", "params.yaml: "),
+        ("\0", "params.yaml: not valid YAML"),
+    ],
+)
+def test_another_document_is_refused(tmp_path, text, said):
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ParamsError, match=re.escape(said)):
+        Params.load(tmp_path / "params.yaml")
+
+
+def test_an_unknown_section_and_a_missing_file_are_named(tmp_path, prepare_section):
+    path = prepare_section()
+    path.write_text(path.read_text() + "\nprepares: {}\n")
+    with pytest.raises(ParamsError, match=r"params\.yaml: prepares is unknown; allowed there: pre"):
+        Params.load(path)
+    with pytest.raises(ParamsError, match=r"none\.yaml: cannot be read \(No such file"):
+        Params.load(tmp_path / "none.yaml")
+
+
+def test_root_is_told_by_dvc_or_found_upwards(tmp_path, monkeypatch):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    assert root() == tmp_path / "a" / "b"
+    (tmp_path / "params.yaml").touch()
+    assert root() == tmp_path
+    (tmp_path / "a" / "dvc.yaml").touch()
+    assert root() == tmp_path / "a"
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    assert root() == tmp_path

@@ -1,0 +1,265 @@
+"""Runs are logged whole, once, beside the database, and never stop a stage."""
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from mlflow_store import make_bundle, use_repository, weights_of
+from songcast import lineage, tracking, tracking_store
+from songcast.errors import BundleError, TrackingError
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    return use_repository(tmp_path / "here", monkeypatch)
+
+
+def run_of(run_id):
+    return tracking_store.connect().get_run(run_id)
+
+
+def all_runs():
+    client = tracking_store.connect()
+    return client.search_runs([tracking_store.experiment_id(client)])
+
+
+def steps_of(run_id, key):
+    history = tracking_store.connect().get_metric_history(run_id, key)
+    return sorted((point.step, point.value) for point in history)
+
+
+def test_a_stage_is_logged_with_params_epochs_tags_files_and_model(repository):
+    bundle = make_bundle(repository / "models" / "train", 1.0)
+    note = repository / "note.txt"
+    note.write_text("hello")
+    with tracking.stage_run("train", {"lstm": {"units": 3}, "seed": 1}, {"color": "red"}) as run:
+        for epoch in range(3):
+            run.log_metrics({"loss": 1.0 / (epoch + 1), "bits": 7.0 - epoch}, epoch)
+        run.log_artifact(note, "notes")
+        run.log_bundle(bundle)
+    logged = run_of(run.run_id)
+    assert logged.info.status == "FINISHED"
+    assert logged.info.run_name == "train"
+    assert logged.data.params == {"lstm.units": "3", "seed": "1"}
+    assert steps_of(run.run_id, "bits") == [(0, 7.0), (1, 6.0), (2, 5.0)]
+    assert logged.data.tags["color"] == "red"
+    assert logged.data.tags["songcast.weights_sha256"] == weights_of(bundle)
+    assert "cores" in logged.data.tags["songcast.hardware"]
+    client = tracking_store.connect()
+    assert [f.path for f in client.list_artifacts(run.run_id, "notes")] == ["notes/note.txt"]
+    model = client.get_logged_model(logged.data.tags["songcast.model_id"])
+    assert model.source_run_id == run.run_id
+    assert "No pickle" and not list((repository / "mlruns").rglob("*.pkl"))
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ValueError("x"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (SystemExit(2), "FAILED")],
+)
+def test_a_stage_that_breaks_off_is_marked_and_its_error_raised_again(repository, error, status):
+    with pytest.raises(type(error)), tracking.stage_run("train", {}) as run:
+        run.log_metrics({"loss": 1.0}, 0)
+        run.log_metrics({"loss": 0.5}, 1)
+        raise error
+    assert run_of(run.run_id).info.status == status
+    assert steps_of(run.run_id, "loss") == [(0, 1.0), (1, 0.5)]  # nothing buffered is lost
+
+
+def test_a_resumed_run_goes_on_and_logs_no_step_twice(repository):
+    with pytest.raises(RuntimeError), tracking.stage_run("train", {"seed": 1}) as first:
+        first.log_metrics({"loss": 1.0}, 0)
+        first.log_metrics({"loss": 0.5}, 1)
+        raise RuntimeError
+    with tracking.stage_run("train", {"seed": 1}, resume_id=first.run_id) as second:
+        for epoch, loss in ((1, 0.5), (2, 0.25)):  # the last checkpoint was after epoch 0
+            second.log_metrics({"loss": loss}, epoch)
+    assert second.run_id == first.run_id
+    assert run_of(first.run_id).info.status == "FINISHED"
+    assert steps_of(first.run_id, "loss") == [(0, 1.0), (1, 0.5), (2, 0.25)]
+
+
+def test_resuming_a_run_that_this_store_does_not_know_starts_a_new_one(repository):
+    with tracking.stage_run("train", {}, resume_id="0" * 32) as run:
+        pass
+    assert run.run_id != "0" * 32
+    assert run_of(run.run_id).info.status == "FINISHED"
+
+
+def test_system_metrics_are_logged_and_leave_no_thread_behind(repository, monkeypatch, capfd):
+    monkeypatch.setattr(tracking, "SYSTEM_METRICS_SECONDS", 0.05)
+    before = set(threading.enumerate())
+    with tracking.stage_run("train", {}) as run:
+        time.sleep(0.6)
+    assert set(threading.enumerate()) == before
+    assert any(key.startswith("system/") for key in run_of(run.run_id).data.metrics)
+    assert capfd.readouterr().out == ""
+
+
+def test_a_missing_run_is_rebuilt_once_from_the_outputs_of_its_stage(repository):
+    bundle = make_bundle(repository / "models" / "train", 1.0)
+    (bundle / "history.csv").write_text("step,loss,val_bits\n0,1.0,\n1,0.5,6.5\n")
+    rows = tracking.read_history(bundle / "history.csv")
+    files = {"curves/history.csv": bundle / "history.csv", "other-name.csv": bundle / "history.csv"}
+    first = tracking.ensure_run("train", bundle, {"seed": 1}, rows, {"why": "test"}, files)
+    again = tracking.ensure_run("train", bundle, {"seed": 1}, rows, {"why": "test"}, files)
+    assert first == again
+    assert len(all_runs()) == 1
+    logged = run_of(first)
+    assert logged.info.status == "FINISHED"
+    assert logged.data.params == {"seed": "1"}
+    assert logged.data.tags["songcast.rebuilt"] == "true"
+    assert steps_of(first, "loss") == [(0, 1.0), (1, 0.5)]
+    assert steps_of(first, "val_bits") == [(1, 6.5)]
+    client = tracking_store.connect()
+    assert {f.path for f in client.list_artifacts(first)} == {"curves", "other-name.csv"}
+
+
+def test_a_run_that_was_logged_live_is_found_and_a_broken_off_one_is_not(repository):
+    bundle = make_bundle(repository / "models" / "train", 1.0)
+    with pytest.raises(RuntimeError), tracking.stage_run("train", {}) as broken:
+        broken.log_bundle(bundle)
+        raise RuntimeError
+    with tracking.stage_run("train", {}) as live:
+        live.log_bundle(bundle)
+    assert tracking.ensure_run("train", bundle, {}) == live.run_id
+    assert tracking.find_run("train", weights_of(bundle)) == live.run_id
+    assert tracking.ensure_run("retrain", bundle, {}) != live.run_id  # another stage, another run
+    other = make_bundle(repository / "models" / "other", 2.0)
+    assert tracking.find_run("train", weights_of(other)) is None
+
+
+def test_an_evaluation_is_logged_once_until_it_changes(repository, monkeypatch):
+    wav = repository / "pred_song.wav"
+    wav.write_bytes(b"RIFF")
+    with tracking.stage_run("train", {}) as run:
+        pass
+    metrics = {"bits_per_sample": 6.0, "test/a/bits_per_sample": 6.5}
+    for _ in range(2):
+        tracking.log_evaluation(run.run_id, metrics, {"listening/a/pred_song.wav": wav})
+    assert steps_of(run.run_id, "test/a/bits_per_sample") == [(0, 6.5)]
+    client = tracking_store.connect()
+    path = "listening/a/pred_song.wav"
+    assert [f.path for f in client.list_artifacts(run.run_id, "listening/a")] == [path]
+    tracking.log_evaluation(run.run_id, {"bits_per_sample": 5.0}, {})
+    assert run_of(run.run_id).data.metrics["bits_per_sample"] == 5.0
+
+
+def test_a_moved_repository_keeps_its_artifacts_and_takes_new_ones(
+    repository, tmp_path, monkeypatch
+):
+    mlflow = tracking_store.import_mlflow()
+    note = repository / "note.txt"
+    note.write_text("before the move")
+    with tracking.stage_run("train", {}) as run:
+        run.log_artifact(note)
+    moved = tmp_path / "there" / "with space"
+    moved.parent.mkdir()
+    shutil.move(repository, moved)
+    use_repository(moved, monkeypatch)
+    # Plain MLflow, as `mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db` opens it.
+    for uri in ("sqlite:///mlruns/mlflow.db", f"sqlite:///{moved}/mlruns/mlflow.db"):
+        plain = mlflow.MlflowClient(uri)
+        assert [f.path for f in plain.list_artifacts(run.run_id)] == ["note.txt"]
+        copy = plain.download_artifacts(run.run_id, "note.txt", str(tmp_path))
+        assert Path(copy).read_text() == "before the move"
+    with tracking.stage_run("train", {}) as later:
+        later.log_artifact(moved / "note.txt")
+    assert not repository.exists()
+    assert list(moved.glob(f"mlruns/artifacts/songcast/{later.run_id}/artifacts/note.txt"))
+
+
+def test_an_artifact_uri_cannot_leave_the_artifacts_folder(repository):
+    mlflow = tracking_store.import_mlflow()
+    from songcast.artifact_store import locate
+
+    database = repository / "mlruns" / "mlflow.db"
+    assert locate("songcast:/a/b", database) == repository / "mlruns" / "artifacts" / "a" / "b"
+    for uri in ("songcast:/../mlflow.db", "songcast:/a/%2e%2e/%2e%2e/x", "songcast:/a/../../.."):
+        with pytest.raises(mlflow.MlflowException, match="outside the artifacts folder"):
+            locate(uri, database)
+
+
+def test_mlflow_tracking_uri_moves_everything(repository, tmp_path, monkeypatch):
+    other = tmp_path / "server" / "other.db"
+    other.parent.mkdir()
+    shutil.copy(repository / "mlruns" / "mlflow.db", other)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{other}")
+    bundle = make_bundle(repository / "models" / "train", 1.0)
+    run_id = tracking.ensure_run("train", bundle, {})
+    assert os.environ["MLFLOW_TRACKING_URI"] == f"sqlite:///{other}"
+    assert run_of(run_id).info.status == "FINISHED"
+    assert list(other.parent.glob("artifacts/songcast/models/*/artifacts/MLmodel"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert all_runs() == []
+
+
+def test_logging_leaves_mlflows_process_wide_settings_alone(repository):
+    mlflow = tracking_store.import_mlflow()
+    before = mlflow.get_tracking_uri()
+    tracking.ensure_run("train", make_bundle(repository / "models" / "train", 1.0), {})
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+    assert mlflow.get_tracking_uri() == before
+
+
+def test_a_dead_server_stops_no_training_and_says_so_once(repository, monkeypatch, capfd):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    bundle = make_bundle(repository / "models" / "train", 1.0)
+    with tracking.stage_run("train", {"seed": 1}) as run:
+        run.log_metrics({"loss": 0.5}, 7)
+        run.log_bundle(bundle)
+    assert run.run_id is None
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert len(said.err.splitlines()) == 1
+    assert "http://127.0.0.1:9 does not answer" in said.err
+    (kept,) = (repository / "mlruns" / "undelivered").iterdir()
+    assert '"loss", 0.5, 7' in kept.read_text()
+    with pytest.raises(TrackingError, match="does not answer: start it, or unset"):
+        tracking.ensure_run("train", bundle, {})
+
+
+def test_an_altered_bundle_is_not_logged(repository):
+    bundle = make_bundle(repository / "models" / "train", 1.0)
+    (bundle / "arrays.npz").write_bytes(b"altered")
+    with pytest.raises(BundleError, match="altered"):
+        tracking.ensure_run("train", bundle, {})
+    assert all_runs() == []
+
+
+def test_importing_the_tracking_modules_does_not_import_mlflow():
+    code = "import sys, songcast.registry, songcast.stages.register; print('mlflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_lineage_tells_commit_dirt_songs_and_environment(tmp_path):
+    def git(*words):
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *words], check=True)
+
+    assert lineage.git_state(tmp_path).commit is None
+    assert lineage.data_hash(tmp_path) is None
+    assert lineage.lock_hash(tmp_path) is None
+    (tmp_path / "params.yaml").write_text("a: 1\n")
+    (tmp_path / "dvc.lock").write_text("x")
+    (tmp_path / "data.dvc").write_text("outs:\n- md5: 0123abcd.dir\n  path: data\n")
+    (tmp_path / "requirements.lock").write_text("")
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-qm", "first")
+    assert lineage.data_hash(tmp_path) == "0123abcd.dir"
+    empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    assert lineage.lock_hash(tmp_path) == empty
+    (tmp_path / "dvc.lock").write_text("the pipeline writes this itself")
+    state = lineage.git_state(tmp_path)
+    assert len(state.commit) == 40
+    assert state.dirty is False
+    (tmp_path / "params.yaml").write_text("a: 2\n")
+    assert lineage.git_state(tmp_path).dirty is True
