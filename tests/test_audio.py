@@ -4,6 +4,7 @@ import os
 import struct
 import subprocess
 import sys
+import tempfile
 import warnings
 import wave
 from pathlib import Path
@@ -15,10 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.signal import resample_poly
 
+from songcast import codec
 from songcast.audio import (
     SONG_SUFFIXES,
     Song,
     SongWarning,
+    check_writable,
     open_song,
     read_song,
     resampled,
@@ -69,7 +72,7 @@ def song_of(samples, rate=44100):
 def encoded(folder, song, suffix):
     """The song in any readable format: by us where we write it, else by ffmpeg."""
     path = folder / f"song{suffix}"
-    if suffix in (".wav", ".flac", ".mp3", ".ogg"):
+    if suffix in (".wav", ".flac", ".mp3", ".ogg", ".m4a"):
         write_song(song, path)
     else:
         write_song(song, folder / "source.wav")
@@ -232,7 +235,14 @@ def test_extreme_songs_survive_a_round_trip(tmp_path, samples, suffix):
 
 @pytest.mark.parametrize(
     "name",
-    ["Für Élise (日本).wav", "-o a b.wav", "-.wav", "50%d: take.wav", b"latin-\xe9.wav", "a\nb.wav"],
+    [
+        "Für Élise (日本).wav",
+        "-o a b.wav",
+        "-.wav",
+        "50%d: take.wav",
+        b"latin-\xe9.wav",
+        "a\nb.wav",
+    ],
 )
 @pytest.mark.parametrize("kind", [".wav", ".m4a"])
 def test_any_file_name_works(tmp_path, monkeypatch, chord, name, kind):
@@ -477,20 +487,83 @@ def test_a_view_of_a_song_can_be_written(tmp_path, chord):
     np.testing.assert_array_equal(read_song(tmp_path / "a.wav").samples, chord.samples[::-2])
 
 
-@pytest.mark.parametrize(("rate", "written"), [(96000, 48000), (44000, 44100), (4000, 8000)])
-def test_mp3_at_a_rate_that_mpeg_lacks_is_resampled(tmp_path, make_song, rate, written):
-    write_song(make_song(rate, 1, rate), tmp_path / "a.mp3")
-    heard = read_song(tmp_path / "a.mp3")
+@pytest.mark.parametrize(
+    ("suffix", "rate", "written"),
+    [
+        *[(".mp3", 96000, 48000), (".mp3", 44000, 44100), (".mp3", 4000, 8000)],
+        *[(".m4a", 96000, 96000), (".m4a", 44000, 44100), (".m4a", 4000, 7350)],
+    ],
+)
+def test_a_rate_that_the_format_lacks_is_resampled(tmp_path, make_song, suffix, rate, written):
+    write_song(make_song(rate, 1, rate), tmp_path / f"a{suffix}")
+    heard = read_song(tmp_path / f"a{suffix}")
     assert (heard.sample_rate_hz, heard.frames) == (written, written)
+
+
+@pytest.mark.parametrize("suffix", [".mp3", ".m4a", ".ogg"])
+def test_both_channels_of_a_lossy_song_are_their_own(tmp_path, make_song, suffix):
+    """libsndfile wrote stereo mp3 from int16 as noise; here left and right are unlike tones."""
+    seconds = np.arange(20000)[:, None] / 44100
+    tones = 9000 * np.sin(2 * np.pi * np.array([[440.0, 1000.0]]) * seconds)
+    song = song_of(np.rint(tones))
+    write_song(song, tmp_path / f"a{suffix}")
+    heard = read_song(tmp_path / f"a{suffix}").samples.astype(float)[4000:16000]
+    expected = song.samples.astype(float)[4000:16000]
+    for channel in (0, 1):
+        alike = np.corrcoef(expected[:, channel], heard[:, channel])[0, 1]
+        crossed = np.corrcoef(expected[:, channel], heard[:, 1 - channel])[0, 1]
+        assert alike > 0.99
+        assert abs(crossed) < 0.05
+
+
+@pytest.mark.parametrize("suffix", [".mp3", ".m4a"])
+def test_lossy_writing_leaves_no_temporary_file_also_when_it_fails(
+    tmp_path, monkeypatch, chord, suffix
+):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    write_song(chord, tmp_path / f"good{suffix}")
+    monkeypatch.setitem(codec._BY_PYDUB, suffix, ("mp3", ["-c:a", "no_such_encoder"]))
+    with pytest.raises(AudioError, match=r"cannot be written .*no_such_encoder.*; try \.wav"):
+        write_song(chord, tmp_path / f"bad{suffix}")
+    assert list(scratch.iterdir()) == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"good{suffix}", "scratch"]
+
+
+def test_lossy_writing_without_ffmpeg_says_what_to_install(tmp_path, monkeypatch, chord):
+    def missing():
+        raise RuntimeError("No ffmpeg exe could be found.")
+
+    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", missing)
+    with pytest.raises(AudioError, match="no ffmpeg: pip install imageio-ffmpeg"):
+        write_song(chord, tmp_path / "a.mp3")
+
+
+def test_check_writable_says_what_write_song_would_and_touches_nothing(tmp_path, chord):
+    (tmp_path / "old.wav").write_bytes(b"old")
+    (tmp_path / "folder.wav").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    check_writable(tmp_path / "old.wav")
+    check_writable(tmp_path / "new.m4a")
+    for path in ("a.xyz", "none/a.wav", "x" * 300 + ".wav", "folder.wav"):
+        with pytest.raises(AudioError) as checked:
+            check_writable(tmp_path / path)
+        with pytest.raises(AudioError) as written:
+            write_song(chord, tmp_path / path)
+        assert str(checked.value) == str(written.value)
+    assert (tmp_path / "old.wav").read_bytes() == b"old"
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_refusals_of_write_are_clear_and_leave_nothing(tmp_path, chord, make_song):
     (tmp_path / "folder.wav").mkdir()
     before = sorted(tmp_path.rglob("*"))
     for path, song, said in [
-        (tmp_path / "a.xyz", chord, "cannot write xyz; use one of .wav .flac .mp3 .ogg"),
+        (tmp_path / "a.xyz", chord, "cannot write xyz; use one of .wav .flac .ogg .mp3 .m4a"),
         (tmp_path / "a", chord, "cannot write a file without suffix"),
         (tmp_path / "none" / "a.wav", chord, "cannot be written (No such file or directory)"),
+        (tmp_path / ("x" * 300 + ".wav"), chord, "cannot be written (File name too long)"),
         (tmp_path / "folder.wav", chord, "is there and is not a file"),
         (tmp_path / "a.mp3", make_song(50, 6), "cannot be written (6 channels at 44100 Hz"),
         (tmp_path / "a.flac", make_song(50, 1, 10**6), "cannot be written (1 channels at 1000000"),
@@ -502,7 +575,7 @@ def test_refusals_of_write_are_clear_and_leave_nothing(tmp_path, chord, make_son
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("suffix", [".wav", ".flac", ".mp3", ".ogg"])
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3", ".m4a"])
 def test_a_full_disk_leaves_the_old_file(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     path.write_bytes(b"old")

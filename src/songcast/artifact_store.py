@@ -24,7 +24,7 @@ SQLITE = "sqlite:///"
 SERVER_STORE = "_MLFLOW_SERVER_FILE_STORE"
 
 
-class BesideDatabase(LocalArtifactRepository):  # type: ignore[misc]
+class BesideDatabase(LocalArtifactRepository):
     """Artifacts of ``songcast:/PATH`` as files ``artifacts/PATH`` beside the sqlite file."""
 
     def __init__(

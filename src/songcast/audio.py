@@ -3,13 +3,21 @@
 import os
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.codec import BLOCK_FRAMES, WRITABLE_SUFFIXES, SongReader, encode, open_song
+from songcast.codec import (
+    BLOCK_FRAMES,
+    WRITABLE_SUFFIXES,
+    EncodingError,
+    SongReader,
+    encode,
+    open_song,
+)
 from songcast.containers import audio_error, shown
 from songcast.files import atomic_path
 from songcast.resampling import resampled
@@ -19,6 +27,7 @@ __all__ = [
     "Song",
     "SongReader",
     "SongWarning",
+    "check_writable",
     "open_song",
     "read_song",
     "resampled",
@@ -27,7 +36,7 @@ __all__ = [
 
 SONG_SUFFIXES = (".wav", ".mp3", ".flac", ".ogg", ".m4a", ".aac", ".opus")
 
-# The largest wav: its header counts bytes in 32 bits.
+# The largest wav: its header counts bytes in 32 bits. mp3 and m4a pass through one.
 _WAV_LIMIT_BYTES = 2**32 - 4096
 
 
@@ -86,38 +95,59 @@ def read_song(path: str | os.PathLike[str]) -> Song:
 
 
 def write_song(song: Song, path: str | os.PathLike[str]) -> None:
-    """Write ``song`` as .wav, .flac (both lossless int16), .mp3 or .ogg, by the suffix of ``path``.
+    """Write ``song`` as .wav, .flac (both lossless int16), .ogg, .mp3 or .m4a, by the suffix.
 
-    The file appears when it is whole, or not at all. An mp3 of a rate that MPEG does not have
-    is resampled to the next higher one. Raises ``AudioError`` for another suffix, a folder that
+    The file appears when it is whole, or not at all. A rate that mp3 or m4a does not have is
+    resampled to the next higher one. Raises ``AudioError`` for another suffix, a folder that
     cannot be written to, or a song that the format cannot hold.
     """
-    import soundfile
-
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in WRITABLE_SUFFIXES:
-        raise audio_error(
-            path,
-            f"cannot write {suffix[1:] or 'a file without suffix'}",
-            f"use one of {' '.join(WRITABLE_SUFFIXES)}",
-        )
+    _check_target(path)
     if song.frames == 0:
         raise audio_error(path, "there are no samples to write", "give a song of a frame or more")
-    if suffix == ".wav" and song.samples.nbytes > _WAV_LIMIT_BYTES:
-        raise audio_error(path, "the song is too long for wav (4 GB)", "use .flac")
-    if path.exists() and not path.is_file():
-        raise audio_error(path, "is there and is not a file", "choose another name")
-    try:
-        with atomic_path(path) as temporary:
+    suffix = path.suffix.lower()
+    if suffix in (".wav", ".mp3", ".m4a") and song.samples.nbytes > _WAV_LIMIT_BYTES:
+        raise audio_error(path, f"the song is too long for {suffix[1:]} (4 GB)", "use .flac")
+    with _writing(path) as temporary:
+        try:
             encode(temporary, _blocks(song), song.sample_rate_hz, song.channels)
+        except EncodingError as error:
+            why = f"{song.channels} channels at {song.sample_rate_hz} Hz: {error}"
+            raise audio_error(path, f"cannot be written ({why})", "try .wav") from error
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raise ``AudioError`` where ``write_song`` could not write ``path``; leave it as it is."""
+
+    class TriedError(Exception):
+        """Ends the attempt: nothing takes the place of ``path``."""
+
+    _check_target(Path(path))
+    with suppress(TriedError), _writing(Path(path)):
+        raise TriedError
+
+
+def _check_target(path: Path) -> None:
+    if path.suffix.lower() not in WRITABLE_SUFFIXES:
+        raise audio_error(
+            path,
+            f"cannot write {path.suffix[1:].lower() or 'a file without suffix'}",
+            f"use one of {' '.join(WRITABLE_SUFFIXES)}",
+        )
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    """Yield a temporary file that becomes ``path``; what the system refuses is one line."""
+    try:
+        if path.exists() and not path.is_file():
+            raise audio_error(path, "is there and is not a file", "choose another name")
+        with atomic_path(path) as temporary:
+            yield temporary
     except OSError as error:
         raise audio_error(
             path, f"cannot be written ({error.strerror})", "check the folder and its permissions"
         ) from error
-    except soundfile.LibsndfileError as error:
-        why = f"{song.channels} channels at {song.sample_rate_hz} Hz: {error.error_string.strip()}"
-        raise audio_error(path, f"cannot be written ({why})", "try .wav") from error
 
 
 def _blocks(song: Song) -> Iterator[NDArray[np.int16]]:

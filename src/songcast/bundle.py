@@ -37,10 +37,12 @@ def write_bundle(
     details: Mapping[str, Any],
     arrays: Mapping[str, Array] | None = None,
     network: Any = None,
+    texts: Mapping[str, str] | None = None,
 ) -> None:
     """Write a bundle, replacing what was there only when all of it is on disk.
 
-    ``arrays``: name to array. ``network``: a Keras model. ``details``: further JSON-able keys
+    ``arrays``: name to array. ``network``: a Keras model. ``texts``: file name to content, such
+    as history.csv. ``details``: further JSON-able keys
     of bundle.json, such as sample_rate_hz, channels, look_back, scales and params.
     """
     scratch = folder.with_name(f".{folder.name}.writing")
@@ -54,6 +56,8 @@ def write_bundle(
         network.save(scratch / NETWORK)
         _fix_dates(scratch / NETWORK)
         weights.update(network_weights(network))
+    for name, text in (texts or {}).items():
+        (scratch / name).write_text(text)
     manifest = {
         "kind": kind,
         **details,

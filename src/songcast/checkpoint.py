@@ -67,7 +67,7 @@ class Checkpoint:
         if best is not None or not self._best:
             self._best = list(best) if best is not None else trainer.get_weights()
         said = {"fingerprint": self._fingerprint, "run_id": self.run_id, "rows": list(rows)}
-        arrays = {"said": np.array(json.dumps(said))}
+        arrays: dict[str, Any] = {"said": np.array(json.dumps(said))}
         groups = {
             "weight": trainer.get_weights(),
             "optimizer": [np.asarray(v) for v in trainer.optimizer.variables],
@@ -91,5 +91,3 @@ class Checkpoint:
 def _numbered(stored: Any, name: str) -> list[Array]:
     count = sum(1 for key in stored.files if key.rsplit("_", 1)[0] == name)
     return [stored[f"{name}_{i}"] for i in range(count)]
-
-

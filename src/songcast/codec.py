@@ -1,9 +1,10 @@
-"""Decoding and encoding of songs: the only importer of soundfile and imageio_ffmpeg.
+"""Decoding and encoding of songs: the only importer of soundfile, pydub and imageio_ffmpeg.
 
 wav, flac and ogg are decoded by libsndfile; mp3, m4a, aac, and a flac that does not know its
 length, by the ffmpeg binary that imageio-ffmpeg brings, through a pipe. (libsndfile guesses the
 length of an mp3 without a Xing header and drops what lies beyond its guess, and libmpg123
 writes to the terminal. pydub would hold the whole song and hide the decoder's complaints.)
+wav, flac and ogg are encoded by libsndfile in a stream; mp3 and m4a by pydub, with that ffmpeg.
 
 To int16: 16-bit samples are exact. 8-bit and companded samples are exact multiples of what they
 were. 24- and 32-bit integers are rounded to the nearest of 2^16 levels, halves up. Floats are
@@ -15,8 +16,10 @@ import re
 import struct
 import subprocess
 import tempfile
+import threading
+import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,16 +51,28 @@ _READ_AS = {
     "VORBIS": "float32",
     "OPUS": "float32",
 }
+# What ffmpeg puts before a message: "[mp3 @ 0x55d0c8a3e540] ".
+_PREFIXES = re.compile(r"^(\[[^]]*\] )+")
 _DEMUXERS = {"mp4": "mov", "mp3": "mp3", "aac": "aac", "flac": "flac"}
 # Suffix: format, subtype, and compression level (None: the format's own; 0: best quality).
-_ENCODINGS: dict[str, tuple[str, str, float | None]] = {
+_BY_LIBSNDFILE: dict[str, tuple[str, str, float | None]] = {
     ".wav": ("WAV", "PCM_16", None),
     ".flac": ("FLAC", "PCM_16", None),
-    ".mp3": ("MP3", "MPEG_LAYER_III", 0.0),
     ".ogg": ("OGG", "VORBIS", 0.2),
 }
-WRITABLE_SUFFIXES = tuple(_ENCODINGS)
+# Suffix: ffmpeg's name of the format, and its options: the best variable bit rate of mp3.
+_BY_PYDUB: dict[str, tuple[str, list[str]]] = {
+    ".mp3": ("mp3", ["-q:a", "0"]),
+    ".m4a": ("ipod", ["-b:a", "256k"]),
+}
+WRITABLE_SUFFIXES = (*_BY_LIBSNDFILE, *_BY_PYDUB)
 MP3_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+_RATES_HZ = {".mp3": MP3_RATES_HZ, ".m4a": (7350, *MP3_RATES_HZ, 64000, 88200, 96000)}
+_PYDUB_LOCK = threading.Lock()
+
+
+class EncodingError(Exception):
+    """The encoder refused; the message is one line, why."""
 
 
 @dataclass(kw_only=True)
@@ -247,7 +262,7 @@ def _ffmpeg_binary(path: Path) -> str:
 def _last_words(complaints: Any) -> str:
     complaints.seek(0)
     lines = complaints.read().decode(errors="replace").splitlines()
-    return re.sub(r"^(\[[^]]*\] )+", "", lines[0]) if lines else "no sound in it"
+    return _PREFIXES.sub("", lines[0]) if lines else "no sound in it"
 
 
 def _refused(path: Path, why: str) -> AudioError:
@@ -258,27 +273,81 @@ def _refused(path: Path, why: str) -> AudioError:
 def encode(path: Path, blocks: Iterable[Samples], sample_rate_hz: int, channels: int) -> None:
     """Write int16 blocks (frames, channels) to ``path``, in the format of its suffix.
 
-    wav and flac keep every bit. mp3 exists at nine sample rates only: any other is resampled
-    to the next higher one (to 48 000 Hz from above). Raises ``OSError`` or
-    ``soundfile.LibsndfileError``; use ``songcast.audio.write_song`` for readable errors.
+    wav and flac keep every bit. mp3 and m4a exist at some sample rates only: any other is
+    resampled to the next higher one (to the highest from above it). Raises ``OSError`` or
+    ``EncodingError``; use ``songcast.audio.write_song`` for readable errors.
     """
+    suffix = path.suffix.lower()
+    if suffix in _BY_PYDUB:
+        rates = _RATES_HZ[suffix]
+        rate = min((r for r in rates if r >= sample_rate_hz), default=rates[-1])
+        _encode_by_pydub(path, resampled(blocks, sample_rate_hz, rate, channels), rate, channels)
+    else:
+        _encode_by_libsndfile(path, blocks, sample_rate_hz, channels)
+
+
+def _encode_by_libsndfile(
+    path: Path, blocks: Iterable[Samples], sample_rate_hz: int, channels: int
+) -> None:
     import soundfile
 
-    container, subtype, level = _ENCODINGS[path.suffix.lower()]
-    if container == "MP3" and sample_rate_hz not in MP3_RATES_HZ:
-        rate = min((r for r in MP3_RATES_HZ if r >= sample_rate_hz), default=MP3_RATES_HZ[-1])
-        blocks = resampled(blocks, sample_rate_hz, rate, channels)
-        sample_rate_hz = rate
+    container, subtype, level = _BY_LIBSNDFILE[path.suffix.lower()]
     name = str(path) if os.name == "nt" else os.fsencode(path)
-    with soundfile.SoundFile(
-        name,
-        "w",
-        sample_rate_hz,
-        channels,
-        subtype=subtype,
-        format=container,
-        compression_level=level,
-    ) as file:
-        for block in blocks:
-            # Until libsndfile's pull request 1106, a stereo mp3 written from int16 is noise.
-            file.write(block / np.float32(FULL_SCALE) if container == "MP3" else block)
+    kind = {"format": container, "subtype": subtype, "compression_level": level}
+    try:
+        with soundfile.SoundFile(name, "w", sample_rate_hz, channels, **kind) as file:
+            for block in blocks:
+                file.write(block)
+    except soundfile.LibsndfileError as error:
+        raise EncodingError(error.error_string.strip()) from error
+
+
+def _encode_by_pydub(
+    path: Path, blocks: Iterable[Samples], sample_rate_hz: int, channels: int
+) -> None:
+    """Encode the whole song at once: pydub hands it to ffmpeg in a temporary wav."""
+    suffix = path.suffix.lower()
+    if suffix == ".mp3" and channels > MAX_CHANNELS:
+        raise EncodingError("mp3 holds one or two")  # ffmpeg would mix them down, unasked
+    container, options = _BY_PYDUB[suffix]
+    pcm = b"".join(block.astype("<i2").tobytes() for block in blocks)
+    with _pydub() as audio_segment, path.open("wb") as file:
+        segment = audio_segment.AudioSegment(
+            data=pcm, sample_width=2, frame_rate=sample_rate_hz, channels=channels
+        )
+        try:
+            segment.export(file, format=container, parameters=["-v", "error", *options])
+        except audio_segment.CouldntEncodeError as error:
+            said = str(error).rpartition("ffmpeg/avlib:")[2].strip().splitlines() or ["no reason"]
+            raise EncodingError(_PREFIXES.sub("", said[0])) from error
+
+
+@contextmanager
+def _pydub() -> Iterator[Any]:
+    """Yield pydub's ``audio_segment``, set to the ffmpeg of imageio-ffmpeg.
+
+    Its temporary files, which it forgets when it fails, go to a folder that is removed.
+    """
+    with warnings.catch_warnings():
+        # No ffmpeg on the PATH, audioop's end, its own regular expressions: all known.
+        warnings.simplefilter("ignore")
+        from pydub import audio_segment
+    try:
+        import imageio_ffmpeg
+
+        binary = imageio_ffmpeg.get_ffmpeg_exe()
+    except (ImportError, RuntimeError) as error:
+        raise EncodingError("no ffmpeg: pip install imageio-ffmpeg") from error
+    with _PYDUB_LOCK, tempfile.TemporaryDirectory() as scratch, ExitStack() as opened:
+
+        def temporary_file(mode: str, delete: bool) -> Any:  # noqa: ARG001
+            return opened.enter_context(
+                tempfile.NamedTemporaryFile(mode, dir=scratch, delete=False)
+            )
+
+        audio_segment.AudioSegment.converter = binary
+        audio_segment.NamedTemporaryFile = temporary_file
+        try:
+            yield audio_segment
+        finally:
+            audio_segment.NamedTemporaryFile = tempfile.NamedTemporaryFile

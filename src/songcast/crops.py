@@ -74,7 +74,10 @@ class CropSampler:
         ]
         self._places = places
         weights = np.array(
-            [p * s.channels * w for p, s, w in zip(places, songs, shares or [1.0] * len(songs), strict=True)],
+            [
+                p * s.channels * w
+                for p, s, w in zip(places, songs, shares or [1.0] * len(songs), strict=True)
+            ],
             np.float64,
         )
         if not weights.sum() > 0:
@@ -100,8 +103,8 @@ class CropSampler:
 def passage_batches(
     song: SongFeatures, split: str, frames: int, look_back: int
 ) -> list[tuple[dict[str, Rows], Rows]]:
-    """Consecutive inputs of a passage, all channels at once: the state goes from one to the next."""
-    start, stop = song.splits[split]
+    """Consecutive inputs of a passage, all channels at once; the state goes on from each."""
+    start, stop = song.splits.get(split, (0, 0))
     start = -(-start // song.frame) * song.frame
     batches: list[Any] = []
     for at in range(start, stop - frames + 1, frames):

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from songcast.corpus import TEST, TRAIN, VALIDATION, PreparedSong
 from songcast.forecasters import features
-from songcast.forecasters.base import BLOCK_FRAMES
 from songcast.forecasters.front_end import FrontEndSettings
+from songcast.forecasters.mixture import BLOCK_FRAMES
 
 # Raised when the same settings would give other features.
 FORMAT = 1
@@ -96,7 +96,7 @@ def _compute(song: PreparedSong, settings: FrontEndSettings, frame: int, folder:
     samples = song.samples
     frames = training_frames(song)
     front_end = settings.open(song.channels)
-    maps: dict[str, Array] = {}
+    maps: dict[str, Any] = {}
     for start in range(0, frames, BLOCK_FRAMES):
         block = np.ascontiguousarray(samples[start : min(start + BLOCK_FRAMES, frames)])
         found = features.extract(front_end.hear(block), frame)
@@ -108,8 +108,6 @@ def _compute(song: PreparedSong, settings: FrontEndSettings, frame: int, folder:
                 path = folder / f"{name}.npy"
                 maps[name] = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
             maps[name][:, at : at + stream.shape[1]] = stream
-    for stream_map in maps.values():
-        stream_map.flush()
 
 
 def _key(song: PreparedSong, settings: FrontEndSettings, frame: int) -> str:

@@ -6,12 +6,13 @@ params.yaml holds every value, so that DVC sees every change.
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from songcast.errors import ParamsError
+from songcast.forecasters.mixture import BLOCK_FRAMES
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Section = TypeVar("Section", bound="Settings")
@@ -41,10 +42,80 @@ class PrepareParams(Settings):
         return self
 
 
+class NotebookParams(Settings):
+    """The ancestor's recipe; its own values are look_back 3 and 20 epochs."""
+
+    look_back: int = Field(ge=1, le=64)
+    activation: Literal["relu", "leaky_relu"]
+    epochs: int = Field(ge=1, le=1000)
+    windows_per_epoch: int = Field(ge=100, le=100_000_000)
+
+
+class BaselinesParams(Settings):
+    """Forecasters that train must beat."""
+
+    look_back: int = Field(ge=1, le=1024)
+    alpha: float = Field(ge=0)
+    notebook: NotebookParams
+    seed: int = Field(ge=0)
+
+
+class FitParams(Settings):
+    """How long and how fast to learn; one step hears ``rows`` crops of ``crop_frames``."""
+
+    epochs: int = Field(ge=1, le=100_000)
+    steps_per_epoch: int = Field(ge=1, le=1_000_000)
+    rows: int = Field(ge=1, le=4096)
+    crop_frames: int = Field(ge=64, le=1 << 20)
+    learning_rate: float = Field(gt=0, le=1)
+    seed: int = Field(ge=0)
+
+
+class TrainParams(FitParams):
+    """The multi-song network, from scratch."""
+
+    front_end: Literal["cascade", "ridge", "none"]
+    look_back: int = Field(ge=1, le=1024)
+    frame: int = Field(ge=1, le=4096)
+    units: int = Field(ge=1, le=4096)
+    layers: int = Field(ge=1, le=8)
+    head_units: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(min_length=1)
+    activation: Literal["leaky_relu", "relu", "gelu", "tanh"]
+    negative_slope: float = Field(ge=0, lt=1)
+    without: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _frames(self) -> Self:
+        if BLOCK_FRAMES % self.frame:
+            raise ValueError(f"frame must divide {BLOCK_FRAMES}, and {self.frame} does not")
+        if self.crop_frames % self.frame:
+            raise ValueError(f"crop_frames must be a multiple of frame {self.frame}")
+        return self
+
+
+class RetrainParams(FitParams):
+    """A warm start: from ``parent``, on new songs, with a replay of the old ones."""
+
+    parent: str = Field(min_length=1)
+    songs: tuple[str, ...]
+    replay_share: float = Field(ge=0, lt=1)
+    negative_slope: float = Field(ge=0, lt=1)
+
+
+class EvaluateParams(Settings):
+    """What is written for listening."""
+
+    listening_seconds: float = Field(gt=0, le=600)
+
+
 class Params(Settings):
     """All of params.yaml."""
 
     prepare: PrepareParams
+    baselines: BaselinesParams
+    train: TrainParams
+    retrain: RetrainParams
+    evaluate: EvaluateParams
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] = "params.yaml") -> Self:
@@ -86,6 +157,13 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
+_RULES = {
+    "model_type": "a section of key: value lines",
+    "tuple_type": "a list, such as [a, b]",
+    "float_type": "a number (in YAML, write 1.0e-3 for 1e-3)",
+}
+
+
 def _explain(cls: type[Settings], error: ValidationError) -> str:
     """Say the first mistake in one line: section.key, what was received, what is allowed."""
     first = error.errors()[0]
@@ -97,11 +175,8 @@ def _explain(cls: type[Settings], error: ValidationError) -> str:
         return f"{key} is unknown; allowed there: {', '.join(_known(cls, first['loc'][:-1]))}"
     if kind == "value_error":
         return f"{key}: {first['ctx']['error']}; correct it"
-    if isinstance(received, BaseModel | dict) or kind == "model_type":
-        received = type(received).__name__
-    rule = first["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-    hint = " (in YAML, write 1.0e-3 for 1e-3)" if kind == "float_type" else ""
-    return f"{key} is {received!r}; allowed: {rule}{hint}"
+    rule = _RULES.get(kind, first["msg"].removeprefix("Input should be "))
+    return f"{key} is {received!r}; allowed: {rule}"
 
 
 def _known(cls: type[Settings], location: tuple[int | str, ...]) -> list[str]:

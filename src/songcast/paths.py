@@ -10,6 +10,8 @@ METRICS = "metrics"
 PLOTS = "plots"
 LISTENING = "listening"
 MLRUNS = "mlruns"
+FEATURES = "features"
+CHECKPOINTS = "checkpoints"
 PARAMS = "params.yaml"
 
 

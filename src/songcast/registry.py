@@ -19,6 +19,7 @@ from typing import Any
 from songcast.bundle import MANIFEST, read_manifest
 from songcast.errors import BundleError, RegistryError
 from songcast.gate import Gate, Numbers, gate, not_better
+from songcast.stage_log import measured
 from songcast.tracking import EVALUATION as RUN_EVALUATION
 from songcast.tracking_send import MODEL, WEIGHTS
 from songcast.tracking_store import clear_errors, connect, database, locked, tracking_uri
@@ -134,23 +135,6 @@ def set_alias(name: str, number: int) -> None:
             client.set_registered_model_alias(NAME, name, str(number))
 
 
-def measured(evaluation: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """Return what is kept with a version: its part of metrics/evaluation.json.
-
-    ``{"summary": {...}, "songs": {SLUG: {...}}}``. Raises ``RegistryError`` where ``kind`` was
-    not evaluated.
-    """
-    try:
-        return {
-            "summary": evaluation["summary"][kind],
-            "songs": {slug: song[kind] for slug, song in evaluation["songs"].items()},
-        }
-    except (KeyError, TypeError, AttributeError):
-        raise RegistryError(
-            f"metrics/evaluation.json says nothing about {kind}: run `dvc repro evaluate`"
-        ) from None
-
-
 def decide(evaluation: Mapping[str, Any], numbers: Mapping[str, int]) -> Decision:
     """Choose the challenger among ``numbers`` (kind to version) and let the gate judge it.
 
@@ -217,15 +201,15 @@ def _judge(
     common = sorted(set(theirs.get("songs", ())) & set(entry["songs"]))
     alone = gate(entry["summary"], ridge["summary"], None)
     mine, other = ({"bits_per_sample": _mean_bits(e, common)} for e in (entry, theirs))
-    name = f"champion {champion} on the {len(common)} songs that both were measured on"
+    name = f"champion {champion} on the songs that both were measured on ({len(common)})"
     reasons = (*alone.reasons, *not_better(mine, other, name))
     return Gate(passed=not reasons, reasons=reasons)
 
 
 def _bits(numbers: Numbers) -> float:
     """Return bits per sample for ranking; what is not a number ranks last."""
-    value = float(numbers.get("bits_per_sample", math.nan))
-    return value if math.isfinite(value) else math.inf
+    value = numbers.get("bits_per_sample")
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else math.inf
 
 
 def _mean_bits(entry: Mapping[str, Any], songs: list[str]) -> float:

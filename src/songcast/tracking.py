@@ -7,7 +7,6 @@ weights' sha256, which makes all logging idempotent.
 
 import contextlib
 import csv
-import getpass
 import hashlib
 import json
 import os
@@ -17,14 +16,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from songcast import lineage
 from songcast.bundle import read_manifest
 from songcast.errors import TrackingError
-from songcast.paths import root
 from songcast.tracking_send import (
-    WEIGHTS,
     Point,
     Row,
+    create_run,
+    finished_run,
     flatten,
     points_of,
     send_bundle,
@@ -44,7 +42,6 @@ from songcast.tracking_store import (
     tracking_uri,
 )
 
-STAGE = "songcast.stage"
 EVALUATION = "songcast.evaluation_sha256"
 SYSTEM_METRICS_SECONDS = 5.0
 FLUSH_SECONDS = 1.0
@@ -140,7 +137,7 @@ class StageRun:
         self._client = connect()
         resumed = resume is not None and self._resume(resume)
         if not resumed:
-            self.run_id = _create_run(self._client, self.stage, tags)
+            self.run_id = create_run(self._client, self.stage, tags)
         send_params(self._client, self._id, params)
         self._monitor = _system_monitor(self._client, self._id, resumed)
 
@@ -221,10 +218,10 @@ def ensure_run(
         client = connect(uri)
         experiment = experiment_id(client)
         with locked(uri):
-            found = _find_run(client, experiment, stage, sha256)
+            found = finished_run(client, experiment, stage, sha256)
             if found:
                 return found
-            run_id = _create_run(client, stage, {**(tags or {}), "songcast.rebuilt": "true"})
+            run_id = create_run(client, stage, {**(tags or {}), "songcast.rebuilt": "true"})
             try:
                 send_params(client, run_id, params)
                 send_metrics(client, run_id, points_of(history_rows))
@@ -243,7 +240,7 @@ def find_run(stage: str, weights_sha256: str) -> str | None:
     uri = tracking_uri()
     with clear_errors(uri):
         client = connect(uri)
-        return _find_run(client, experiment_id(client), stage, weights_sha256)
+        return finished_run(client, experiment_id(client), stage, weights_sha256)
 
 
 def log_evaluation(run_id: str, metrics: Row, files: Mapping[str, Path] | None = None) -> None:
@@ -273,54 +270,6 @@ def read_history(path: Path) -> list[dict[str, float]]:
         return []
     with path.open(newline="") as file:
         return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
-
-
-def lineage_tags() -> dict[str, str]:
-    """Return where the present code, songs and environment come from, as tags.
-
-    The code is that of the working folder: a DVC experiment runs in a copy.
-    """
-    here = Path.cwd() if (Path.cwd() / "dvc.yaml").is_file() else root()
-    git = lineage.git_state(here)
-    tags = {
-        "songcast.git_commit": git.commit,
-        "mlflow.source.git.commit": git.commit,
-        "songcast.git_dirty": None if git.dirty is None else str(git.dirty).lower(),
-        "songcast.data_hash": lineage.data_hash(here),
-        "songcast.lock_sha256": lineage.lock_hash(here),
-        "songcast.hardware": lineage.hardware(),
-        "songcast.backend": lineage.backend(),
-        "dvc.exp_name": os.environ.get("DVC_EXP_NAME"),
-        "dvc.stage": os.environ.get("DVC_STAGE"),
-    }
-    return {key: value for key, value in tags.items() if value}
-
-
-def _find_run(client: Any, experiment: str, stage: str, sha256: str) -> str | None:
-    found = client.search_runs(
-        [experiment],
-        f"tags.`{STAGE}` = '{stage}' and tags.`{WEIGHTS}` = '{sha256}'"
-        " and attributes.status = 'FINISHED'",
-        max_results=1,
-        order_by=["attributes.start_time ASC"],
-    )
-    return str(found[0].info.run_id) if found else None
-
-
-def _create_run(client: Any, stage: str, tags: Mapping[str, Any]) -> str:
-    with contextlib.suppress(OSError, KeyError):  # a container may know no user
-        tags = {"mlflow.user": getpass.getuser(), **tags}
-    every = {
-        "mlflow.source.type": "LOCAL",
-        "mlflow.source.name": f"songcast.stages.{stage}",
-        **lineage_tags(),
-        **tags,
-        STAGE: stage,
-    }
-    run = client.create_run(
-        experiment_id(client), run_name=stage, tags={k: str(v) for k, v in every.items()}
-    )
-    return str(run.info.run_id)
 
 
 def _system_monitor(client: Any, run_id: str, resumed: bool) -> Any:

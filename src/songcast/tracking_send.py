@@ -1,21 +1,76 @@
 """What is sent to MLflow for a run: params, metrics, tags, files, the model."""
 
+import contextlib
+import getpass
+import os
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from songcast import lineage
 from songcast.bundle import read_manifest
+from songcast.paths import root
 from songcast.serving.package import log_model
-from songcast.tracking_store import as_default
+from songcast.tracking_store import as_default, experiment_id
 
-WEIGHTS, MODEL = "songcast.weights_sha256", "songcast.model_id"
+STAGE, WEIGHTS, MODEL = "songcast.stage", "songcast.weights_sha256", "songcast.model_id"
 BATCH = 100  # MLflow takes at most 100 params and 1000 metrics in one request
 LONGEST_PARAM = 6000
 
 Row = Mapping[str, float]
 Point = tuple[str, float, int, int]  # key, value, step, milliseconds since 1970
+
+
+def lineage_tags() -> dict[str, str]:
+    """Return where the present code, songs and environment come from, as tags.
+
+    The code is that of the working folder: a DVC experiment runs in a copy.
+    """
+    here = Path.cwd() if (Path.cwd() / "dvc.yaml").is_file() else root()
+    git = lineage.git_state(here)
+    tags = {
+        "songcast.git_commit": git.commit,
+        "mlflow.source.git.commit": git.commit,
+        "songcast.git_dirty": None if git.dirty is None else str(git.dirty).lower(),
+        "songcast.data_hash": lineage.data_hash(here),
+        "songcast.lock_sha256": lineage.lock_hash(here),
+        "songcast.hardware": lineage.hardware(),
+        "songcast.backend": lineage.backend(),
+        "dvc.exp_name": os.environ.get("DVC_EXP_NAME"),
+        "dvc.stage": os.environ.get("DVC_STAGE"),
+    }
+    return {key: value for key, value in tags.items() if value}
+
+
+def finished_run(client: Any, experiment: str, stage: str, sha256: str) -> str | None:
+    """Return the first finished run of ``stage`` with these weights."""
+    found = client.search_runs(
+        [experiment],
+        f"tags.`{STAGE}` = '{stage}' and tags.`{WEIGHTS}` = '{sha256}'"
+        " and attributes.status = 'FINISHED'",
+        max_results=1,
+        order_by=["attributes.start_time ASC"],
+    )
+    return str(found[0].info.run_id) if found else None
+
+
+def create_run(client: Any, stage: str, tags: Mapping[str, Any]) -> str:
+    """Start a run named after ``stage``, tagged with where it comes from."""
+    with contextlib.suppress(OSError, KeyError):  # a container may know no user
+        tags = {"mlflow.user": getpass.getuser(), **tags}
+    every = {
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.name": f"songcast.stages.{stage}",
+        **lineage_tags(),
+        **tags,
+        STAGE: stage,
+    }
+    run = client.create_run(
+        experiment_id(client), run_name=stage, tags={k: str(v) for k, v in every.items()}
+    )
+    return str(run.info.run_id)
 
 
 def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -18,8 +18,8 @@ from songcast.checkpoint import Checkpoint
 from songcast.corpus import VALIDATION
 from songcast.crops import CropSampler, passage_batches
 from songcast.featurestore import SongFeatures
+from songcast.forecasters.lstm import absolute_mixture
 from songcast.forecasters.network import code_length_bits
-from songcast.forecasters.mixture import Mixture
 
 VALIDATION_FRAMES = 4096
 VALIDATION_BLOCKS = 12
@@ -47,8 +47,8 @@ def fit(
     validation: Sequence[SongFeatures],
     settings: FitSettings,
     checkpoint: Checkpoint,
-    on_epoch: Callable[[int, Row], None] = lambda epoch, row: None,
-    on_step: Callable[[int], None] = lambda step: None,
+    on_epoch: Callable[[int, Row], None],
+    on_step: Callable[[int], None] | None = None,
 ) -> list[Row]:
     """Train ``network`` in place; return one row per epoch.
 
@@ -68,7 +68,7 @@ def fit(
             epochs=epoch + 1,
             shuffle=False,
             verbose=0,
-            callbacks=[_Steps(on_step, epoch * settings.steps_per_epoch)],
+            callbacks=[_Steps(on_step, epoch * settings.steps_per_epoch)] if on_step else None,
         )
         with averaged_weights(trainer):
             validation_bits = mean_bits(network, validation)
@@ -123,54 +123,53 @@ def averaged_weights(trainer: keras.Model) -> Iterator[None]:
 
 def mean_bits(network: keras.Model, songs: Sequence[SongFeatures]) -> float:
     """Mean over songs of the code length on the beginning of their validation passages."""
-    measured = [song_measures(network, s, VALIDATION_BLOCKS) for s in songs if _has_validation(s)]
-    return float(np.mean([m["bits_per_sample"] for m in measured])) if measured else math.inf
+    means = [
+        float(np.mean(bits))
+        for song in songs
+        if (bits := _errors(network, song, VALIDATION_BLOCKS)[0]).size
+    ]
+    return float(np.mean(means)) if means else math.inf
 
 
-def song_measures(
-    network: keras.Model, song: SongFeatures, blocks: int | None = None
+def validation_measures(
+    network: keras.Model, song: SongFeatures, samples: NDArray[np.int16]
 ) -> dict[str, float]:
-    """Code length (bits per sample) and prediction gain (dB) on a song's validation passage.
+    """Code length and prediction gain (dB, all channels together) on the validation passage.
 
-    The experts have heard the song from its first frame, the network starts with the passage.
-    Gain is relative to the power of the combiner's error: ``gain_over_experts_db``.
+    ``samples``: (frames, channels) int16, the whole song. The experts have heard the song from
+    its first frame; the network starts with the passage.
     """
-    look_back = network.get_layer("windows").look_back
-    state = None
-    bits: list[NDArray[np.float64]] = []
-    before = after = 0.0
-    for inputs, target in passage_batches(song, VALIDATION, VALIDATION_FRAMES, look_back)[:blocks]:
-        if state is None:
-            state = np.zeros((len(target), *network.input_shape[-1][1:]), np.float32)
-        mixture, state = network.predict_on_batch([*inputs.values(), state])
-        found = absolute_mixture(mixture, 1.0 / target[..., 1])
-        # Positions are relative to the combined mean: so is the sample, back in whole LSB.
-        samples = target[..., 0] / target[..., 1]
-        bits.append(found.bits(samples))
-        before += float(np.sum(samples.astype(np.float64) ** 2))
-        after += float(np.sum((samples - found.mean) ** 2))
-    gain = 10.0 * math.log10(before / after) if before > 0 and after > 0 else 0.0
+    bits, errors, start = _errors(network, song, None)
+    if not bits.size:
+        return {"bits_per_sample": 0.0, "prediction_gain_db": 0.0}
+    signal = samples[start : start + errors.shape[1]].astype(np.float64)
+    with np.errstate(divide="ignore"):
+        gain = 10.0 * np.log10(np.sum(signal**2) / max(float(np.sum(errors**2)), 1e-12))
     return {
-        "bits_per_sample": float(np.mean([np.mean(b) for b in bits])),
-        "gain_over_experts_db": gain,
+        "bits_per_sample": float(np.mean(bits)),
+        "prediction_gain_db": float(np.maximum(gain, -200.0)),
     }
 
 
-def absolute_mixture(mixture: NDArray[np.float32], unit: NDArray[np.float32]) -> Mixture:
-    """Turn the network's output (rows, n, 3 M) in units into a mixture in LSB."""
-    log_weights, locations, log_scales = np.split(mixture.astype(np.float64), 3, axis=-1)
-    weights = np.exp(log_weights)
-    unit = unit[..., None].astype(np.float64)
-    return Mixture(
-        weights=weights / weights.sum(-1, keepdims=True),
-        locations=locations * unit,
-        scales=np.exp(log_scales) * unit,
-    )
-
-
-def _has_validation(song: SongFeatures) -> bool:
-    start, stop = song.splits.get(VALIDATION, (0, 0))
-    return stop - start >= VALIDATION_FRAMES + song.frame
+def _errors(
+    network: keras.Model, song: SongFeatures, blocks: int | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+    """Bits and errors in LSB, (channels, frames) each, and the passage's first frame."""
+    look_back = network.get_layer("windows").look_back
+    bits, errors = [], []
+    state = np.zeros((song.channels, *network.input_shape[-1][1:]), np.float32)
+    batches = passage_batches(song, VALIDATION, VALIDATION_FRAMES, look_back)
+    for inputs, target in batches[:blocks]:
+        mixture, state = network.predict_on_batch([*inputs.values(), state])
+        # All positions are relative to the combined mean, the sample's too.
+        found = absolute_mixture(np.asarray(mixture), 1.0 / target[..., 1])
+        samples = (target[..., 0] / target[..., 1]).astype(np.float64)
+        bits.append(found.bits(samples))
+        errors.append(samples - found.mean)
+    start = -(-song.splits.get(VALIDATION, (0, 0))[0] // song.frame) * song.frame
+    if not bits:
+        return np.empty((song.channels, 0)), np.empty((song.channels, 0)), start
+    return np.concatenate(bits, axis=1), np.concatenate(errors, axis=1), start
 
 
 class _Crops(keras.utils.PyDataset):
@@ -188,7 +187,7 @@ class _Crops(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> Any:
         inputs, target = self._sampler.batch(self._epoch, index)
-        return tuple([*inputs.values(), self._state]), target
+        return (*inputs.values(), self._state), target
 
 
 class _Steps(keras.callbacks.Callback):

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from songcast.audio import Song
 from songcast.errors import AudioError
-from songcast.forecasters.mixture import Mixture
+from songcast.forecasters.mixture import BLOCK_FRAMES, Mixture
 from songcast.metrics import bits_per_sample, prediction_gain_db
 
-BLOCK_FRAMES = 4096
 MAX_CHANNELS = 2
 
 
@@ -65,6 +64,8 @@ class Forecaster(ABC):
     """Gives a distribution for every next sample of a song of one or two channels."""
 
     name: str
+    # How many past frames can matter; None: all of them.
+    memory_frames: int | None = None
 
     @abstractmethod
     def session(self, channels: int, sample_rate_hz: int) -> Session:

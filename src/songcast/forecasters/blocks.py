@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.forecasters.base import BLOCK_FRAMES
+from songcast.forecasters.mixture import BLOCK_FRAMES
 
 Rows = NDArray[np.float32]
 
@@ -18,20 +18,17 @@ class AlignedBlocks:
     """Feeds rows to ``evaluate`` in zero-padded blocks of ``BLOCK_FRAMES`` rows.
 
     ``evaluate`` maps (BLOCK_FRAMES, ...) to outputs with as many rows; a row of output may
-    depend on rows up to its own only. ``commit`` is called with each block once it is full,
-    before the next begins (a recurrent network advances its state there).
+    depend on rows up to its own only.
     """
 
     def __init__(
         self,
         row_shape: tuple[int, ...],
         evaluate: Callable[[Rows], Rows],
-        commit: Callable[[], None] = lambda: None,
     ) -> None:
         self._buffer = np.zeros((BLOCK_FRAMES, *row_shape), np.float32)
         self._filled = 0
         self._evaluate = evaluate
-        self._commit = commit
 
     def hear(self, rows: Rows) -> Rows:
         """Return the outputs of ``rows`` (frames, ...), in order."""
@@ -46,7 +43,6 @@ class AlignedBlocks:
             yield self._evaluate(self._buffer)[self._filled : stop]
             start, self._filled = start + count, stop
             if self._filled == BLOCK_FRAMES:
-                self._commit()
                 self._buffer[:] = 0.0
                 self._filled = 0
             if start >= len(rows):

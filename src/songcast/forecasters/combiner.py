@@ -1,29 +1,43 @@
-"""Causal combination of the experts' means into one distribution per sample."""
+"""Causal combination of the experts' means into one distribution per sample.
+
+Two stackers (ridge regression on the experts' means, one quick and one slow to forget) give
+the locations, running mean errors at three speeds each give the scales, and the components
+are weighed by their recent code length.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.forecasters.combiner_kernels import LOGISTIC_MEAN_ABS, combine
-from songcast.forecasters.mixture import MAX_SCALE_LSB, MIN_SCALE_LSB, Mixture
+from songcast.forecasters.combiner_kernels import (
+    FIRST_VARIANCE,
+    LOGISTIC_MEAN_ABS,
+    follow_errors,
+    mix,
+    stack,
+)
+from songcast.forecasters.experts_kernels import RANK
+from songcast.forecasters.mixture import HIGHEST, LOWEST, MAX_SCALE_LSB, MIN_SCALE_LSB, Mixture
 
-SCALE_RATES = (1 / 16, 1 / 32, 1 / 128, 1 / 512, 1 / 2048)
-STACK_FORGETTING, STACK_RIDGE = 0.9995, 1.0
-WEIGHT_MEMORY = 0.98
+STACK_FORGETTING = (0.998, 0.9998)
+STACK_RIDGE = 1.0
+SCALE_RATES = (1 / 16, 1 / 64, 1 / 512)
+WEIGHT_MEMORY, LEAST_WEIGHT = 0.99, 1e-4
 ERROR_RATE = 1 / 128
-FIRST_SCALE_LSB = 100.0
+FIRST_ERROR_LSB = 100.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class CombinedBlock:
     """What the combiner knew before each sample of a block.
 
-    ``mean``: (frames, channels) float64, LSB. ``running_scales``: (frames, channels, J)
-    float64, LSB, running mean |error| at J speeds, fast to slow. ``weights``, ``locations``,
-    ``scales``: (frames, channels, M) float64, the mixture; weights are above 0 and sum to 1.
-    ``expert_error``: (frames, channels, experts) float32, LSB, each expert's recent mean
-    |error|.
+    ``mean``: (frames, channels) float64, LSB, of the mixture. ``running_scales``: (frames,
+    channels, M) float64, LSB, each component's running mean |error|; the first half follows
+    the quick stacker, the second half the slow one, each from fast to slow. ``weights``,
+    ``locations``, ``scales``: (frames, channels, M) float64, the mixture; weights are above 0
+    and sum to 1. ``expert_error``: (frames, channels, experts) float32, LSB, each expert's
+    recent mean |error|.
     """
 
     mean: NDArray[np.float64]
@@ -42,8 +56,8 @@ class CombinedBlock:
 class Combiner:
     """Stacks the experts' means, follows the error at several speeds; per channel, causal."""
 
-    components = len(SCALE_RATES)
-    scale_rates = SCALE_RATES
+    components = len(STACK_FORGETTING) * len(SCALE_RATES)
+    scale_rates = SCALE_RATES * len(STACK_FORGETTING)
 
     def __init__(self, channels: int, experts: int) -> None:
         self._experts = experts
@@ -51,28 +65,26 @@ class Combiner:
 
     def hear(self, samples: NDArray[np.int16], means: NDArray[np.float32]) -> CombinedBlock:
         """Combine ``means`` (frames, channels, experts) of ``samples``, then learn from them."""
-        frames, channels = samples.shape
-        mean = np.empty((frames, channels))
-        running = np.empty((frames, channels, len(SCALE_RATES)))
-        weights = np.empty((frames, channels, self.components))
-        errors = np.empty((frames, channels, self._experts), np.float32)
-        for c, state in enumerate(self._channels):
-            state.hear(
+        shape = samples.shape
+        locations = np.empty((*shape, self.components))
+        running = np.empty((*shape, self.components))
+        weights = np.empty((*shape, self.components))
+        errors = np.empty((*shape, self._experts), np.float32)
+        for c, channel in enumerate(self._channels):
+            channel.hear(
                 samples[:, c].astype(np.float64),
                 np.ascontiguousarray(means[:, c]),
-                mean[:, c],
+                locations[:, c],
                 running[:, c],
                 weights[:, c],
                 errors[:, c],
             )
-        scales = np.clip(running / LOGISTIC_MEAN_ABS, MIN_SCALE_LSB, MAX_SCALE_LSB)
-        locations = np.repeat(mean[..., None], self.components, axis=-1)
         return CombinedBlock(
-            mean=mean,
+            mean=np.clip(np.einsum("tcm,tcm->tc", weights, locations), LOWEST, HIGHEST),
             running_scales=running,
             weights=weights,
             locations=locations,
-            scales=scales,
+            scales=np.clip(running / LOGISTIC_MEAN_ABS + 0.02, MIN_SCALE_LSB, MAX_SCALE_LSB),
             expert_error=errors,
         )
 
@@ -81,38 +93,61 @@ class _Channel:
     """The state of one channel."""
 
     def __init__(self, experts: int) -> None:
-        self._rates = np.array(SCALE_RATES)
-        self._knobs = np.array([STACK_FORGETTING, STACK_RIDGE, WEIGHT_MEMORY, ERROR_RATE])
-        self._clock = np.zeros(1, np.int64)
-        self._matrix = np.zeros((2, experts, experts))
-        self._vectors = np.zeros((4, experts))
-        self._errors = np.full(experts, FIRST_SCALE_LSB)
-        self._scales = np.full(len(SCALE_RATES), FIRST_SCALE_LSB)
-        self._log_weights = np.zeros(len(SCALE_RATES))
+        self._stackers = [_Stacker(experts, forgetting) for forgetting in STACK_FORGETTING]
+        self._heard = 0
+        self._rates = np.array(Combiner.scale_rates)
+        self._errors = np.full(experts, FIRST_ERROR_LSB)
+        self._running = np.full(Combiner.components, FIRST_ERROR_LSB)
+        self._log_weights = np.zeros(Combiner.components)
 
     def hear(
         self,
         x: NDArray[np.float64],
         means: NDArray[np.float32],
-        mean: NDArray[np.float64],
-        scales: NDArray[np.float64],
+        locations: NDArray[np.float64],
+        running: NDArray[np.float64],
         weights: NDArray[np.float64],
         errors: NDArray[np.float32],
     ) -> None:
-        """Write the outputs of one block, strided views being welcome."""
-        combine(
+        """Write the outputs of one block; they may be strided views."""
+        stacked = np.stack([stacker.hear(x, means) for stacker in self._stackers], axis=-1)
+        locations[:] = np.repeat(stacked, len(SCALE_RATES), axis=-1)
+        follow_errors(x, means, ERROR_RATE, self._heard, self._errors, errors)
+        mix(
+            x,
+            locations,
+            self._rates,
+            WEIGHT_MEMORY,
+            LEAST_WEIGHT,
+            self._heard,
+            self._running,
+            self._log_weights,
+            running,
+            weights,
+        )
+        self._heard += len(x)
+
+
+class _Stacker:
+    def __init__(self, experts: int, forgetting: float) -> None:
+        self._forgetting = forgetting
+        self._state = np.array([FIRST_VARIANCE, 0.0])
+        self._matrix = np.zeros((2, experts, experts))
+        self._vectors = np.zeros((3, experts))
+        self._rows = np.zeros((RANK + 1, max(experts, RANK)))
+
+    def hear(self, x: NDArray[np.float64], means: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the stacked means (frames,) of one channel in LSB."""
+        out = np.empty(len(x))
+        stack(
             x,
             means,
-            self._rates,
-            self._knobs,
-            self._clock,
+            self._forgetting,
+            STACK_RIDGE,
+            self._state,
             self._matrix,
             self._vectors,
-            self._errors,
-            self._scales,
-            self._log_weights,
-            mean,
-            scales,
-            weights,
-            errors,
+            self._rows,
+            out,
         )
+        return out

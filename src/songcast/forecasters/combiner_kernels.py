@@ -1,103 +1,132 @@
-"""The compiled loop of the combiner: stacking, running scales, mixture weights."""
+"""The compiled loops of the combiner: stacking, running scales, mixture weights."""
 
 import math
 
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.forecasters.experts_kernels import cholesky_solve, compiled
+from songcast.forecasters.experts_kernels import (
+    HIGHEST,
+    LOWEST,
+    RANK,
+    accumulate,
+    compiled,
+    solve_ridged,
+)
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-LOWEST, HIGHEST = -32768.0, 32767.0
 # Mean absolute value of a logistic of scale 1.
 LOGISTIC_MEAN_ABS = 2.0 * math.log(2.0)
+# Samples count by the inverse of the running variance: loud passages do not rule.
+VARIANCE_RATE, VARIANCE_FLOOR = 0.02, 0.1
+SOLVE_EVERY = 16
+FIRST_VARIANCE = 1e4
 
 
 @compiled
-def combine(
+def stack(
     x: F64,
     means: F32,
-    rates: F64,
-    knobs: F64,
-    clock: Ints,
+    forgetting: float,
+    ridge: float,
+    state: F64,
     matrix: F64,
     vectors: F64,
-    errors: F64,
-    scale_state: F64,
-    log_weights: F64,
-    out_mean: F64,
-    out_scales: F64,
-    out_weights: F64,
-    out_errors: F32,
+    rows: F64,
+    out: F64,
 ) -> None:
-    """Combine one channel's expert means over one block; all causal.
+    """Weigh one channel's expert means by what fitted the past best.
 
-    ``x`` (frames,) the samples, ``means`` (frames, experts), ``rates`` (scales,) of the running
-    mean errors, ``knobs``: forgetting of the stacker, its ridge, memory of the log weights,
-    rate of ``errors``. State: ``clock`` (1,) samples heard, ``matrix`` (2, K, K), ``vectors``
-    (4, K) correlation, weights and scratch, ``errors`` (K,), ``scale_state`` (scales,),
-    ``log_weights`` (scales,).
+    Ridge regression of the sample's distance from the plain average on the experts'
+    distances from it, exponentially weighted. ``x`` (frames,), ``means`` (frames, experts),
+    ``out`` (frames,) the stacked mean, in LSB. State: ``state`` (2,) running variance and
+    samples heard, ``matrix`` (2, K, K), ``vectors`` (3, K), ``rows`` (9, max(K, 8)) as in
+    ``least_squares``.
     """
-    experts, scales = means.shape[1], len(rates)
-    forgetting, ridge, memory, error_rate = knobs[0], knobs[1], knobs[2], knobs[3]
-    covariance, factor = matrix[0], matrix[1]
-    correlation, w, scratch, d = vectors[0], vectors[1], vectors[2], vectors[3]
-    trial = np.empty((experts, experts))
+    experts = means.shape[1]
+    w = vectors[1]
+    d = np.zeros(experts)
     for t in range(len(x)):
         base = 0.0
         for k in range(experts):
             base += means[t, k]
-            out_errors[t, k] = errors[k]
         base /= experts
         location = base
         for k in range(experts):
             d[k] = means[t, k] - base
             location += w[k] * d[k]
         location = min(max(location, LOWEST), HIGHEST)
-        out_mean[t] = location
-
-        top = log_weights[0]
-        for j in range(scales):
-            top = max(top, log_weights[j])
-            out_scales[t, j] = scale_state[j]
-        total = 0.0
-        for j in range(scales):
-            out_weights[t, j] = math.exp(log_weights[j] - top) + 1e-6
-            total += out_weights[t, j]
-        for j in range(scales):
-            out_weights[t, j] /= total
-
-        # Learn.
-        error = abs(x[t] - location)
-        warm = 1.0 / (clock[0] + 2.0)
-        for j in range(scales):
-            s = max(scale_state[j] / LOGISTIC_MEAN_ABS, 0.02)
-            upper = 1.0 / (1.0 + math.exp(min((error - 0.5) / s, 500.0)))
-            lower = 1.0 / (1.0 + math.exp(min((error + 0.5) / s, 500.0)))
-            mass = upper - lower if error > 0.5 else 1.0 - lower - (1.0 - upper)
-            log_weights[j] = memory * (log_weights[j] - top) + math.log(mass + 1e-9)
-            scale_state[j] += max(rates[j], warm) * (error - scale_state[j])
+        out[t] = location
+        error = x[t] - location
+        heard = np.int64(state[1])
+        importance = 1.0 / math.sqrt(state[0] + VARIANCE_FLOOR)
+        state[0] += max(VARIANCE_RATE, 1.0 / (heard + 2.0)) * (error * error - state[0])
+        state[1] = heard + 1
+        q = heard % RANK
         for k in range(experts):
-            e = abs(x[t] - means[t, k])
-            errors[k] += max(error_rate, warm) * (e - errors[k])
-        # Samples count by the inverse of the running variance: loud passages do not rule.
-        level = scale_state[scales // 2]
-        importance = 1.0 / (level * level + 0.1)
-        y = (x[t] - base) * importance
-        for i in range(experts):
-            correlation[i] = forgetting * correlation[i] + d[i] * y
-            c = d[i] * importance
-            for j in range(i + 1):
-                covariance[i, j] = forgetting * covariance[i, j] + c * d[j]
-        clock[0] += 1
-        if clock[0] % 16 == 0:
-            for i in range(experts):
-                for j in range(i):
-                    trial[i, j] = covariance[i, j]
-                trial[i, i] = covariance[i, i] + ridge
-            if cholesky_solve(trial, correlation, factor, scratch):
-                for i in range(experts):
-                    w[i] = scratch[i]
+            rows[q, k] = importance * d[k]
+        rows[RANK, q] = importance * (x[t] - base)
+        if q == RANK - 1 and experts > 1:
+            accumulate(matrix[0], vectors[0], rows, forgetting)
+            if (heard + 1) % SOLVE_EVERY == 0:
+                solve_ridged(matrix[0], vectors[0], ridge, matrix[1], vectors[2], w)
+
+
+@compiled
+def follow_errors(x: F64, means: F32, rate: float, heard: int, errors: F64, out: F32) -> None:
+    """Running mean |error| of every expert, as known before each sample, in LSB.
+
+    ``errors`` (experts,) is the state; ``out`` (frames, experts).
+    """
+    for t in range(len(x)):
+        speed = max(rate, 1.0 / (heard + t + 2.0))
+        for k in range(means.shape[1]):
+            out[t, k] = errors[k]
+            errors[k] += speed * (abs(x[t] - means[t, k]) - errors[k])
+
+
+@compiled
+def mix(
+    x: F64,
+    locations: F64,
+    rates: F64,
+    memory: float,
+    least: float,
+    heard: int,
+    running: F64,
+    log_weights: F64,
+    out_running: F64,
+    out_weights: F64,
+) -> None:
+    """Follow each component's mean |error|, weigh the components by recent code length.
+
+    ``x`` (frames,), ``locations`` (frames, components) in LSB, ``rates`` (components,) of the
+    running errors, ``memory`` of the log weights, ``least`` unnormalised weight. State:
+    ``running`` and ``log_weights`` (components,). ``out_running`` and ``out_weights`` (frames,
+    components) are as known before each sample.
+    """
+    components = len(rates)
+    mass = np.empty(components)
+    for t in range(len(x)):
+        top = log_weights[0]
+        for j in range(components):
+            top = max(top, log_weights[j])
+        total = 0.0
+        for j in range(components):
+            out_running[t, j] = running[j]
+            out_weights[t, j] = math.exp(log_weights[j] - top) + least
+            total += out_weights[t, j]
+        speed = 1.0 / (heard + t + 2.0)
+        for j in range(components):
+            out_weights[t, j] /= total
+            scale = running[j] / LOGISTIC_MEAN_ABS + 0.02
+            error = abs(x[t] - locations[t, j])
+            upper = 1.0 / (1.0 + math.exp(min((error - 0.5) / scale, 500.0)))
+            lower = 1.0 / (1.0 + math.exp(min((error + 0.5) / scale, 500.0)))
+            mass[j] = upper - lower + 1e-12
+            running[j] += max(rates[j], speed) * (error - running[j])
+        for j in range(components):
+            log_weights[j] = memory * (log_weights[j] - top) + math.log(mass[j])

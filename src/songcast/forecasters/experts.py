@@ -1,14 +1,17 @@
 """The bank of experts: causal adaptive linear predictors of one song, learning as they hear.
 
-A group is one least-squares stage over both channels and several cascades of LMS filters on
-its residual; every cascade is an expert, and so is the stage alone. The channels go in
-order: the second channel's stage sees the first channel's current sample.
+A chain is a sequence of adaptive stages, each predicting what the stages before it left over:
+least squares over both channels, or a normalised LMS filter over the channel's own past. The
+sum of the predictions so far is an expert wherever a stage says so. The channels go in order:
+the second channel's least squares see the first channel's current sample.
 """
 
 import hashlib
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,26 +19,33 @@ from numpy.typing import NDArray
 from songcast.errors import ParamsError
 from songcast.forecasters.experts_kernels import RANK, least_squares, normalised_lms
 
-Cascade = tuple[tuple[int, float], ...]
 BLOCK_FRAMES = 4096
-KEY_VERSION = 1
+# Part of every cache key: raise it whenever the experts' arithmetic changes.
+KEY_VERSION = 4
+LOWEST, HIGHEST = -32768.0, 32767.0
+
+F32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroupSettings:
-    """One least-squares stage and the cascades on its residual.
+class LeastSquares:
+    """Exponentially weighted least squares over two channels.
 
-    ``own_taps``, ``other_taps``: past frames of the channel itself and of the other one.
-    ``forgetting``: weight of a sample one frame older, below 1. ``cascades``: each a tuple of
-    (taps, step) filters, in order; the empty cascade is the stage alone.
+    ``own_taps``, ``other_taps``: past frames of the channel itself and of the other one (the
+    second channel's newest is the first channel's current sample). ``forgetting``: weight of
+    a frame one older, below 1. ``solve_every``: frames between solutions, a multiple of 8.
+    ``sweeps``: 0 solves exactly (Cholesky); n makes n Gauss-Seidel sweeps from the last
+    solution instead, cheap and enough behind a whitening stage. ``expert``: whether the chain
+    up to here is an expert of the bank.
     """
 
-    own_taps: int = 32
-    other_taps: int = 16
-    forgetting: float = 0.998
+    own_taps: int
+    other_taps: int
+    forgetting: float
+    solve_every: int = 16
     ridge: float = 1.0
-    solve_every: int = 8
-    cascades: tuple[Cascade, ...] = ((),)
+    sweeps: int = 0
+    expert: bool = True
 
     def __post_init__(self) -> None:
         if not (1 <= self.own_taps <= 1024 and 1 <= self.other_taps <= 1024):
@@ -48,172 +58,235 @@ class GroupSettings:
             raise ParamsError(
                 f"experts: solve_every must be a multiple of {RANK}, got {self.solve_every}"
             )
+        if not 0 <= self.sweeps <= 100:
+            raise ParamsError(f"experts: sweeps must be 0 … 100, got {self.sweeps}")
         if not self.ridge > 0.0:
             raise ParamsError(f"experts: ridge must be above 0, got {self.ridge}")
-        for cascade in self.cascades:
-            for taps, step in cascade:
-                if not (1 <= taps <= 8192 and 0.0 < step < 1.0):
-                    raise ParamsError(
-                        "experts: a filter needs 1 … 8192 taps and a step in (0, 1), "
-                        f"got {taps} and {step}"
-                    )
+
+    def __str__(self) -> str:
+        return f"ls{self.own_taps}.{self.other_taps}@{self.forgetting:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lms:
+    """A normalised LMS filter of ``taps`` own past frames; ``step`` in (0, 1)."""
+
+    taps: int
+    step: float
+    expert: bool = True
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.taps <= 8192 and 0.0 < self.step < 1.0):
+            raise ParamsError(
+                "experts: an LMS filter needs 1 … 8192 taps and a step in (0, 1), "
+                f"got {self.taps} and {self.step}"
+            )
+
+    def __str__(self) -> str:
+        return f"lms{self.taps}@{self.step:g}"
+
+
+GroupSettings = LeastSquares  # the former name; goes as soon as nobody imports it
+Stage = LeastSquares | Lms
+Chain = tuple[Stage, ...]
+
+# Slow and short first: the long filters learn fastest on a white signal. Then the long
+# memory, at large steps; partial sums are experts too, for the combiner to shrink.
+WHITEN = LeastSquares(own_taps=8, other_taps=4, forgetting=0.9998, solve_every=64, expert=False)
+LONG: Chain = (
+    WHITEN,
+    Lms(taps=2048, step=0.2),
+    Lms(taps=1024, step=0.2),
+    Lms(taps=512, step=0.2),
+    Lms(taps=256, step=0.2),
+)
+# Smaller steps, then quick least squares on what is left.
+MIDDLE: Chain = (
+    WHITEN,
+    Lms(taps=1024, step=0.1),
+    Lms(taps=512, step=0.1),
+    Lms(taps=256, step=0.1),
+    LeastSquares(own_taps=16, other_taps=8, forgetting=0.997, solve_every=8, sweeps=1),
+    Lms(taps=16, step=0.02),
+)
+# Fast least squares first: follows what changes within milliseconds, as lossy codecs' frames.
+FAST: Chain = (
+    LeastSquares(own_taps=32, other_taps=16, forgetting=0.998, solve_every=32),
+    Lms(taps=256, step=0.05),
+    Lms(taps=32, step=0.03, expert=False),
+    Lms(taps=16, step=0.02),
+    LeastSquares(own_taps=32, other_taps=16, forgetting=0.995, solve_every=8, sweeps=2),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertSettings:
     """The whole bank; the defaults are the measured best (docs/model.md)."""
 
-    groups: tuple[GroupSettings, ...] = (
-        GroupSettings(
-            forgetting=0.998,
-            cascades=(
-                (),
-                ((1024, 0.005), (256, 0.005), (16, 0.005)),
-                ((256, 0.005), (32, 0.005), (16, 0.005)),
-            ),
-        ),
-        GroupSettings(
-            forgetting=0.9995,
-            cascades=(
-                ((2048, 0.003), (256, 0.004), (32, 0.005), (16, 0.005)),
-                ((32, 0.005), (16, 0.005)),
-            ),
-        ),
-    )
+    chains: tuple[Chain, ...] = (LONG, MIDDLE, FAST)
 
     def __post_init__(self) -> None:
-        if not self.groups or not all(group.cascades for group in self.groups):
-            raise ParamsError("experts: every group needs at least one cascade")
+        if not self.names:
+            raise ParamsError("experts: at least one stage must be an expert")
 
     @property
     def names(self) -> tuple[str, ...]:
         """One name per expert, in the order of the bank's last axis."""
         return tuple(
-            "-".join([f"ls{group.forgetting:g}", *(str(taps) for taps, _ in cascade)])
-            for group in self.groups
-            for cascade in group.cascades
+            f"{number}:{stage}"
+            for number, chain in enumerate(self.chains)
+            for stage in chain
+            if stage.expert
         )
 
+    def to_json(self) -> list[list[dict[str, Any]]]:
+        """Every chain as a list of stages, for a bundle."""
+        return [[{"kind": type(s).__name__, **asdict(s)} for s in chain] for chain in self.chains]
+
+    @classmethod
+    def from_json(cls, said: list[list[dict[str, Any]]]) -> "ExpertSettings":
+        """Read what ``to_json`` gave."""
+        return cls(chains=tuple(tuple(_stage(**stage) for stage in chain) for chain in said))
+
     def key(self) -> str:
-        """Short stable name of these settings, for cache keys."""
-        text = repr((KEY_VERSION, astuple(self)))
+        """Short stable name of these settings and of the arithmetic, for cache keys."""
+        text = f"{KEY_VERSION} {self.chains!r}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class ExpertBank:
-    """All experts hearing one song."""
+def _stage(kind: str, **said: Any) -> Stage:
+    kinds: dict[str, type[Stage]] = {"LeastSquares": LeastSquares, "Lms": Lms}
+    if kind not in kinds:
+        raise ParamsError(f"experts: unknown stage {kind!r}; known are {', '.join(kinds)}")
+    return kinds[kind](**said)
 
-    def __init__(self, channels: int, settings: ExpertSettings | None = None) -> None:
+
+class ExpertBank:
+    """All experts hearing one song.
+
+    Chains run in parallel threads where there are cores: the result is the same, bit for bit.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        settings: ExpertSettings | None = None,
+        *,
+        threads: int | None = None,
+    ) -> None:
         self.settings = settings or ExpertSettings()
-        self.channels = channels
         self.names = self.settings.names
-        self._groups = [
-            [_Group(group, channel, channels) for group in self.settings.groups]
-            for channel in range(channels)
-        ]
-        self._past = max(_reach(group) for group in self.settings.groups)
-        self._history = np.zeros((self._past, channels), np.int16)
-        workers = min(os.cpu_count() or 1, channels * len(self.settings.groups))
+        self._chains = [_Chain(chain, channels) for chain in self.settings.chains]
+        workers = min(threads or os.cpu_count() or 1, len(self._chains))
         self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
 
-    def hear(self, samples: NDArray[np.int16]) -> NDArray[np.float32]:
+    def hear(self, samples: NDArray[np.int16]) -> F32:
         """Predict each sample from the past alone, then learn from it.
 
         ``samples``: (frames, channels) int16. Returns (frames, channels, experts) float32,
         each expert's mean in LSB. State is carried: chunked = whole, bit for bit.
         """
-        out = np.empty((*samples.shape, len(self.names)), np.float32)
+        means = np.empty((*samples.shape, len(self.names)), np.float32)
         for start in range(0, len(samples), BLOCK_FRAMES):
-            stop = start + BLOCK_FRAMES
-            self._hear_block(samples[start:stop], out[start:stop])
+            block = slice(start, start + BLOCK_FRAMES)
+            x = np.ascontiguousarray(samples[block].T, np.float32)
+            jobs = list(self._jobs(means[block]))
+            if self._pool is None:
+                for chain, out in jobs:
+                    chain.hear(x, out)
+            else:
+                for task in [self._pool.submit(chain.hear, x, out) for chain, out in jobs]:
+                    task.result()
+        return means
+
+    def _jobs(self, means: F32) -> "Iterator[tuple[_Chain, F32]]":
+        first = 0
+        for chain in self._chains:
+            last = first + chain.experts
+            yield chain, means[:, :, first:last]
+            first = last
+
+
+class _Chain:
+    """One chain hearing all channels."""
+
+    def __init__(self, chain: Chain, channels: int) -> None:
+        self.experts = sum(stage.expert for stage in chain)
+        self._stages = [
+            (
+                [
+                    _LeastSquares(stage, channel, channels)
+                    if isinstance(stage, LeastSquares)
+                    else _Lms(stage)
+                    for channel in range(channels)
+                ],
+                stage.expert,
+            )
+            for stage in chain
+        ]
+
+    def hear(self, x: F32, means: F32) -> None:
+        """``x`` (channels, frames); writes ``means`` (frames, channels, experts)."""
+        left = x
+        # The sum of predictions, never x minus what is left: that rounds by the value of x.
+        mean = np.zeros(x.shape, np.float64)
+        k = 0
+        for stages, expert in self._stages:
+            predicted = np.stack([stages[c].hear(left, c) for c in range(len(x))])
+            left = left - predicted
+            mean += predicted
+            if expert:
+                np.clip(mean.T, LOWEST, HIGHEST, out=means[:, :, k], casting="same_kind")
+                k += 1
+
+
+class _Lms:
+    def __init__(self, settings: Lms) -> None:
+        self._step = settings.step
+        self._weights = np.zeros(settings.taps, np.float32)
+        self._history = np.zeros(settings.taps + 1, np.float32)
+        self._memory = np.zeros(2)
+
+    def hear(self, signals: F32, channel: int) -> F32:
+        """Predict ``signals[channel]`` (frames,) from its own past."""
+        past = len(self._history)
+        heard = np.concatenate([self._history, signals[channel]])
+        self._history = heard[len(heard) - past :]
+        out = np.empty(signals.shape[1], np.float32)
+        normalised_lms(heard, past, self._step, self._weights, self._memory, out)
         return out
 
-    def _hear_block(self, samples: NDArray[np.int16], out: NDArray[np.float32]) -> None:
-        heard = np.concatenate([self._history, samples])
-        self._history = heard[len(heard) - self._past :]
-        signals = np.ascontiguousarray(heard.T, np.float64)
-        jobs = []
-        for channel, groups in enumerate(self._groups):
-            first = 0
-            own, other = signals[channel], signals[self.channels - 1 - channel]
-            for group in groups:
-                last = first + len(group.settings.cascades)
-                jobs.append((group, own, other, out[:, channel, first:last]))
-                first = last
-        if self._pool is None:
-            for group, own, other, means in jobs:
-                group.hear(own, other, self._past, means)
-            return
-        tasks = [self._pool.submit(g.hear, own, other, self._past, m) for g, own, other, m in jobs]
-        for task in tasks:
-            task.result()
 
-
-class _Filter:
-    """One LMS filter of a cascade."""
-
-    def __init__(self, taps: int, step: float) -> None:
-        self.step = step
-        self.weights = np.zeros(taps, np.float32)
-        self.history = np.zeros(taps, np.float32)
-
-    def hear(self, signal: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Predict each sample of ``signal`` (frames,) from those before it."""
-        taps = len(self.weights)
-        heard = np.concatenate([self.history, signal])
-        self.history = heard[len(heard) - taps :]
-        out = np.empty(len(signal), np.float32)
-        normalised_lms(heard, taps, self.step, self.weights, out)
-        return out
-
-
-class _Group:
-    """A least-squares stage and its cascades, for one channel."""
-
-    def __init__(self, settings: GroupSettings, channel: int, channels: int) -> None:
-        self.settings = settings
+class _LeastSquares:
+    def __init__(self, settings: LeastSquares, channel: int, channels: int) -> None:
+        self._settings = settings
         other_taps = settings.other_taps if channels > 1 else 0
         n = settings.own_taps + other_taps
         self._counts = np.array(
-            [settings.own_taps, other_taps, channel, settings.solve_every, 0], np.int64
+            [settings.own_taps, other_taps, channel, settings.solve_every, 0, settings.sweeps],
+            np.int64,
         )
+        self._past = max(settings.own_taps, other_taps)
+        self._history = np.zeros((channels, self._past))
         self._matrix = np.zeros((2, n, n))
         self._vectors = np.zeros((3, n))
-        # Before the first solution: the last sample.
-        self._vectors[1, settings.own_taps - 1] = 1.0
         self._rows = np.zeros((RANK + 1, max(n, RANK)))
-        self._cascades = [[_Filter(*f) for f in cascade] for cascade in settings.cascades]
 
-    def hear(
-        self,
-        own: NDArray[np.float64],
-        other: NDArray[np.float64],
-        past: int,
-        means: NDArray[np.float32],
-    ) -> None:
-        """Write the means (frames, cascades) of the block after the first ``past`` samples."""
-        stage = np.empty(len(own) - past)
-        settings = self.settings
+    def hear(self, signals: F32, channel: int) -> F32:
+        """Predict ``signals[channel]`` (frames,) from both channels."""
+        heard = np.concatenate([self._history, signals], axis=1)
+        self._history = heard[:, heard.shape[1] - self._past :]
+        out = np.empty(signals.shape[1], np.float32)
         least_squares(
-            own,
-            other,
-            past,
+            heard[channel],
+            heard[len(signals) - 1 - channel],
+            self._past,
             self._counts,
-            settings.forgetting,
-            settings.ridge,
+            self._settings.forgetting,
+            self._settings.ridge,
             self._matrix,
             self._vectors,
             self._rows,
-            stage,
+            out,
         )
-        truth = own[past:]
-        residual = (truth - stage).astype(np.float32)
-        for k, cascade in enumerate(self._cascades):
-            left = residual
-            for stage_filter in cascade:
-                left = left - stage_filter.hear(left)
-            means[:, k] = np.clip(truth - left, -32768.0, 32767.0)
-
-
-def _reach(group: GroupSettings) -> int:
-    return max(group.own_taps, group.other_taps)
+        return out

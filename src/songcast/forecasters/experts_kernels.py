@@ -40,34 +40,33 @@ def compiled(function: _F) -> _F:
 
 @compiled
 def cholesky_solve(a: F64, b: F64, factor: F64, w: F64) -> bool:
-    """Solve ``a w = b`` for a positive definite ``a`` (n, n), of which the lower half is read.
+    """Solve ``a w = b`` for a positive definite ``a`` (n, n), of which the upper half is read.
 
-    ``factor`` (n, n) is scratch. Returns False, ``w`` untouched, if ``a`` is singular to
-    working precision.
+    ``factor`` (n, n) is scratch. Returns False, ``w`` spoilt, if ``a`` is singular to working
+    precision. Columns are eliminated from whole rows, so that every inner loop is contiguous.
     """
     n = len(b)
     for i in range(n):
-        for j in range(i):
-            acc = 0.0
-            for k in range(j):
-                acc += factor[i, k] * factor[j, k]
-            factor[i, j] = (a[i, j] - acc) * factor[j, j]
-        acc = 0.0
-        for k in range(i):
-            acc += factor[i, k] * factor[i, k]
-        pivot = a[i, i] - acc
-        if not pivot > a[i, i] * 1e-14:
+        w[i] = b[i]
+        for j in range(i, n):
+            factor[i, j] = a[i, j]
+    for k in range(n):
+        pivot = factor[k, k]
+        if not pivot > a[k, k] * 1e-14:
             return False
-        factor[i, i] = 1.0 / math.sqrt(pivot)
-    for i in range(n):
-        acc = 0.0
-        for k in range(i):
-            acc += factor[i, k] * w[k]
-        w[i] = (b[i] - acc) * factor[i, i]
+        inverse = 1.0 / pivot
+        for i in range(k + 1, n):
+            c = factor[k, i] * inverse
+            w[i] -= c * w[k]
+            # Slices, not indices: numba vectorises only loops that start at 0.
+            upper, lower = factor[k, i:], factor[i, i:]
+            for j in range(len(lower)):
+                lower[j] -= c * upper[j]
     for i in range(n - 1, -1, -1):
-        w[i] *= factor[i, i]
-        for k in range(i):
-            w[k] -= factor[i, k] * w[i]
+        acc = 0.0
+        for j in range(i + 1, n):
+            acc += factor[i, j] * w[j]
+        w[i] = (w[i] - acc) / factor[i, i]
     return True
 
 
@@ -82,22 +81,22 @@ def least_squares(
     matrix: F64,
     vectors: F64,
     rows: F64,
-    out: F64,
+    out: F32,
 ) -> None:
     """Exponentially weighted least squares over two channels' pasts.
 
     ``own``, ``other``: (past + frames,) in LSB. ``counts``: own taps, other taps, 1 if the
     other channel's current sample is visible, solve every so many samples, samples heard so
-    far (updated). State: ``matrix`` (2, n, n) covariance and scratch, ``vectors`` (3, n)
-    correlation, weights and scratch, ``rows`` (9, n) the last 8 regressors and, in the last
-    row, their targets.
-    ``out`` (frames,) is the prediction in LSB.
+    far (updated), sweeps per solution (0: solve exactly). State: ``matrix`` (2, n, n)
+    covariance and scratch, ``vectors`` (3, n) correlation, weights and scratch, ``rows``
+    (9, n) the last 8 regressors and, in the last row, their targets. ``out`` (frames,) is the
+    prediction in LSB.
     """
-    own_taps, other_taps, ahead, every = counts[0], counts[1], counts[2], counts[3]
+    own_taps, other_taps, ahead = counts[0], counts[1], counts[2]
+    every, sweeps = counts[3], counts[5]
     n = own_taps + other_taps
     covariance, factor = matrix[0], matrix[1]
     correlation, w = vectors[0], vectors[1]
-    decay = forgetting**RANK
     for t in range(len(out)):
         k = counts[4] % RANK
         u = rows[k]
@@ -114,24 +113,46 @@ def least_squares(
         counts[4] += 1
         if k < RANK - 1:
             continue
-        for i in range(n):
-            correlation[i] *= decay
-            for j in range(i + 1):
-                covariance[i, j] *= decay
-        gain = 1.0
-        for q in range(RANK - 1, -1, -1):
-            for i in range(n):
-                c = gain * rows[q, i]
-                correlation[i] += c * rows[RANK, q]
-                for j in range(i + 1):
-                    covariance[i, j] += c * rows[q, j]
-            gain *= forgetting
-        if counts[4] % every == 0:
-            _solve(covariance, correlation, ridge, factor, vectors[2], w)
+        accumulate(covariance, correlation, rows, forgetting)
+        if counts[4] % every != 0:
+            continue
+        if sweeps > 0:
+            for _ in range(sweeps):
+                _sweep(covariance, correlation, ridge, w)
+        else:
+            solve_ridged(covariance, correlation, ridge, factor, vectors[2], w)
 
 
 @compiled
-def _solve(covariance: F64, correlation: F64, ridge: float, factor: F64, w: F64, out: F64) -> None:
+def accumulate(covariance: F64, correlation: F64, rows: F64, forgetting: float) -> None:
+    """Forget, then add the last 8 regressors in one pass over the matrix.
+
+    All of it, though the upper half would do: the plain loop over whole rows vectorises and
+    is faster than half of it with ragged ends.
+    """
+    n = len(correlation)
+    decay = forgetting**RANK
+    gains = np.empty(RANK)
+    for q in range(RANK):
+        gains[q] = forgetting ** (RANK - 1 - q)
+    c = np.empty(RANK)
+    for i in range(n):
+        acc = decay * correlation[i]
+        for q in range(RANK):
+            c[q] = gains[q] * rows[q, i]
+            acc += c[q] * rows[RANK, q]
+        correlation[i] = acc
+        for j in range(n):
+            s = decay * covariance[i, j]
+            for q in range(RANK):
+                s += c[q] * rows[q, j]
+            covariance[i, j] = s
+
+
+@compiled
+def solve_ridged(
+    covariance: F64, correlation: F64, ridge: float, factor: F64, w: F64, out: F64
+) -> None:
     """Solve the ridged system; keep the old weights ``out`` where it is singular."""
     n = len(correlation)
     diagonal = np.empty(n)
@@ -149,28 +170,54 @@ def _solve(covariance: F64, correlation: F64, ridge: float, factor: F64, w: F64,
 
 
 @compiled
-def normalised_lms(signal: F32, past: int, step: float, weights: F32, out: F32) -> None:
-    """Normalised least mean squares: ``weights`` (taps,) is the state.
+def _sweep(covariance: F64, correlation: F64, ridge: float, w: F64) -> None:
+    """One Gauss-Seidel sweep from the present weights ``w`` towards the solution.
 
-    ``signal``: (past + frames,) float32 in LSB; ``out`` (frames,) predicts it from its past.
+    Enough where the regressors are nearly white, as residuals are; a sweep never increases
+    the squared error, so it cannot diverge, singular or not.
+    """
+    n = len(w)
+    for i in range(n):
+        acc = 0.0
+        for j in range(n):
+            acc += covariance[i, j] * w[j]
+        w[i] += (correlation[i] - acc - ridge * w[i]) / (covariance[i, i] + ridge)
+
+
+@compiled
+def normalised_lms(
+    signal: F32, past: int, step: float, weights: F32, memory: F64, out: F32
+) -> None:
+    """Normalised least mean squares.
+
+    ``signal``: (past + frames,) float32 in LSB, ``past`` at least taps + 1; ``out`` (frames,)
+    predicts it from its past. State: ``weights`` (taps,) and ``memory`` (2,),
+    the update that the weights still wait for and the power of the history. An update is made
+    in the same pass as the next prediction: the weights travel through the cache once.
     """
     taps = len(weights)
-    mu = np.float32(step)
+    pending = np.float32(memory[0])
+    power = memory[1]
     # One LSB per tap keeps silence and faint noise from being learned at full speed.
-    floor = np.float32(taps + 1)
+    floor = taps + 1.0
     for t in range(len(out)):
-        history = signal[past + t - taps : past + t]
+        now = past + t
+        older = signal[now - taps - 1 : now - 1]
+        history = signal[now - taps : now]
         p = np.float32(0.0)
-        power = np.float32(0.0)
         for i in range(taps):
-            p += weights[i] * history[i]
-            power += history[i] * history[i]
+            w = weights[i] + pending * older[i]
+            weights[i] = w
+            p += w * history[i]
+        newest, oldest = np.float64(history[taps - 1]), np.float64(older[0])
+        power = max(power + newest * newest - oldest * oldest, 0.0)
+        if not abs(p) < np.float32(1e6):
+            weights[:] = np.float32(0.0)
+            p = np.float32(0.0)
         out[t] = p
-        gain = mu * (signal[past + t] - p) / (power + floor)
-        if not abs(gain) < np.float32(1e6):
-            weights[:] = 0.0
-            out[t] = 0.0
-        elif abs(gain) > np.float32(1e-12):
-            # Below that nothing is learned; skipping it also keeps subnormal floats away.
-            for i in range(taps):
-                weights[i] += gain * history[i]
+        error = signal[now] - p
+        gain = step * error / (power + floor)
+        # Below that nothing is learned; it also keeps subnormal floats away.
+        pending = np.float32(gain) if abs(gain) > 1e-12 else np.float32(0.0)
+    memory[0] = pending
+    memory[1] = power

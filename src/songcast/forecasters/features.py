@@ -59,7 +59,7 @@ def extract(heard: Heard, frame: int) -> Features:
     difference = np.arcsinh((heard.means.swapaxes(0, 1) - mean[..., None]) / unit[..., None])
     expert_error = np.log2((combined.expert_error.swapaxes(0, 1) + 0.1) / (unit[..., None] + 0.1))
     channels = len(x)
-    number = np.broadcast_to(np.arange(channels)[:, None], x.shape)
+    number = np.broadcast_to(np.arange(channels, dtype=np.float64)[:, None], x.shape)
     other = np.zeros_like(x)
     if channels == 2:
         # The law of causality lets the second channel see the first one's present sample.
@@ -70,9 +70,7 @@ def extract(heard: Heard, frame: int) -> Features:
     )
     scales = np.log(combined.scales.swapaxes(0, 1) / unit[..., None])
     locations = (combined.locations.swapaxes(0, 1) - mean[..., None]) / unit[..., None]
-    base = np.concatenate(
-        [np.log(combined.weights.swapaxes(0, 1)), locations, scales], axis=-1
-    )
+    base = np.concatenate([np.log(combined.weights.swapaxes(0, 1)), locations, scales], axis=-1)
     return Features(
         unit=unit.astype(np.float32),
         residual=residual.astype(np.float32),

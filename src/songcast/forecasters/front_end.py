@@ -5,8 +5,8 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,44 @@ class Heard:
     means: NDArray[np.float32]
     combined: CombinedBlock
 
+    @classmethod
+    def blank(cls, frames: int, channels: int, experts: int, mixtures: int) -> "Heard":
+        """Return a block of silence, to be written into: finite wherever it is looked at."""
+        shape = (frames, channels)
+        combined = CombinedBlock(
+            mean=np.zeros(shape),
+            running_scales=np.ones((*shape, Combiner.components)),
+            weights=np.full((*shape, mixtures), 1.0 / mixtures),
+            locations=np.zeros((*shape, mixtures)),
+            scales=np.ones((*shape, mixtures)),
+            expert_error=np.ones((*shape, experts), np.float32),
+        )
+        return cls(
+            samples=np.zeros(shape, np.int16),
+            means=np.zeros((*shape, experts), np.float32),
+            combined=combined,
+        )
+
+    def write(self, first: int, other: "Heard") -> None:
+        """Write the rows of ``other`` from row ``first`` on."""
+        stop = first + len(other.samples)
+        self.samples[first:stop] = other.samples
+        self.means[first:stop] = other.means
+        for stream in fields(CombinedBlock):
+            rows = getattr(self.combined, stream.name)
+            rows[first:stop] = getattr(other.combined, stream.name)
+
+    def rows(self, start: int, stop: int) -> "Heard":
+        """Return the rows [start, stop)."""
+        combined = {
+            f.name: getattr(self.combined, f.name)[start:stop] for f in fields(CombinedBlock)
+        }
+        return Heard(
+            samples=self.samples[start:stop],
+            means=self.means[start:stop],
+            combined=CombinedBlock(**combined),
+        )
+
 
 class FrontEnd:
     """Experts and combiner hearing one song. Chunked equals whole, bit for bit."""
@@ -50,13 +88,22 @@ class FrontEndSettings:
     """Which front end, and what it needs: ``experts`` for cascade, ``taps`` for ridge."""
 
     kind: FrontEndKind = "cascade"
-    experts: ExpertSettings = ExpertSettings()
+    experts: ExpertSettings = field(default_factory=ExpertSettings)
     taps: Taps | None = None
 
     @property
     def expert_names(self) -> tuple[str, ...]:
         """One name per expert."""
         return self.experts.names if self.kind == "cascade" else (self.kind,)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings for a bundle.json; taps are arrays and stand elsewhere."""
+        return {"kind": self.kind, "experts": self.experts.to_json()}
+
+    @classmethod
+    def from_json(cls, said: dict[str, Any], taps: Taps | None) -> "FrontEndSettings":
+        """Read what ``to_json`` gave."""
+        return cls(kind=said["kind"], experts=ExpertSettings.from_json(said["experts"]), taps=taps)
 
     def open(self, channels: int) -> FrontEnd:
         """Start hearing a song of ``channels`` channels."""

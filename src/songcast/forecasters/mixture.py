@@ -13,6 +13,8 @@ from scipy.special import expit
 
 LOWEST, HIGHEST = -32768, 32767
 VALUES = HIGHEST - LOWEST + 1
+# Forecasters hear songs in blocks of this many frames.
+BLOCK_FRAMES = 4096
 UNIFORM_SHARE = 2.0**-16
 MIN_SCALE_LSB, MAX_SCALE_LSB = 0.02, 32768.0
 
@@ -41,7 +43,7 @@ class Mixture:
         """Expected value in LSB, (frames, channels) float64, within the int16 range."""
         return np.asarray(np.einsum("tcm,tcm->tc", self.weights, self.locations))
 
-    def bits(self, samples: NDArray[np.int16]) -> Floats:
+    def bits(self, samples: NDArray[np.int16] | Floats) -> Floats:
         """Code length -log2 P(x) of each sample, (frames, channels) float64, at most 32."""
         x = samples.astype(np.float64)[..., None]
         mass = _component_mass(x, self.locations, self.scales)

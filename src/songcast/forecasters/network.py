@@ -117,7 +117,9 @@ def build_network(settings: NetworkSettings) -> keras.Model:
     # cuDNN serves an LSTM of tanh and sigmoid without recurrent dropout; LeakyReLU comes after.
     memory, states = summary, []
     for i in range(s.layers):
-        cell = keras.layers.LSTM(s.units, return_sequences=True, return_state=True, name=f"lstm_{i}")
+        cell = keras.layers.LSTM(
+            s.units, return_sequences=True, return_state=True, name=f"lstm_{i}"
+        )
         memory, h, c = cell(memory, initial_state=[state[:, i, 0], state[:, i, 1]])
         states.append(ops.stack([h, c], axis=1))
     context = Upsample(s.frame, name="upsample")(

@@ -7,7 +7,7 @@ activation stands after every layer, the last one too, as it did: with ReLU no p
 be negative, so half of every wave is lost.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from songcast.bundle import NETWORK, read_manifest, write_bundle
 from songcast.forecasters.base import Forecaster, Session
 from songcast.forecasters.blocks import AlignedBlocks
+from songcast.forecasters.combiner import Combiner
 from songcast.forecasters.mixture import Mixture
-from songcast.forecasters.widths import RunningWidths
 
 Activation = Literal["relu", "leaky_relu"]
 FULL_SCALE = 32768.0
@@ -34,6 +34,8 @@ class Notebook(Forecaster):
     """The two LSTMs of one ``network``: inputs left, right (batch, look_back, 1)."""
 
     name = "notebook"
+    # Three samples decide the prediction; the slowest running width remembers 2048 frames.
+    memory_frames = 65536
 
     def __init__(self, network: Any) -> None:
         self._network = network
@@ -92,7 +94,7 @@ def fit_notebook(
     epochs: int,
     windows_per_epoch: int,
     seed: int,
-    callbacks: Sequence[Any] = (),
+    on_epoch: Callable[[int, float], None] | None = None,
 ) -> Notebook:
     """Train on random windows of (frames, channels) int16 passages: Adam, MSE, batches of 100.
 
@@ -109,7 +111,7 @@ def fit_notebook(
         rng = np.random.default_rng([seed, epoch])
         windows = draw_windows(passages, look_back + 1, windows_per_epoch, rng)
         inputs = [windows[:, :-1, c : c + 1] for c in range(CHANNELS)]
-        network.fit(
+        log = network.fit(
             inputs,
             windows[:, -1, :],
             batch_size=BATCH,
@@ -117,8 +119,9 @@ def fit_notebook(
             epochs=epoch + 1,
             shuffle=False,
             verbose=0,
-            callbacks=list(callbacks),
         )
+        if on_epoch:
+            on_epoch(epoch, float(log.history["loss"][0]))
     return Notebook(network)
 
 
@@ -146,7 +149,7 @@ class _NotebookSession(Session):
         self._channels = channels
         self._past = np.zeros((look_back, channels), np.int16)
         self._blocks = AlignedBlocks((look_back, CHANNELS), self._predict)
-        self._widths = RunningWidths(channels)
+        self._combiner = Combiner(channels, 1)
 
     def hear(self, samples: NDArray[np.int16]) -> Mixture:
         heard = np.concatenate([self._past, samples])
@@ -157,7 +160,7 @@ class _NotebookSession(Session):
         rows = np.empty((len(samples), look_back, CHANNELS), np.float32)
         rows[:] = windows[: len(samples)] / FULL_SCALE
         means = self._blocks.hear(rows)[:, : self._channels] * FULL_SCALE
-        return self._widths.hear(samples, means.astype(np.float64))
+        return self._combiner.hear(samples, means[..., None]).mixture
 
     def _predict(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
         inputs = [windows[:, :, c : c + 1] for c in range(CHANNELS)]

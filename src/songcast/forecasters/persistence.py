@@ -4,8 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from songcast.forecasters.base import Forecaster, Session
+from songcast.forecasters.combiner import Combiner
 from songcast.forecasters.mixture import Mixture
-from songcast.forecasters.widths import RunningWidths
 
 
 class Persistence(Forecaster):
@@ -21,9 +21,9 @@ class Persistence(Forecaster):
 class _PersistenceSession(Session):
     def __init__(self, channels: int) -> None:
         self._last = np.zeros((1, channels))
-        self._widths = RunningWidths(channels)
+        self._combiner = Combiner(channels, 1)
 
     def hear(self, samples: NDArray[np.int16]) -> Mixture:
         means = np.concatenate([self._last, samples.astype(np.float64)])
         self._last = means[-1:]
-        return self._widths.hear(samples, means[:-1])
+        return self._combiner.hear(samples, means[:-1, :, None].astype(np.float32)).mixture

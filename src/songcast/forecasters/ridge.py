@@ -15,8 +15,8 @@ from scipy.signal import lfilter
 
 from songcast.bundle import read_arrays, write_bundle
 from songcast.forecasters.base import Forecaster, Session
+from songcast.forecasters.combiner import Combiner
 from songcast.forecasters.mixture import HIGHEST, LOWEST, Mixture
-from songcast.forecasters.widths import RunningWidths
 
 Floats = NDArray[np.float64]
 Taps = dict[int, Floats]
@@ -107,10 +107,11 @@ class LinearPredictor:
 class _RidgeSession(Session):
     def __init__(self, taps: Floats) -> None:
         self._predictor = LinearPredictor(taps)
-        self._widths = RunningWidths(taps.shape[0])
+        self._combiner = Combiner(taps.shape[0], 1)
 
     def hear(self, samples: NDArray[np.int16]) -> Mixture:
-        return self._widths.hear(samples, self._predictor.hear(samples))
+        means = self._predictor.hear(samples).astype(np.float32)
+        return self._combiner.hear(samples, means[..., None]).mixture
 
 
 class _NormalEquations:

@@ -23,7 +23,7 @@ from songcast.serving.payload import decode_song, encode_song
 FORMATS = ("wav", "flac", "mp3")
 
 
-class ScoringModel(PythonModel):  # type: ignore[misc]
+class ScoringModel(PythonModel):
     """Forecasts songs with the bundle that the model carries."""
 
     def load_context(self, context: Any) -> None:

@@ -5,13 +5,13 @@ Run as ``python -m songcast.stages.register``. Running it again registers nothin
 
 import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from songcast import registry, tracking
-from songcast.bundle import read_manifest
 from songcast.errors import RegistryError, SongcastError
+from songcast.files import write_json
+from songcast.stage_log import evaluation_log, measured, run_of
 
 KINDS = ("train", "retrain")
 EVALUATION, REGISTERED = Path("metrics/evaluation.json"), Path("registered.json")
@@ -26,7 +26,7 @@ def register(folder: Path) -> dict[str, Any]:
     numbers: dict[str, int] = {}
     for kind in KINDS:
         bundle = folder / "models" / kind
-        entry = registry.measured(evaluation, kind)
+        entry = measured(evaluation, kind)
         run_id = run_of(kind, bundle)
         tracking.log_evaluation(run_id, *evaluation_log(evaluation, kind, folder))
         numbers[kind] = registry.register_bundle(run_id, bundle, kind, entry)
@@ -38,45 +38,6 @@ def register(folder: Path) -> dict[str, Any]:
         "champion": decision.champion,
         "gate": {"passed": decision.gate.passed, "reasons": list(decision.gate.reasons)},
     }
-
-
-def run_of(kind: str, bundle: Path) -> str:
-    """Return the MLflow run of a stage, rebuilt from its outputs where it is missing."""
-    manifest = read_manifest(bundle)
-    history = bundle / "history.csv"
-    files = {"history.csv": history} if history.is_file() else {}
-    return tracking.ensure_run(
-        kind,
-        bundle,
-        params=manifest.get("params") or {},
-        history_rows=tracking.read_history(history),
-        model_files=files,
-    )
-
-
-def evaluation_log(
-    evaluation: Mapping[str, Any], kind: str, folder: Path
-) -> tuple[dict[str, float], dict[str, Path]]:
-    """Return the metrics and files that a run gets from the evaluation.
-
-    Evaluate and register both use it, so that what one has logged the other finds unchanged.
-    """
-    metrics: dict[str, float] = {}
-    entry = registry.measured(evaluation, kind)
-    tables = {"": entry["summary"], **{f"test/{s}/": t for s, t in entry["songs"].items()}}
-    for prefix, table in tables.items():
-        for key, value in table.items():
-            values = value if isinstance(value, list) else [value]
-            for channel, number in enumerate(values):
-                if isinstance(number, int | float):
-                    suffix = f"/channel_{channel}" if isinstance(value, list) else ""
-                    metrics[f"{prefix}{key}{suffix}"] = float(number)
-    heard = {"train": ("pred_song", "continuation"), "retrain": ("pred_song_updated",)}
-    names = {f"{name}.wav" for name in ("original", *heard.get(kind, ()))}
-    paths = [p for p in sorted(folder.glob("listening/*/*.wav")) if p.name in names]
-    paths += sorted(p for p in folder.glob("plots/**/*") if p.suffix in {".png", ".svg"})
-    paths += [p for p in (folder / "report.html",) if p.is_file()]
-    return metrics, {p.relative_to(folder).as_posix(): p for p in paths}
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:
@@ -92,13 +53,6 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     return content
 
 
-def write_registered(path: Path, content: Mapping[str, Any]) -> None:
-    """Write registered.json whole or not at all."""
-    scratch = path.with_name(f".{path.name}.writing")
-    scratch.write_text(json.dumps(content, indent=2) + "\n")
-    scratch.replace(path)
-
-
 def main() -> int:
     """Register the outputs of this folder; 0, or 2 with one line on stderr."""
     try:
@@ -106,7 +60,7 @@ def main() -> int:
     except SongcastError as error:
         print(f"songcast register: {error}", file=sys.stderr)
         return 2
-    write_registered(Path(REGISTERED), content)
+    write_json(REGISTERED, content)
     passed = content["gate"]["passed"]
     verdict = "gate passed" if passed else f"gate closed: {'; '.join(content['gate']['reasons'])}"
     served = "none" if content["champion"] is None else f"version {content['champion']}"

@@ -1,0 +1,73 @@
+"""The command line.
+
+Exit codes: 0 done, 2 the user's mistake (one line on stderr), 130 interrupted; an unexpected
+exception is our bug, keeps its traceback and exits with 1.
+"""
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import songcast
+from songcast.backend import prepare_backend
+from songcast.commands import models, predict, score, summary, ui
+from songcast.errors import SongcastError
+
+COMMANDS = (score, predict, models, ui, summary)
+USER_MISTAKE, INTERRUPTED, CLOSED_PIPE = 2, 130, 141
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the one line and exit with 2."""
+        line = " ".join(message.split())
+        print(f"{self.prog}: {line}; see `{self.prog} --help`", file=sys.stderr)
+        sys.exit(USER_MISTAKE)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that ``arguments`` (default: those of the process) name."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a song's name may not fit the terminal's code
+            stream.reconfigure(errors="backslashreplace")
+    prepare_backend()
+    parsed = build_parser().parse_args(arguments)
+    prog = f"songcast {parsed.command}"
+    try:
+        code: int = parsed.run(parsed)
+        sys.stdout.flush()
+    except SongcastError as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        return USER_MISTAKE
+    except KeyboardInterrupt:
+        print(f"{prog}: stopped", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader, `head` for one, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED_PIPE
+    return code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = Parser(
+        prog="songcast",
+        description="Learns songs from their raw amplitude and predicts what comes next.",
+        epilog="example:\n  songcast score song.mp3\n\n`songcast COMMAND --help` tells the rest.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"songcast {songcast.__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add(subparsers)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""What score and predict share: loading a model, and forecasting while a bar moves."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from songcast import paths
+from songcast.audio import Song
+from songcast.backend import quiet_startup
+from songcast.bundle import read_manifest
+from songcast.errors import RegistryError
+from songcast.forecasters.base import Forecast, Forecaster, Session
+from songcast.forecasters.mixture import Mixture
+from songcast.models import REGISTRY_SCHEME, load
+from songcast.registry import CHAMPION, NAME
+from songcast.tracking_store import database, tracking_uri
+
+CHAMPION_URI = f"{REGISTRY_SCHEME}{NAME}@{CHAMPION}"
+FITTED = ("ridge", "notebook")
+
+Advance = Callable[[str, float], None] | None
+
+
+def load_model(uri: str) -> Forecaster:
+    """Return the forecaster that ``uri`` names, its files verified.
+
+    Raises ``SongcastError`` as ``songcast.load`` does, and never creates a registry.
+    """
+    if uri.startswith(REGISTRY_SCHEME) and not has_registry():
+        raise RegistryError(
+            f"{uri}: no model is registered yet: `make run` in the repository registers models"
+        )
+    folder = fitted_folder(uri) if uri in FITTED else Path(uri)
+    if folder.is_dir():
+        read_manifest(folder)
+    with quiet_startup():
+        return load(uri)
+
+
+def fitted_folder(name: str) -> Path:
+    """Return the bundle folder that ``songcast.load`` takes for ridge or notebook."""
+    return Path(name) if Path(name).is_dir() else paths.root() / paths.MODELS / name
+
+
+def has_registry() -> bool:
+    """Tell whether there is a store to ask; looking must not create one."""
+    file = database(tracking_uri())
+    return file is None or file.is_file()
+
+
+def forecast(model: Forecaster, song: Song, what: str, advance: Advance) -> Forecast:
+    """Forecast ``song``, telling ``advance`` (see ``terminal.progress``) of every block."""
+    if advance is None or type(model).forecast is not Forecaster.forecast:
+        return model.forecast(song)
+    return _Watched(model, what, advance).forecast(song)
+
+
+def clipped_mean(result: Forecast, like: Song) -> Song:
+    """Return the predicted song: the mean, rounded and limited to int16."""
+    limits = np.iinfo(np.int16)
+    samples = np.clip(np.rint(result.mean), limits.min, limits.max).astype(np.int16)
+    return Song(samples=samples, sample_rate_hz=like.sample_rate_hz, name=like.name)
+
+
+class _Watched(Forecaster):
+    """A forecaster whose progress is seen."""
+
+    def __init__(self, model: Forecaster, what: str, advance: Callable[[str, float], None]) -> None:
+        self.name = model.name
+        self._model, self._what, self._advance = model, what, advance
+
+    def session(self, channels: int, sample_rate_hz: int) -> Session:
+        inner = self._model.session(channels, sample_rate_hz)
+
+        def heard(frames: int) -> None:
+            self._advance(self._what, frames / sample_rate_hz)
+
+        return _WatchedSession(inner, heard)
+
+
+class _WatchedSession(Session):
+    def __init__(self, inner: Session, heard: Callable[[int], None]) -> None:
+        self._inner, self._heard = inner, heard
+
+    def hear(self, samples: NDArray[np.int16]) -> Mixture:
+        mixture = self._inner.hear(samples)
+        self._heard(len(samples))
+        return mixture

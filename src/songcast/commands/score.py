@@ -1,0 +1,159 @@
+"""`songcast score`: how well each model forecasts each song."""
+
+import argparse
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from songcast.commands import Subparsers, add_command
+
+if TYPE_CHECKING:
+    from songcast.audio import Song
+    from songcast.commands.forecasting import Advance
+    from songcast.forecasters.base import Forecaster
+
+GAINS = {1: ["gain dB"], 2: ["left gain dB", "right gain dB"]}
+
+
+def add(subparsers: Subparsers) -> None:
+    """Add the command."""
+    parser = add_command(
+        subparsers,
+        "score",
+        run,
+        "forecast songs and print prediction gain and bits per sample",
+        "Every sample counts, cold start included. Without --model: the champion of the "
+        "registry, cascade, ridge and persistence.",
+        "songcast score song.mp3 other.flac --model cascade --model models/train",
+    )
+    parser.add_argument("songs", metavar="SONG", nargs="+", help="wav, mp3, flac, ogg, m4a, ...")
+    parser.add_argument(
+        "--model",
+        metavar="URI",
+        action="append",
+        help="models:/songcast@champion, models:/songcast/3, a bundle folder, cascade, ridge, "
+        "notebook or persistence; may be repeated",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Score the songs. Nothing is printed on stdout unless all of them could be scored."""
+    from songcast import terminal
+    from songcast.audio import open_song, read_song
+
+    seconds = 0.0
+    for path in arguments.songs:  # headers only: what is visibly no song costs no waiting
+        with open_song(path) as reader:
+            seconds += (reader.frames or 0) / reader.sample_rate_hz
+    models = named_models(arguments.model) if arguments.model else default_models()
+    with (
+        terminal.song_warnings_as_lines(),
+        terminal.progress(seconds * len(models)) as advance,
+    ):
+        scores = [score_song(path, read_song(path), models, advance) for path in arguments.songs]
+    if arguments.json:
+        terminal.print_json({"songs": scores})
+    else:
+        print_scores(scores)
+    return 0
+
+
+def named_models(uris: list[str]) -> dict[str, "Forecaster"]:
+    """Load the models that the user named. Raises ``SongcastError`` for the first that fails."""
+    from songcast.commands.forecasting import load_model
+
+    return {uri: load_model(uri) for uri in dict.fromkeys(uris)}
+
+
+def default_models() -> dict[str, "Forecaster"]:
+    """Load champion, cascade, ridge and persistence; say which of them are not there yet."""
+    from songcast import registry
+    from songcast.bundle import MANIFEST
+    from songcast.commands.forecasting import CHAMPION_URI, fitted_folder, has_registry, load_model
+    from songcast.terminal import note
+
+    champion, ridge = registry.CHAMPION, "ridge"
+    uris = {
+        champion: CHAMPION_URI,
+        "cascade": "cascade",
+        ridge: ridge,
+        "persistence": "persistence",
+    }
+    if not (has_registry() and registry.alias(champion)):
+        note("no champion is registered yet, so it is left out: `make run` makes one")
+        del uris[champion]
+    if not (fitted_folder(ridge) / MANIFEST).is_file():
+        note("ridge is not fitted yet, so it is left out: `make run` fits it")
+        del uris[ridge]
+    return {name: load_model(uri) for name, uri in uris.items()}
+
+
+def score_song(
+    path: str, song: "Song", models: Mapping[str, "Forecaster"], advance: "Advance"
+) -> dict[str, Any]:
+    """Return one entry of the JSON document. Raises ``AudioError``."""
+    return {
+        "path": path,
+        "frames": song.frames,
+        "channels": song.channels,
+        "sample_rate_hz": song.sample_rate_hz,
+        "forecasters": {n: measured(n, model, song, advance) for n, model in models.items()},
+    }
+
+
+def measured(name: str, model: "Forecaster", song: "Song", advance: "Advance") -> dict[str, Any]:
+    """Forecast ``song`` and return gain, bits, lag and the seconds that forecasting took."""
+    from songcast.commands.forecasting import forecast
+    from songcast.metrics import lag_samples
+
+    start = time.perf_counter()
+    result = forecast(model, song, f"{song.name}, {name}", advance)
+    seconds = time.perf_counter() - start
+    return {
+        "prediction_gain_db": [_finite(gain) for gain in result.prediction_gain_db],
+        "bits_per_sample": _finite(result.bits_per_sample),
+        "lag_samples": lag_samples(song.samples, result.mean).tolist(),
+        "seconds": seconds,
+    }
+
+
+def print_scores(scores: list[dict[str, Any]]) -> None:
+    """Print a heading and a table for each song."""
+    from songcast.containers import shown
+    from songcast.terminal import duration, number, print_table
+
+    for place, score in enumerate(scores):
+        seconds = score["frames"] / score["sample_rate_hz"]
+        sound = "mono" if score["channels"] == 1 else "stereo"
+        if place:
+            print()
+        name = shown(Path(score["path"]))
+        print(f"{name}: {duration(seconds)}, {score['sample_rate_hz']} Hz, {sound}")
+        columns = [
+            "forecaster",
+            *GAINS[score["channels"]],
+            "bits/sample",
+            "lag",
+            "seconds",
+            "x real time",
+        ]
+        rows = [
+            [
+                name,
+                *(number(gain, 2) for gain in found["prediction_gain_db"]),
+                number(found["bits_per_sample"], 4),
+                ", ".join(map(str, dict.fromkeys(found["lag_samples"]))),
+                number(found["seconds"], 2),
+                number(seconds / found["seconds"], 2),
+            ]
+            for name, found in score["forecasters"].items()
+        ]
+        print_table(columns, rows)
+
+
+def _finite(value: float) -> float | None:
+    """Return a number, or None for NaN and infinities, which JSON does not have."""
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,157 @@
+"""Forecasting with many models at once, and what is measured of it. No files, no MLflow."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from songcast import metrics
+from songcast.audio import Song
+from songcast.forecasters.base import Forecast, Forecaster
+from songcast.forecasters.cascade import Cascade
+from songcast.forecasters.front_end import FrontEndSettings, Heard
+from songcast.forecasters.lstm import Lstm
+from songcast.forecasters.mixture import BLOCK_FRAMES, HIGHEST, LOWEST, Mixture
+
+Measures = dict[str, Any]
+
+
+def forecast_passage(
+    models: Mapping[str, Forecaster], song: Song, start: int, stop: int
+) -> dict[str, Forecast]:
+    """Forecast the frames [start, stop) with each model; the song is heard from its first frame.
+
+    A model that forgets (``memory_frames``) is spared what it cannot remember. Models with the
+    same front end share one: its experts hear the song once.
+    """
+    found: dict[str, Forecast] = {}
+    shared: dict[FrontEndSettings, dict[str, Forecaster]] = {}
+    for name, model in models.items():
+        settings = front_end_of(model)
+        if settings is not None:
+            shared.setdefault(settings, {})[name] = model
+            continue
+        first = 0 if model.memory_frames is None else max(start - model.memory_frames, 0)
+        part = Song(
+            samples=song.samples[first:stop], sample_rate_hz=song.sample_rate_hz, name=song.name
+        )
+        found[name] = model.forecast(part).passage(start - first, stop - first)
+    for settings, group in shared.items():
+        found |= _forecast_together(settings, group, song, start, stop)
+    return {name: found[name] for name in models}
+
+
+def front_end_of(model: Forecaster) -> FrontEndSettings | None:
+    """Return the front end that ``model`` listens through, None for one without."""
+    if isinstance(model, Lstm):
+        return model.front_end if model.front_end.taps is None else None
+    if isinstance(model, Cascade):
+        return FrontEndSettings(kind="cascade", experts=model.settings)
+    return None
+
+
+def _forecast_together(
+    settings: FrontEndSettings,
+    models: Mapping[str, Forecaster],
+    song: Song,
+    start: int,
+    stop: int,
+) -> dict[str, Forecast]:
+    sessions = {
+        name: model.session(song.channels, song.sample_rate_hz) if isinstance(model, Lstm) else None
+        for name, model in models.items()
+    }
+    samples = np.ascontiguousarray(song.samples[start:stop])
+    parts: dict[str, list[tuple[NDArray[np.float64], NDArray[np.float64]]]]
+    parts = {name: [] for name in models}
+    for first, heard in _hear_ahead(settings, song, stop):
+        last = first + len(heard.samples)
+        for name, session in sessions.items():
+            mixture = heard.combined.mixture if session is None else session.follow(heard)
+            if last <= start:
+                continue
+            wanted = _rows(mixture, max(start - first, 0))
+            inside = heard.samples[max(start - first, 0) :]
+            parts[name].append((wanted.mean, wanted.bits(inside)))
+    return {
+        name: Forecast(
+            samples=samples,
+            mean=np.concatenate([mean for mean, _ in found]),
+            bits=np.concatenate([bits for _, bits in found]),
+        )
+        for name, found in parts.items()
+    }
+
+
+def _hear_ahead(settings: FrontEndSettings, song: Song, stop: int) -> Iterator[tuple[int, Heard]]:
+    """Yield (first frame, block heard), the experts working one block ahead in a thread."""
+    front_end = settings.open(song.channels)
+    firsts = range(0, stop, BLOCK_FRAMES)
+
+    def hear(first: int) -> Heard:
+        block = song.samples[first : min(first + BLOCK_FRAMES, stop)]
+        return front_end.hear(np.ascontiguousarray(block))
+
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(hear, 0)
+        for first in firsts:
+            heard = ahead.result()
+            if first + BLOCK_FRAMES < stop:
+                ahead = pool.submit(hear, first + BLOCK_FRAMES)
+            yield first, heard
+
+
+def _rows(mixture: Mixture, first: int) -> Mixture:
+    return Mixture(
+        weights=mixture.weights[first:],
+        locations=mixture.locations[first:],
+        scales=mixture.scales[first:],
+    )
+
+
+def measure(forecast: Forecast) -> Measures:
+    """Measures of one forecast, JSON-able: gain (dB) and lag per channel, bits, clipping.
+
+    ``clipped_samples``: predictions at the edge of the int16 range where the song is not.
+    """
+    edge = (forecast.mean <= LOWEST) | (forecast.mean >= HIGHEST)
+    loud = (forecast.samples == LOWEST) | (forecast.samples == HIGHEST)
+    return {
+        "prediction_gain_db": [finite(g) for g in forecast.prediction_gain_db],
+        "bits_per_sample": forecast.bits_per_sample,
+        "lag_samples": metrics.lag_samples(forecast.samples, forecast.mean).tolist(),
+        "clipped_samples": int(np.count_nonzero(edge & ~loud)),
+    }
+
+
+def summarise(songs: Mapping[str, Mapping[str, Measures]]) -> dict[str, Measures]:
+    """Means over songs (and channels), the worst lag, all clipped samples; by forecaster."""
+    names = list(next(iter(songs.values()))) if songs else []
+    return {name: _summary([measures[name] for measures in songs.values()]) for name in names}
+
+
+def _summary(measures: list[Measures]) -> Measures:
+    gains = [
+        np.mean([g for g in m["prediction_gain_db"] if g is not None] or [0.0]) for m in measures
+    ]
+    lags = [lag for m in measures for lag in m["lag_samples"]]
+    return {
+        "prediction_gain_db": float(np.mean(gains)),
+        "bits_per_sample": float(np.mean([m["bits_per_sample"] for m in measures])),
+        "lag_samples": max(lags, key=abs, default=0),
+        "clipped_samples": sum(m["clipped_samples"] for m in measures),
+    }
+
+
+def finite(value: float) -> float | None:
+    """Return ``value``, None where JSON has no number for it."""
+    return float(value) if np.isfinite(value) else None
+
+
+def csv_rows(songs: Mapping[str, Mapping[str, Measures]]) -> Iterable[dict[str, Any]]:
+    """One row per song and forecaster, for `dvc plots`."""
+    for slug, measures in songs.items():
+        for name, found in measures.items():
+            yield {"song": slug, "forecaster": name, "bits_per_sample": found["bits_per_sample"]}

@@ -1,0 +1,186 @@
+"""The multi-song LSTM forecaster: hears through a front end, corrects what it says.
+
+The final distribution is a Bayesian average of the network's mixture and the front end's own,
+with forgetting: where the network knows a song less well, it cannot lose much.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.signal import lfilter
+from scipy.special import expit
+
+from songcast.bundle import NETWORK, read_arrays, read_manifest, write_bundle
+from songcast.forecasters import features
+from songcast.forecasters.base import Forecaster, Session
+from songcast.forecasters.features import Features
+from songcast.forecasters.front_end import FrontEndSettings, Heard
+from songcast.forecasters.mixture import BLOCK_FRAMES, Mixture
+from songcast.forecasters.network import NetworkSettings
+
+Rows = NDArray[np.float32]
+
+
+class Lstm(Forecaster):
+    """A trained ``network`` with the front end that it was trained on."""
+
+    name = "lstm"
+
+    def __init__(
+        self, network: Any, settings: NetworkSettings, front_end: FrontEndSettings
+    ) -> None:
+        self.network = network
+        self.settings = settings
+        self.front_end = front_end
+
+    def session(self, channels: int, sample_rate_hz: int) -> "LstmSession":  # noqa: ARG002
+        """Start listening; features are relative, so the sample rate does not matter."""
+        return LstmSession(self, channels)
+
+    def save(self, folder: Path, details: dict[str, Any], history_csv: str = "") -> None:
+        """Write the bundle; ``details`` go into its bundle.json."""
+        taps = {f"taps_{n}": t for n, t in (self.front_end.taps or {}).items()}
+        write_bundle(
+            folder,
+            kind=self.name,
+            network=self.network,
+            arrays=taps,
+            texts={"history.csv": history_csv},
+            details={
+                **details,
+                "look_back": self.settings.look_back,
+                "scales": {"min_unit_lsb": features.MIN_UNIT_LSB},
+                "network": asdict(self.settings),
+                "front_end": self.front_end.to_json(),
+            },
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> "Lstm":
+        """Read a bundle written by ``save``."""
+        import keras
+
+        manifest = read_manifest(folder)
+        said = manifest["network"]
+        settings = NetworkSettings(**{**said, "head_units": tuple(said["head_units"])})
+        network = keras.saving.load_model(folder / NETWORK, compile=False)
+        arrays = read_arrays(folder) if manifest["front_end"]["kind"] == "ridge" else {}
+        taps = {int(name.removeprefix("taps_")): array for name, array in arrays.items()}
+        front_end = FrontEndSettings.from_json(manifest["front_end"], taps or None)
+        return cls(network, settings, front_end)
+
+
+class LstmSession(Session):
+    """The network hearing one song, in blocks aligned to the song's first frame.
+
+    Matrix kernels may round differently for other shapes or row positions. So a block begun is
+    evaluated again, padded, each time more of it is heard: a sample always has the same place
+    in the same shape, and gets the same bits however the song is cut.
+    """
+
+    def __init__(self, model: Lstm, channels: int) -> None:
+        settings = model.settings
+        self._network = model.network
+        self._front_end = model.front_end.open(channels)
+        self._settings = settings
+        self._past_residual = np.zeros((channels, settings.look_back), np.float32)
+        size = features.summary_size(settings.experts, settings.frame)
+        self._past_summary = np.zeros((channels, 1, size), np.float32)
+        self._state = np.zeros((channels, settings.layers, 2, settings.units), np.float32)
+        self._trust = Trust(channels)
+        self._begin_block(channels)
+
+    def hear(self, samples: NDArray[np.int16]) -> Mixture:
+        """Return the distributions of ``samples`` (frames, channels), then learn from them."""
+        return self.follow(self._front_end.hear(samples))
+
+    def follow(self, heard: Heard) -> Mixture:
+        """Do as ``hear`` does, for what a front end of the same settings has heard already."""
+        parts: list[Mixture] = []
+        start = 0
+        while start < len(heard.samples) or not parts:
+            stop = min(start + BLOCK_FRAMES - self._filled, len(heard.samples))
+            own = heard.rows(start, stop)
+            parts.append(self._trust.average(self._correct(own), own))
+            start = stop
+        return Mixture(
+            weights=np.concatenate([part.weights for part in parts]),
+            locations=np.concatenate([part.locations for part in parts]),
+            scales=np.concatenate([part.scales for part in parts]),
+        )
+
+    def _begin_block(self, channels: int) -> None:
+        s = self._settings
+        self._block = Heard.blank(BLOCK_FRAMES, channels, s.experts, s.mixtures)
+        self._filled = 0
+
+    def _correct(self, heard: Heard) -> Mixture:
+        """The network's mixture for rows that fit into the block begun."""
+        first, self._filled = self._filled, self._filled + len(heard.samples)
+        self._block.write(first, heard)
+        block = features.extract(self._block, self._settings.frame)
+        mixture, state = self._network.predict_on_batch(self._inputs(block))
+        found = absolute_mixture(np.asarray(mixture), block.unit, self._block.combined.mean.T)
+        if self._filled == BLOCK_FRAMES:
+            self._state = np.asarray(state)
+            self._past_residual = block.residual[:, BLOCK_FRAMES - self._settings.look_back :]
+            self._past_summary = block.summary[:, -1:]
+            self._begin_block(len(block.unit))
+        rows = slice(first, first + len(heard.samples))
+        return Mixture(
+            weights=found.weights.swapaxes(0, 1)[rows],
+            locations=found.locations.swapaxes(0, 1)[rows],
+            scales=found.scales.swapaxes(0, 1)[rows],
+        )
+
+    def _inputs(self, block: Features) -> list[Rows]:
+        """What was known before each sample: the block's streams, delayed where needed."""
+        own = np.concatenate([self._past_residual, block.residual], axis=1)
+        other = own[::-1] if len(own) == 2 else np.zeros_like(own)
+        summary = np.concatenate([self._past_summary, block.summary[:, :-1]], axis=1)
+        return [summary, np.stack([own, other], axis=-1), block.side, block.base, self._state]
+
+
+def absolute_mixture(mixture: Rows, unit: Rows, mean: NDArray[np.float64] | float = 0.0) -> Mixture:
+    """Turn the network's output (rows, n, 3 M), in units around ``mean``, into LSB."""
+    log_weights, locations, log_scales = np.split(mixture.astype(np.float64), 3, axis=-1)
+    weights = np.exp(log_weights)
+    lsb = unit[..., None].astype(np.float64)
+    return Mixture(
+        weights=weights / weights.sum(-1, keepdims=True),
+        locations=locations * lsb + np.asarray(mean)[..., None],
+        scales=np.exp(np.minimum(log_scales, 20.0)) * lsb,
+    )
+
+
+class Trust:
+    """Bayesian average of the network's mixture and the front end's, by recent code length.
+
+    The log odds are a leaky sum of the difference in bits: a frozen network that fails on an
+    unusual song costs at most a few bits once, not every sample.
+    """
+
+    MEMORY = 0.998
+    FIRST_LOG2_ODDS = 2.0
+
+    def __init__(self, channels: int) -> None:
+        self._state = np.full((1, channels), self.FIRST_LOG2_ODDS)
+
+    def average(self, network: Mixture, heard: Heard) -> Mixture:
+        """Return both mixtures as one, then learn which was better."""
+        own = heard.combined.mixture
+        lead = own.bits(heard.samples) - network.bits(heard.samples)
+        odds = self._state
+        if len(lead):
+            # odds[t + 1] = MEMORY * odds[t] + lead[t], the odds before each sample
+            summed, _ = lfilter([1.0], [1.0, -self.MEMORY], lead, axis=0, zi=self.MEMORY * odds)
+            odds, self._state = np.concatenate([odds, summed[:-1]]), summed[-1:]
+        share = expit(np.log(2.0) * odds[: len(lead)])[..., None]
+        return Mixture(
+            weights=np.concatenate([share * network.weights, (1.0 - share) * own.weights], -1),
+            locations=np.concatenate([network.locations, own.locations], -1),
+            scales=np.concatenate([network.scales, own.scales], -1),
+        )

@@ -1,0 +1,65 @@
+"""Stage baselines: fit what train must beat, ridge and the notebook's LSTMs, once.
+
+Run as ``python -m songcast.stages.baselines``.
+"""
+
+import logging
+from pathlib import Path
+
+from songcast.backend import import_keras
+from songcast.corpus import TRAIN, Corpus
+from songcast.forecasters.notebook import Notebook, fit_notebook
+from songcast.forecasters.ridge import Ridge
+from songcast.params import BaselinesParams, Params
+from songcast.paths import MODELS, PREPARED
+from songcast.stages import run_stage
+from songcast.tracking import StageRun, stage_run
+
+log = logging.getLogger("songcast.baselines")
+
+
+def main() -> None:
+    """Read params and prepared songs, write models/ridge and models/notebook."""
+    import_keras()
+    params = Params.load().baselines
+    corpus = Corpus.open(PREPARED)
+    details = {
+        "sample_rate_hz": corpus.sample_rate_hz,
+        "channels": 2,
+        "params": params.model_dump(mode="json"),
+    }
+    with stage_run("baselines", params.model_dump(mode="json")) as run:
+        ridge = fit_ridge(corpus, params)
+        ridge.save(Path(MODELS) / ridge.name, details)
+        log.info("ridge: %d past frames, fitted on %d songs", params.look_back, len(corpus))
+        notebook = fit_notebook_on(corpus, params, run)
+        notebook.save(Path(MODELS) / notebook.name, details)
+
+
+def fit_ridge(corpus: Corpus, params: BaselinesParams) -> Ridge:
+    """Fit on the training passages of all songs."""
+    passages = (song.passage(TRAIN).samples for song in corpus if TRAIN in song.splits)
+    return Ridge.fit(passages, params.look_back, params.alpha)
+
+
+def fit_notebook_on(corpus: Corpus, params: BaselinesParams, run: StageRun) -> Notebook:
+    """Train the notebook's recipe on the training passages of all songs."""
+    recipe = params.notebook
+
+    def on_epoch(epoch: int, loss: float) -> None:
+        log.info("notebook: epoch %d of %d, loss %.2e", epoch + 1, recipe.epochs, loss)
+        run.log_metrics({"notebook/loss": loss}, epoch)
+
+    return fit_notebook(
+        [song.passage(TRAIN).samples for song in corpus if TRAIN in song.splits],
+        look_back=recipe.look_back,
+        activation=recipe.activation,
+        epochs=recipe.epochs,
+        windows_per_epoch=recipe.windows_per_epoch,
+        seed=params.seed,
+        on_epoch=on_epoch,
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)

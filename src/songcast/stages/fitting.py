@@ -1,0 +1,141 @@
+"""What train and retrain share: features, the fit, its MLflow run, the bundle."""
+
+import csv
+import io
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from songcast.checkpoint import Checkpoint
+from songcast.corpus import Corpus, PreparedSong
+from songcast.crops import CropSampler
+from songcast.errors import ParamsError
+from songcast.featurestore import SongFeatures, open_features
+from songcast.files import atomic_path
+from songcast.forecasters.lstm import Lstm
+from songcast.params import FitParams
+from songcast.paths import CHECKPOINTS, FEATURES, MODELS, PLOTS, root
+from songcast.tracking import StageRun, stage_run
+from songcast.training import FitSettings, Row, fit
+
+log = logging.getLogger("songcast.fit")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One training: its name, what it learns from, and what its checkpoint belongs to.
+
+    ``shares``: how often each song is drawn, by slug; 1 where it says nothing.
+    """
+
+    stage: str
+    params: FitParams
+    songs: Sequence[PreparedSong]
+    fingerprint: str
+    details: dict[str, Any]
+    shares: dict[str, float] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+def fit_and_log(job: Job, model: Lstm) -> list[SongFeatures]:
+    """Train ``model``, write models/STAGE and plots/STAGE.csv; return the songs' features."""
+    params, look_back = job.params, model.settings.look_back
+    checkpoint = Checkpoint(root() / CHECKPOINTS / job.stage, job.fingerprint)
+    checkpoint.run_id = checkpoint.peek_run_id()
+    with stage_run(
+        job.stage, params.model_dump(mode="json"), tags=job.tags, resume_id=checkpoint.run_id
+    ) as run:
+        checkpoint.run_id = run.run_id
+        log.info("%s: hearing %d songs through the experts ...", job.stage, len(job.songs))
+        songs = open_features(job.songs, model.front_end, model.settings.frame, root() / FEATURES)
+        sampler = CropSampler(
+            songs,
+            rows=params.rows,
+            frames=params.crop_frames,
+            look_back=look_back,
+            seed=params.seed,
+            shares=[job.shares.get(song.slug, 1.0) for song in songs],
+        )
+        settings = FitSettings(
+            epochs=params.epochs,
+            steps_per_epoch=params.steps_per_epoch,
+            rows=params.rows,
+            crop_frames=params.crop_frames,
+            learning_rate=params.learning_rate,
+        )
+        with _reporting(job, run, settings) as (on_epoch, on_step):
+            rows = fit(model.network, sampler, songs, settings, checkpoint, on_epoch, on_step)
+        bundle = Path(MODELS) / job.stage
+        details = {**job.details, "params": params.model_dump(mode="json")}
+        history = history_csv(rows)
+        model.save(bundle, details, history)
+        write_text(Path(PLOTS) / f"{job.stage}.csv", history)
+        run.log_bundle(bundle)
+    checkpoint.clear()
+    return songs
+
+
+def select_songs(corpus: Corpus, names: Sequence[str]) -> list[PreparedSong]:
+    """Return the songs of these slugs or file names. Raises ``ParamsError`` for another name."""
+    known = {name: song for song in corpus for name in (song.slug, song.source)}
+    for name in names:
+        if name not in known:
+            slugs = ", ".join(song.slug for song in corpus)
+            raise ParamsError(f"params.yaml: no song {name!r} in data/; there are: {slugs}")
+    return [known[name] for name in names]
+
+
+def history_csv(rows: Sequence[Row]) -> str:
+    """One line per epoch, ``step`` first."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**row, "step": int(row["step"])} for row in rows)
+    return stream.getvalue()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)
+
+
+@contextmanager
+def _reporting(job: Job, run: StageRun, settings: FitSettings) -> Iterator[Any]:
+    """Give the callbacks of ``fit``: MLflow, and a bar on a terminal or a line per epoch."""
+
+    def line(epoch: int, row: Row) -> str:
+        return (
+            f"{job.stage}: epoch {epoch + 1} of {settings.epochs}, "
+            f"train {row['train_bits_per_sample']:.4f}, "
+            f"validation {row['validation_bits_per_sample']:.4f} bits per sample"
+        )
+
+    def metrics(row: Row) -> Row:
+        return {key: value for key, value in row.items() if key != "step"}
+
+    if not sys.stderr.isatty():
+
+        def on_epoch(epoch: int, row: Row) -> None:
+            log.info("%s", line(epoch, row))
+            run.log_metrics(metrics(row), epoch)
+
+        yield on_epoch, None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task(job.stage, total=settings.epochs * settings.steps_per_epoch)
+
+        def on_epoch_shown(epoch: int, row: Row) -> None:
+            console.print(line(epoch, row), highlight=False)
+            run.log_metrics(metrics(row), epoch)
+
+        yield on_epoch_shown, lambda step: progress.update(task, completed=step)

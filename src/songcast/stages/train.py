@@ -1,0 +1,63 @@
+"""Stage train: the multi-song LSTM, from scratch, on all songs at once.
+
+Run as ``python -m songcast.stages.train``. Stopped in any way, it goes on from its last epoch.
+"""
+
+from pathlib import Path
+
+from songcast.backend import import_keras
+from songcast.corpus import Corpus
+from songcast.fingerprint import fingerprint
+from songcast.forecasters.front_end import FrontEndSettings
+from songcast.forecasters.lstm import Lstm
+from songcast.params import Params, TrainParams
+from songcast.paths import MODELS, PREPARED
+from songcast.stages import run_stage
+from songcast.stages.fitting import Job, fit_and_log, select_songs
+
+
+def main() -> None:
+    """Read params and prepared songs; write models/train and plots/train.csv."""
+    import_keras()
+    params = Params.load().train
+    corpus = Corpus.open(PREPARED)
+    songs = [song for song in corpus if song not in select_songs(corpus, params.without)]
+    job = Job(
+        stage="train",
+        params=params,
+        songs=songs,
+        fingerprint=fingerprint(params.model_dump(mode="json"), songs),
+        details={"sample_rate_hz": corpus.sample_rate_hz, "channels": 2},
+    )
+    fit_and_log(job, new_model(params))
+
+
+def new_model(params: TrainParams) -> Lstm:
+    """Return the untrained model of these params; its output is the front end's."""
+    import keras
+
+    from songcast.forecasters.combiner import Combiner
+    from songcast.forecasters.network import NetworkSettings, build_network
+    from songcast.forecasters.ridge import Ridge
+
+    keras.utils.set_random_seed(params.seed)
+    taps = None
+    if params.front_end == "ridge":
+        taps = Ridge.load(Path(MODELS) / "ridge").taps
+    front_end = FrontEndSettings(kind=params.front_end, taps=taps)
+    settings = NetworkSettings(
+        experts=len(front_end.expert_names),
+        mixtures=Combiner.components,
+        look_back=params.look_back,
+        frame=params.frame,
+        units=params.units,
+        layers=params.layers,
+        head_units=params.head_units,
+        activation=params.activation,
+        negative_slope=params.negative_slope,
+    )
+    return Lstm(build_network(settings), settings, front_end)
+
+
+if __name__ == "__main__":
+    run_stage(main)
