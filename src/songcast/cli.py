@@ -5,6 +5,7 @@ exception is our bug, keeps its traceback and exits with 1.
 """
 
 import argparse
+import errno
 import io
 import os
 import sys
@@ -48,8 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{prog}: stopped", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader, `head` for one, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence_stdout()
         return CLOSED_PIPE
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _silence_stdout()
+        print(f"{prog}: the disk is full; free some space and try again", file=sys.stderr)
+        return USER_MISTAKE
     return code
 
 
@@ -67,6 +74,11 @@ def build_parser() -> argparse.ArgumentParser:
     for command in COMMANDS:
         command.add(subparsers)
     return parser
+
+
+def _silence_stdout() -> None:
+    """Drop what is still buffered: Python would try, and complain, once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def prediction_gain_db(samples: NDArray[np.int16], mean: Floats) -> Floats:
     x = samples.astype(np.float64)
     signal = np.sum(x**2, axis=0)
     error = np.sum((x - mean) ** 2, axis=0)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         gain = 10.0 * (np.log10(signal) - np.log10(error))
     return np.where((signal == 0) & (error == 0), 0.0, gain)
 

@@ -28,7 +28,9 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int
     table = Table(box=box.SIMPLE_HEAD if on_terminal else None, show_edge=False, pad_edge=False)
     for place, column in enumerate(columns):
         words = place < left
-        table.add_column(column, justify="left" if words else "right", overflow="fold")
+        table.add_column(
+            column, justify="left" if words else "right", overflow="fold", no_wrap=not words
+        )
     for row in rows:
         # Text, so that brackets in a name are no markup.
         table.add_row(*(Text(c, style="bold" if c.endswith(" *") else "") for c in row))

@@ -10,16 +10,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from songcast.backend import import_keras
 from songcast.checkpoint import Checkpoint
 from songcast.corpus import VALIDATION
 from songcast.crops import CropSampler, passage_batches
 from songcast.featurestore import SongFeatures
 from songcast.forecasters.lstm import absolute_mixture
 from songcast.forecasters.network import code_length_bits
+
+keras = import_keras()
 
 VALIDATION_FRAMES = 4096
 VALIDATION_BLOCKS = 12
@@ -42,7 +44,7 @@ class FitSettings:
 
 
 def fit(
-    network: keras.Model,
+    network: Any,
     sampler: CropSampler,
     validation: Sequence[SongFeatures],
     settings: FitSettings,
@@ -87,7 +89,7 @@ def fit(
     return rows
 
 
-def compile_trainer(network: keras.Model, settings: FitSettings) -> keras.Model:
+def compile_trainer(network: Any, settings: FitSettings) -> Any:
     """Return a model over the same weights whose loss is the code length in bits."""
     steps = settings.epochs * settings.steps_per_epoch
     warmup = max(round(steps * settings.warmup_share), 1)
@@ -111,7 +113,7 @@ def compile_trainer(network: keras.Model, settings: FitSettings) -> keras.Model:
 
 
 @contextmanager
-def averaged_weights(trainer: keras.Model) -> Iterator[None]:
+def averaged_weights(trainer: Any) -> Iterator[None]:
     """Inside, the model has the moving average of its weights."""
     own = trainer.get_weights()
     trainer.optimizer.finalize_variable_values(trainer.trainable_variables)
@@ -121,7 +123,7 @@ def averaged_weights(trainer: keras.Model) -> Iterator[None]:
         trainer.set_weights(own)
 
 
-def mean_bits(network: keras.Model, songs: Sequence[SongFeatures]) -> float:
+def mean_bits(network: Any, songs: Sequence[SongFeatures]) -> float:
     """Mean over songs of the code length on the beginning of their validation passages."""
     means = [
         float(np.mean(bits))
@@ -132,7 +134,7 @@ def mean_bits(network: keras.Model, songs: Sequence[SongFeatures]) -> float:
 
 
 def validation_measures(
-    network: keras.Model, song: SongFeatures, samples: NDArray[np.int16]
+    network: Any, song: SongFeatures, samples: NDArray[np.int16]
 ) -> dict[str, float]:
     """Code length and prediction gain (dB, all channels together) on the validation passage.
 
@@ -152,7 +154,7 @@ def validation_measures(
 
 
 def _errors(
-    network: keras.Model, song: SongFeatures, blocks: int | None
+    network: Any, song: SongFeatures, blocks: int | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
     """Bits and errors in LSB, (channels, frames) each, and the passage's first frame."""
     look_back = network.get_layer("windows").look_back
@@ -172,7 +174,11 @@ def _errors(
     return np.concatenate(bits, axis=1), np.concatenate(errors, axis=1), start
 
 
-class _Crops(keras.utils.PyDataset):
+PyDataset: Any = keras.utils.PyDataset
+Callback: Any = keras.callbacks.Callback
+
+
+class _Crops(PyDataset):
     """One epoch of batches; the state of every crop starts at zero."""
 
     def __init__(
@@ -190,7 +196,7 @@ class _Crops(keras.utils.PyDataset):
         return (*inputs.values(), self._state), target
 
 
-class _Steps(keras.callbacks.Callback):
+class _Steps(Callback):
     def __init__(self, on_step: Callable[[int], None], first: int) -> None:
         super().__init__()
         self._on_step, self._first = on_step, first

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from songcast.commands.forecasting import Advance
     from songcast.forecasters.base import Forecaster
 
-GAINS = {1: ["gain dB"], 2: ["left gain dB", "right gain dB"]}
+GAINS = {1: ["gain dB"], 2: ["left dB", "right dB"]}
 
 
 def add(subparsers: Subparsers) -> None:

@@ -38,11 +38,12 @@ def run(arguments: argparse.Namespace) -> int:  # noqa: ARG001
     root = paths.root()
     evaluation = read_evaluation(root / EVALUATION)
     rows = evaluation_rows(check_summary(root / EVALUATION, evaluation))
+    served = registry_line(root / REGISTERED)
     songs = len(evaluation.get("songs", ()))
     print(f"Means over the unseen passages of {songs} songs (* best):")
     print_table(["forecaster", "gain dB", "bits/sample", "lag"], rows)
     print()
-    print(registry_line(root / REGISTERED))
+    print(served)
     print()
     for place, what in WHERE:
         print(f"{place:<25}{what}")

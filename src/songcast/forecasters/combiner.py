@@ -110,9 +110,9 @@ class _Channel:
         errors: NDArray[np.float32],
     ) -> None:
         """Write the outputs of one block; they may be strided views."""
-        stacked = np.stack([stacker.hear(x, means) for stacker in self._stackers], axis=-1)
-        locations[:] = np.repeat(stacked, len(SCALE_RATES), axis=-1)
         follow_errors(x, means, ERROR_RATE, self._heard, self._errors, errors)
+        stacked = np.stack([stacker.hear(x, means, errors) for stacker in self._stackers], axis=-1)
+        locations[:] = np.repeat(stacked, len(SCALE_RATES), axis=-1)
         mix(
             x,
             locations,
@@ -136,12 +136,18 @@ class _Stacker:
         self._vectors = np.zeros((3, experts))
         self._rows = np.zeros((RANK + 1, max(experts, RANK)))
 
-    def hear(self, x: NDArray[np.float64], means: NDArray[np.float32]) -> NDArray[np.float64]:
+    def hear(
+        self,
+        x: NDArray[np.float64],
+        means: NDArray[np.float32],
+        errors: NDArray[np.float32],
+    ) -> NDArray[np.float64]:
         """Return the stacked means (frames,) of one channel in LSB."""
         out = np.empty(len(x))
         stack(
             x,
             means,
+            errors,
             self._forgetting,
             STACK_RIDGE,
             self._state,

@@ -24,12 +24,15 @@ LOGISTIC_MEAN_ABS = 2.0 * math.log(2.0)
 VARIANCE_RATE, VARIANCE_FLOOR = 0.02, 0.1
 SOLVE_EVERY = 16
 FIRST_VARIANCE = 1e4
+# How far from the best expert, in its running mean errors.
+GUARD = 8.0
 
 
 @compiled
 def stack(
     x: F64,
     means: F32,
+    errors: F32,
     forgetting: float,
     ridge: float,
     state: F64,
@@ -41,10 +44,10 @@ def stack(
     """Weigh one channel's expert means by what fitted the past best.
 
     Ridge regression of the sample's distance from the plain average on the experts'
-    distances from it, exponentially weighted. ``x`` (frames,), ``means`` (frames, experts),
-    ``out`` (frames,) the stacked mean, in LSB. State: ``state`` (2,) running variance and
-    samples heard, ``matrix`` (2, K, K), ``vectors`` (3, K), ``rows`` (9, max(K, 8)) as in
-    ``least_squares``.
+    distances from it, exponentially weighted. ``x`` (frames,), ``means`` and their running
+    ``errors`` (frames, experts), ``out`` (frames,) the stacked mean, in LSB. State: ``state``
+    (2,) running variance and samples heard, ``matrix`` (2, K, K), ``vectors`` (3, K), ``rows``
+    (9, max(K, 8)) as in ``least_squares``.
     """
     experts = means.shape[1]
     w = vectors[1]
@@ -58,6 +61,14 @@ def stack(
         for k in range(experts):
             d[k] = means[t, k] - base
             location += w[k] * d[k]
+        # At an onset some experts explode before the weights can know: stay near the one that
+        # has lately been best.
+        best = 0
+        for k in range(1, experts):
+            if errors[t, k] < errors[t, best]:
+                best = k
+        reach = GUARD * errors[t, best] + 1.0
+        location = min(max(location, means[t, best] - reach), means[t, best] + reach)
         location = min(max(location, LOWEST), HIGHEST)
         out[t] = location
         error = x[t] - location

@@ -21,7 +21,7 @@ from songcast.forecasters.experts_kernels import RANK, least_squares, normalised
 
 BLOCK_FRAMES = 4096
 # Part of every cache key: raise it whenever the experts' arithmetic changes.
-KEY_VERSION = 4
+KEY_VERSION = 5
 LOWEST, HIGHEST = -32768.0, 32767.0
 
 F32 = NDArray[np.float32]
@@ -86,7 +86,6 @@ class Lms:
         return f"lms{self.taps}@{self.step:g}"
 
 
-GroupSettings = LeastSquares  # the former name; goes as soon as nobody imports it
 Stage = LeastSquares | Lms
 Chain = tuple[Stage, ...]
 
@@ -271,6 +270,7 @@ class _LeastSquares:
         self._matrix = np.zeros((2, n, n))
         self._vectors = np.zeros((3, n))
         self._rows = np.zeros((RANK + 1, max(n, RANK)))
+        self._peak = np.zeros(1)
 
     def hear(self, signals: F32, channel: int) -> F32:
         """Predict ``signals[channel]`` (frames,) from both channels."""
@@ -287,6 +287,7 @@ class _LeastSquares:
             self._matrix,
             self._vectors,
             self._rows,
+            self._peak,
             out,
         )
         return out

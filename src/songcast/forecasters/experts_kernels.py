@@ -4,8 +4,9 @@ Each kernel reads a signal with its past in front (``past + block`` samples), wr
 prediction of every sample of the block from the samples before it, and carries its state in
 arrays, so that a song heard in blocks of any size gives, bit for bit, what it gives whole.
 
-Compiled code is cached beside this file in ``__pycache__`` (or ``NUMBA_CACHE_DIR``). The
-kernels release the GIL.
+Compiled code is cached beside this file in ``__pycache__`` (or ``NUMBA_CACHE_DIR``); numba
+looks only at the time stamp of the caller's file, so after changing a kernel here that
+``combiner_kernels`` calls, touch that file too. The kernels release the GIL.
 
 Sources: Haykin, "Adaptive Filter Theory" (least squares, normalised LMS); the cascades follow
 Monkey's Audio and MPEG-4 ALS RLS-LMS (Huang et al., IEEE TASLP 2013).
@@ -30,6 +31,8 @@ FAST = {"nsz", "arcp", "contract", "afn", "reassoc"}
 # a rank-1 update by memory.
 RANK = 8
 LOWEST, HIGHEST = -32768.0, 32767.0
+# Of the running peak, per sample.
+PEAK_DECAY = 0.99
 
 
 def compiled(function: _F) -> _F:
@@ -81,6 +84,7 @@ def least_squares(
     matrix: F64,
     vectors: F64,
     rows: F64,
+    peak: F64,
     out: F32,
 ) -> None:
     """Exponentially weighted least squares over two channels' pasts.
@@ -89,8 +93,8 @@ def least_squares(
     other channel's current sample is visible, solve every so many samples, samples heard so
     far (updated), sweeps per solution (0: solve exactly). State: ``matrix`` (2, n, n)
     covariance and scratch, ``vectors`` (3, n) correlation, weights and scratch, ``rows``
-    (9, n) the last 8 regressors and, in the last row, their targets. ``out`` (frames,) is the
-    prediction in LSB.
+    (9, n) the last 8 regressors and, in the last row, their targets, ``peak`` (1,).
+    ``out`` (frames,) is the prediction in LSB.
     """
     own_taps, other_taps, ahead = counts[0], counts[1], counts[2]
     every, sweeps = counts[3], counts[5]
@@ -108,7 +112,11 @@ def least_squares(
         p = 0.0
         for i in range(n):
             p += w[i] * u[i]
-        out[t] = min(max(p, LOWEST), HIGHEST)
+        # Right after an onset the solution may fit the onset alone: no prediction is much
+        # louder than the signal has lately been.
+        limit = min(2.0 * peak[0], -LOWEST)
+        out[t] = min(max(p, -limit), limit)
+        peak[0] = max(abs(own[o]), PEAK_DECAY * peak[0])
         rows[RANK, k] = own[o]
         counts[4] += 1
         if k < RANK - 1:

@@ -8,10 +8,13 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import keras
-from keras import ops
 
+from songcast.backend import import_keras
 from songcast.forecasters import features
+
+keras = import_keras()
+ops = keras.ops
+Layer: Any = keras.layers.Layer
 
 PACKAGE = "songcast"
 
@@ -32,7 +35,7 @@ class NetworkSettings:
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class Windows(keras.layers.Layer):
+class Windows(Layer):
     """(batch, look_back + n, c) -> (batch, n, look_back * c): what each of n rows looks back on."""
 
     def __init__(self, look_back: int, **kwargs: Any) -> None:
@@ -50,7 +53,7 @@ class Windows(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class Upsample(keras.layers.Layer):
+class Upsample(Layer):
     """(batch, n, c) -> (batch, n * factor, c): every row serves all samples of its frame."""
 
     def __init__(self, factor: int, **kwargs: Any) -> None:
@@ -67,7 +70,7 @@ class Upsample(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class CorrectMixture(keras.layers.Layer):
+class CorrectMixture(Layer):
     """Applies the head's output to the combiner's mixture.
 
     Inputs: correction (batch, n, experts + 1 + 3 M), side (batch, n, side), base (batch, n, 3 M).
@@ -98,7 +101,7 @@ class CorrectMixture(keras.layers.Layer):
         return {**super().get_config(), "experts": self.experts, "mixtures": self.mixtures}
 
 
-def build_network(settings: NetworkSettings) -> keras.Model:
+def build_network(settings: NetworkSettings) -> Any:
     """Return the untrained network.
 
     Inputs, n frames of ``frame`` samples: ``summary`` (batch, n, summary), the frames *before*;

@@ -102,6 +102,7 @@ def draw_song(folder: Path, prepared: PreparedSong, heard: Mapping[str, Forecast
         "residuals": figures.residual_spectrum(original, residuals, rate),
     }
     for kind, figure in drawings.items():
+        (folder / kind).mkdir(exist_ok=True)
         figures.save_png(figure, folder / kind / f"{slug}.png")
 
 
