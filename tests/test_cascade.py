@@ -142,6 +142,44 @@ def test_least_squares_agree_with_an_independent_solver() -> None:
             assert means[t, channel] == pytest.approx(rows[t] @ w, abs=0.02)
 
 
+def test_weighted_least_squares_agree_with_an_independent_solver() -> None:
+    taps, forgetting, ridge, every = 5, 0.99, 1.0, 8
+    x = music(640, 1)
+    x[300:420] *= 4
+    stage = LeastSquares(
+        own_taps=taps, other_taps=1, forgetting=forgetting, solve_every=every, weighting=1.0
+    )
+    means = ExpertBank(1, ExpertSettings(chains=((stage,),))).hear(x)[:, 0, 0]
+    target = x[:, 0].astype(float)
+    padded = np.concatenate([np.zeros(taps), target])
+    rows = np.array([padded[t : t + taps] for t in range(len(x))])
+    variance = np.zeros(len(x) + 1)
+    for t, error in enumerate(target - means):
+        variance[t + 1] = variance[t] + max(0.01, 1 / (t + 2)) * (error**2 - variance[t])
+    for t in (320, 400, 512, 639):
+        known = t // every * every
+        weights = forgetting ** np.arange(known - 1, -1, -1.0) / (variance[:known] + 0.1)
+        root = np.sqrt(weights)
+        design = np.vstack([rows[:known] * root[:, None], np.sqrt(ridge) * np.eye(taps)])
+        w = np.linalg.lstsq(
+            design, np.concatenate([target[:known] * root, np.zeros(taps)]), rcond=None
+        )[0]
+        assert means[t] == pytest.approx(rows[t] @ w, abs=0.02, rel=1e-5)
+
+
+def test_the_wide_bank_begins_with_the_cascade_and_is_chunked_as_whole() -> None:
+    narrow, wide = ExpertSettings(), ExpertSettings.wide()
+    assert wide.names[: len(narrow.names)] == narrow.names
+    assert len(set(wide.names)) == len(wide.names) and wide.key() != narrow.key()
+    assert ExpertSettings.from_json(wide.to_json()) == wide
+    x = music(5000, 2)
+    whole = ExpertBank(2, wide, threads=1).hear(x)
+    np.testing.assert_array_equal(whole[..., : len(narrow.names)], ExpertBank(2).hear(x))
+    bank = ExpertBank(2, wide, threads=4)
+    pieces = np.concatenate([bank.hear(piece) for piece in np.split(x, [5, 4100])])
+    np.testing.assert_array_equal(whole, pieces)
+
+
 def test_lms_agrees_with_its_textbook_form() -> None:
     taps, step = 5, 0.3
     x = music(400, 1)
@@ -202,6 +240,7 @@ def test_settings_have_a_stable_key_and_survive_json() -> None:
         lambda: LeastSquares(own_taps=1, other_taps=1, forgetting=1.0),
         lambda: LeastSquares(own_taps=1, other_taps=1, forgetting=0.9, solve_every=12),
         lambda: LeastSquares(own_taps=1, other_taps=1, forgetting=0.9, ridge=0.0),
+        lambda: LeastSquares(own_taps=1, other_taps=1, forgetting=0.9, weighting=-1.0),
         lambda: Lms(taps=0, step=0.1),
         lambda: Lms(taps=1, step=1.5),
         lambda: ExpertSettings(chains=()),
@@ -271,9 +310,9 @@ def test_the_shortest_songs(frames: int, channels: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_default_bank_survives(kind: str) -> None:
+def test_the_wide_bank_survives(kind: str) -> None:
     after_silence = np.concatenate([np.zeros((3000, 2), np.int16), passage(kind, 6000, 5)])
-    check_sound(Cascade(), after_silence)
+    check_sound(Cascade(ExpertSettings.wide()), after_silence)
 
 
 def test_silence_costs_nothing() -> None:

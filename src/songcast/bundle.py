@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import re
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -83,7 +84,7 @@ def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
         )
     try:
         manifest: dict[str, Any] = json.loads(path.read_text())
-        files: dict[str, str] = manifest["files"]
+        files: dict[str, str] = dict(manifest["files"])
         manifest["kind"], manifest["weights_sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{path}: not a valid bundle.json ({error}); restore it") from None
@@ -136,9 +137,20 @@ def _fix_dates(path: Path) -> None:
     metadata = json.loads(members["metadata.json"])
     metadata.pop("date_saved", None)
     members["metadata.json"] = json.dumps(metadata).encode()
+    members["config.json"] = _number_shared_objects(members["config.json"])
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
             archive.writestr(zipfile.ZipInfo(name, EPOCH), content)
+
+
+def _number_shared_objects(config: bytes) -> bytes:
+    """Keras names shared objects by their address in memory: number them instead."""
+    seen: dict[bytes, int] = {}
+
+    def number(found: re.Match[bytes]) -> bytes:
+        return b'"shared_object_id": %d' % seen.setdefault(found[1], len(seen))
+
+    return re.sub(rb'"shared_object_id": (\d+)', number, config)
 
 
 def _file_sha256(path: Path) -> str:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from songcast.augment import VARIANTS, varied_frames, vary
 from songcast.corpus import TEST, TRAIN, VALIDATION, PreparedSong
 from songcast.forecasters import features
 from songcast.forecasters.front_end import FrontEndSettings
 from songcast.forecasters.mixture import BLOCK_FRAMES
 
 # Raised when the same settings would give other features.
-FORMAT = 1
+FORMAT = 2
 # Distances that decide the code length stay in single precision; what only the network reads
 # is kept in half.
 DTYPES: dict[str, type[np.floating[Any]]] = {
@@ -51,17 +52,42 @@ class SongFeatures:
     streams: dict[str, Array]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Passage:
+    """What is to be heard from its first frame: a song's learnable part, or a variant of it."""
+
+    slug: str
+    key: str
+    channels: int
+    splits: dict[str, tuple[int, int]]
+    read: Callable[[], NDArray[np.int16]]
+
+
 def open_features(
-    songs: Iterable[PreparedSong], settings: FrontEndSettings, frame: int, folder: Path
+    songs: Iterable[PreparedSong],
+    settings: FrontEndSettings,
+    frame: int,
+    folder: Path,
+    *,
+    variants: int = 0,
+    variant_seconds: float = 9.0,
 ) -> list[SongFeatures]:
     """Return the features of ``songs``, computing those that ``folder`` does not have yet.
 
-    Songs without a train or validation passage are left out.
+    Songs without a train or validation passage are left out. ``variants``: how many of
+    ``augment.VARIANTS`` follow each song, ``variant_seconds`` of its train passage each.
     """
     wanted = [song for song in songs if training_frames(song)]
+    passages = [_song_passage(song) for song in wanted]
+    passages += [
+        _variant_passage(song, number, variant_seconds)
+        for number in range(variants)
+        for song in wanted
+        if TRAIN in song.splits
+    ]
     # Experts release the interpreter lock: two songs keep two cores busy.
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda song: _open_song(song, settings, frame, folder), wanted))
+        return list(pool.map(lambda p: _open_passage(p, settings, frame, folder), passages))
 
 
 def training_frames(song: PreparedSong) -> int:
@@ -69,33 +95,63 @@ def training_frames(song: PreparedSong) -> int:
     return max((stop for name, (_, stop) in song.splits.items() if name != TEST), default=0)
 
 
-def _open_song(
-    song: PreparedSong, settings: FrontEndSettings, frame: int, folder: Path
+def _song_passage(song: PreparedSong) -> _Passage:
+    frames = training_frames(song)
+    return _Passage(
+        slug=song.slug,
+        key=f"{song.sha256} {song.sample_rate_hz} {frames}",
+        channels=song.channels,
+        splits={k: v for k, v in song.splits.items() if k in (TRAIN, VALIDATION)},
+        read=lambda: song.samples[:frames],
+    )
+
+
+def _variant_passage(song: PreparedSong, number: int, seconds: float) -> _Passage:
+    variant = VARIANTS[number]
+    start, stop = song.splits[TRAIN]
+    length = min(round(seconds * song.sample_rate_hz * variant.speed), stop - start)
+    # Each variant plays another part of the song.
+    first = start + (stop - start - length) * number // max(len(VARIANTS) - 1, 1)
+
+    def read() -> NDArray[np.int16]:
+        return vary(song.samples[first : first + length], song.sample_rate_hz, variant)
+
+    return _Passage(
+        slug=f"{song.slug}+{variant.name}",
+        key=f"{song.sha256} {song.sample_rate_hz} {first} {length} {variant}",
+        channels=song.channels,
+        splits={TRAIN: (0, varied_frames(length, song.sample_rate_hz, variant))},
+        read=read,
+    )
+
+
+def _open_passage(
+    passage: _Passage, settings: FrontEndSettings, frame: int, folder: Path
 ) -> SongFeatures:
-    target = folder / f"{song.slug}-{_key(song, settings, frame)}"
+    target = folder / f"{passage.slug}-{_digest(passage, settings, frame)}"
     if not (target / "done").is_file():
         scratch = folder / f".{target.name}-{secrets.token_hex(4)}"
         scratch.mkdir(parents=True)
         try:
-            _compute(song, settings, frame, scratch)
+            _compute(passage, settings, frame, scratch)
             (scratch / "done").touch()
             shutil.rmtree(target, ignore_errors=True)
             scratch.rename(target)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return SongFeatures(
-        slug=song.slug,
-        channels=song.channels,
+        slug=passage.slug,
+        channels=passage.channels,
         frame=frame,
-        splits={k: v for k, v in song.splits.items() if k in (TRAIN, VALIDATION)},
+        splits=passage.splits,
         streams={name: np.load(target / f"{name}.npy", mmap_mode="r") for name in DTYPES},
     )
 
 
-def _compute(song: PreparedSong, settings: FrontEndSettings, frame: int, folder: Path) -> None:
-    samples = song.samples
-    frames = training_frames(song)
-    front_end = settings.open(song.channels)
+def _compute(passage: _Passage, settings: FrontEndSettings, frame: int, folder: Path) -> None:
+    samples = passage.read()
+    frames = len(samples)
+    front_end = settings.open(passage.channels)
     maps: dict[str, Any] = {}
     for start in range(0, frames, BLOCK_FRAMES):
         block = np.ascontiguousarray(samples[start : min(start + BLOCK_FRAMES, frames)])
@@ -104,16 +160,13 @@ def _compute(song: PreparedSong, settings: FrontEndSettings, frame: int, folder:
             stream = getattr(found, name)
             rows, at = (frames, start) if name != "summary" else (frames // frame, start // frame)
             if name not in maps:
-                shape = (song.channels, rows, *stream.shape[2:])
+                shape = (passage.channels, rows, *stream.shape[2:])
                 path = folder / f"{name}.npy"
                 maps[name] = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
             maps[name][:, at : at + stream.shape[1]] = stream
 
 
-def _key(song: PreparedSong, settings: FrontEndSettings, frame: int) -> str:
+def _digest(passage: _Passage, settings: FrontEndSettings, frame: int) -> str:
     taps = {n: t.tolist() for n, t in (settings.taps or {}).items()}
-    said = [
-        FORMAT, song.sha256, song.sample_rate_hz, training_frames(song), song.channels,
-        settings.kind, settings.experts.key(), taps, frame,
-    ]  # fmt: skip
+    said = [FORMAT, passage.key, settings.kind, settings.experts.key(), taps, frame]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]

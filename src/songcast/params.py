@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from songcast.augment import VARIANTS
 from songcast.errors import ParamsError
 from songcast.forecasters.mixture import BLOCK_FRAMES
 
@@ -68,6 +69,8 @@ class FitParams(Settings):
     rows: int = Field(ge=1, le=4096)
     crop_frames: int = Field(ge=64, le=1 << 20)
     learning_rate: float = Field(gt=0, le=1)
+    variants: int = Field(ge=0, le=len(VARIANTS))
+    variant_seconds: float = Field(gt=0, le=600)
     seed: int = Field(ge=0)
 
 
@@ -75,6 +78,7 @@ class TrainParams(FitParams):
     """The multi-song network, from scratch."""
 
     front_end: Literal["cascade", "ridge", "none"]
+    experts: Literal["wide", "cascade"]
     look_back: int = Field(ge=1, le=1024)
     frame: int = Field(ge=1, le=4096)
     units: int = Field(ge=1, le=4096)

@@ -20,7 +20,7 @@ from songcast.forecasters.combiner_kernels import (
 from songcast.forecasters.experts_kernels import RANK
 from songcast.forecasters.mixture import HIGHEST, LOWEST, MAX_SCALE_LSB, MIN_SCALE_LSB, Mixture
 
-STACK_FORGETTING = (0.998, 0.9998)
+STACK_FORGETTING = (0.995, 0.9995)
 STACK_RIDGE = 1.0
 SCALE_RATES = (1 / 16, 1 / 64, 1 / 512)
 WEIGHT_MEMORY, LEAST_WEIGHT = 0.99, 1e-4
@@ -65,11 +65,11 @@ class Combiner:
 
     def hear(self, samples: NDArray[np.int16], means: NDArray[np.float32]) -> CombinedBlock:
         """Combine ``means`` (frames, channels, experts) of ``samples``, then learn from them."""
-        shape = samples.shape
-        locations = np.empty((*shape, self.components))
-        running = np.empty((*shape, self.components))
-        weights = np.empty((*shape, self.components))
-        errors = np.empty((*shape, self._experts), np.float32)
+        # Channels first: every channel's rows are contiguous however few they are. Numba compiles
+        # another loop, rounding otherwise, for strided arrays; one frame alone is never strided.
+        shape = samples.shape[::-1]
+        locations, running, weights = np.empty((3, *shape, self.components)).swapaxes(1, 2)
+        errors = np.empty((*shape, self._experts), np.float32).swapaxes(0, 1)
         for c, channel in enumerate(self._channels):
             channel.hear(
                 samples[:, c].astype(np.float64),
@@ -109,7 +109,7 @@ class _Channel:
         weights: NDArray[np.float64],
         errors: NDArray[np.float32],
     ) -> None:
-        """Write the outputs of one block; they may be strided views."""
+        """Write the outputs of one block."""
         follow_errors(x, means, ERROR_RATE, self._heard, self._errors, errors)
         stacked = np.stack([stacker.hear(x, means, errors) for stacker in self._stackers], axis=-1)
         locations[:] = np.repeat(stacked, len(SCALE_RATES), axis=-1)

@@ -21,7 +21,7 @@ from songcast.forecasters.experts_kernels import RANK, least_squares, normalised
 
 BLOCK_FRAMES = 4096
 # Part of every cache key: raise it whenever the experts' arithmetic changes.
-KEY_VERSION = 5
+KEY_VERSION = 7
 LOWEST, HIGHEST = -32768.0, 32767.0
 
 F32 = NDArray[np.float32]
@@ -35,8 +35,9 @@ class LeastSquares:
     second channel's newest is the first channel's current sample). ``forgetting``: weight of
     a frame one older, below 1. ``solve_every``: frames between solutions, a multiple of 8.
     ``sweeps``: 0 solves exactly (Cholesky); n makes n Gauss-Seidel sweeps from the last
-    solution instead, cheap and enough behind a whitening stage. ``expert``: whether the chain
-    up to here is an expert of the bank.
+    solution instead, cheap and enough behind a whitening stage. ``weighting``: each frame also
+    counts by the running variance of the error to minus this power: at 1, loud passages do
+    not rule. ``expert``: whether the chain up to here is an expert of the bank.
     """
 
     own_taps: int
@@ -45,6 +46,7 @@ class LeastSquares:
     solve_every: int = 16
     ridge: float = 1.0
     sweeps: int = 0
+    weighting: float = 0.0
     expert: bool = True
 
     def __post_init__(self) -> None:
@@ -62,9 +64,12 @@ class LeastSquares:
             raise ParamsError(f"experts: sweeps must be 0 … 100, got {self.sweeps}")
         if not self.ridge > 0.0:
             raise ParamsError(f"experts: ridge must be above 0, got {self.ridge}")
+        if not 0.0 <= self.weighting <= 2.0:
+            raise ParamsError(f"experts: weighting must be in [0, 2], got {self.weighting}")
 
     def __str__(self) -> str:
-        return f"ls{self.own_taps}.{self.other_taps}@{self.forgetting:g}"
+        kind = "wls" if self.weighting else "ls"
+        return f"{kind}{self.own_taps}.{self.other_taps}@{self.forgetting:g}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,17 +121,39 @@ FAST: Chain = (
     Lms(taps=16, step=0.02),
     LeastSquares(own_taps=32, other_taps=16, forgetting=0.995, solve_every=8, sweeps=2),
 )
+# What only the network's wider bank has. Weighted least squares, then small steps.
+STEADY: Chain = (
+    LeastSquares(own_taps=32, other_taps=16, forgetting=0.999, solve_every=32, weighting=1.0),
+    Lms(taps=256, step=0.01),
+    Lms(taps=32, step=0.01),
+    Lms(taps=16, step=0.01),
+)
+SLOW: Chain = (WHITEN, Lms(taps=1024, step=0.02), Lms(taps=256, step=0.02))
+
+# Many taps, solved loosely: resolves the close partials of strings and reeds soonest.
+HIGH: Chain = (
+    WHITEN,
+    LeastSquares(own_taps=64, other_taps=16, forgetting=0.999, solve_every=8, sweeps=1),
+    Lms(taps=1024, step=0.05),
+    Lms(taps=256, step=0.05),
+    Lms(taps=16, step=0.01),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertSettings:
-    """The whole bank; the defaults are the measured best (docs/model.md)."""
+    """The whole bank; the defaults are the measured best for its cost (docs/model.md)."""
 
     chains: tuple[Chain, ...] = (LONG, MIDDLE, FAST)
 
     def __post_init__(self) -> None:
         if not self.names:
             raise ParamsError("experts: at least one stage must be an expert")
+
+    @classmethod
+    def wide(cls) -> "ExpertSettings":
+        """Return the bank the network listens through: near twice the cost, more diverse."""
+        return cls(chains=(LONG, MIDDLE, FAST, STEADY, SLOW, HIGH))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -270,7 +297,7 @@ class _LeastSquares:
         self._matrix = np.zeros((2, n, n))
         self._vectors = np.zeros((3, n))
         self._rows = np.zeros((RANK + 1, max(n, RANK)))
-        self._peak = np.zeros(1)
+        self._recent = np.zeros(2)
 
     def hear(self, signals: F32, channel: int) -> F32:
         """Predict ``signals[channel]`` (frames,) from both channels."""
@@ -284,10 +311,11 @@ class _LeastSquares:
             self._counts,
             self._settings.forgetting,
             self._settings.ridge,
+            self._settings.weighting,
             self._matrix,
             self._vectors,
             self._rows,
-            self._peak,
+            self._recent,
             out,
         )
         return out

@@ -33,6 +33,8 @@ RANK = 8
 LOWEST, HIGHEST = -32768.0, 32767.0
 # Of the running peak, per sample.
 PEAK_DECAY = 0.99
+# Of the running variance that samples are weighed by.
+VARIANCE_RATE, VARIANCE_FLOOR = 0.01, 0.1
 
 
 def compiled(function: _F) -> _F:
@@ -81,10 +83,11 @@ def least_squares(
     counts: Ints,
     forgetting: float,
     ridge: float,
+    weighting: float,
     matrix: F64,
     vectors: F64,
     rows: F64,
-    peak: F64,
+    recent: F64,
     out: F32,
 ) -> None:
     """Exponentially weighted least squares over two channels' pasts.
@@ -93,7 +96,8 @@ def least_squares(
     other channel's current sample is visible, solve every so many samples, samples heard so
     far (updated), sweeps per solution (0: solve exactly). State: ``matrix`` (2, n, n)
     covariance and scratch, ``vectors`` (3, n) correlation, weights and scratch, ``rows``
-    (9, n) the last 8 regressors and, in the last row, their targets, ``peak`` (1,).
+    (9, n) the last 8 regressors and, in the last row, their targets, ``recent`` (2,) peak and
+    variance of the error. ``weighting``: samples count by the variance to minus this power.
     ``out`` (frames,) is the prediction in LSB.
     """
     own_taps, other_taps, ahead = counts[0], counts[1], counts[2]
@@ -114,10 +118,19 @@ def least_squares(
             p += w[i] * u[i]
         # Right after an onset the solution may fit the onset alone: no prediction is much
         # louder than the signal has lately been.
-        limit = min(2.0 * peak[0], -LOWEST)
-        out[t] = min(max(p, -limit), limit)
-        peak[0] = max(abs(own[o]), PEAK_DECAY * peak[0])
+        limit = min(2.0 * recent[0], -LOWEST)
+        p = min(max(p, -limit), limit)
+        out[t] = p
+        recent[0] = max(abs(own[o]), PEAK_DECAY * recent[0])
         rows[RANK, k] = own[o]
+        if weighting > 0.0:
+            error = own[o] - p
+            importance = (recent[1] + VARIANCE_FLOOR) ** (-0.5 * weighting)
+            speed = max(VARIANCE_RATE, 1.0 / (counts[4] + 2.0))
+            recent[1] += speed * (error * error - recent[1])
+            for i in range(n):
+                u[i] *= importance
+            rows[RANK, k] *= importance
         counts[4] += 1
         if k < RANK - 1:
             continue

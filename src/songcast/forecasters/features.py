@@ -14,9 +14,11 @@ from songcast.forecasters.combiner import Combiner
 from songcast.forecasters.front_end import Heard
 
 Rows = NDArray[np.float32]
-# The running scale that serves as unit is the one in the middle, and not below this.
-UNIT_INDEX = Combiner.components // 2
+# The running scale that serves as unit: the slow stacker's at middle speed, not below this.
+UNIT_INDEX = Combiner.components - 2
 MIN_UNIT_LSB = 0.3
+# Experts further than this from the combined mean, in units, are no guide.
+MAX_DIFFERENCE = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,7 @@ class Features:
 
 def side_size(experts: int) -> int:
     """Number of side features per sample."""
-    return 2 * experts + 4
+    return experts + 4
 
 
 def summary_size(experts: int, frame: int) -> int:
@@ -56,7 +58,8 @@ def extract(heard: Heard, frame: int) -> Features:
     unit = np.maximum(combined.running_scales[..., UNIT_INDEX].T, MIN_UNIT_LSB)
     residual = (x - mean) / unit
     # (frames, channels, experts) -> (channels, frames, experts)
-    difference = np.arcsinh((heard.means.swapaxes(0, 1) - mean[..., None]) / unit[..., None])
+    difference = (heard.means.swapaxes(0, 1) - mean[..., None]) / unit[..., None]
+    difference = np.clip(difference, -MAX_DIFFERENCE, MAX_DIFFERENCE)
     expert_error = np.log2((combined.expert_error.swapaxes(0, 1) + 0.1) / (unit[..., None] + 0.1))
     channels = len(x)
     number = np.broadcast_to(np.arange(channels, dtype=np.float64)[:, None], x.shape)
@@ -65,9 +68,7 @@ def extract(heard: Heard, frame: int) -> Features:
         # The law of causality lets the second channel see the first one's present sample.
         other[1] = np.arcsinh(residual[0])
     stereo = np.full_like(x, channels - 1.0)
-    side = np.concatenate(
-        [difference, expert_error, _stack(other, number, stereo, np.log2(unit) / 8.0)], axis=-1
-    )
+    side = np.concatenate([difference, _stack(other, number, stereo, np.log2(unit) / 8.0)], axis=-1)
     scales = np.log(combined.scales.swapaxes(0, 1) / unit[..., None])
     locations = (combined.locations.swapaxes(0, 1) - mean[..., None]) / unit[..., None]
     base = np.concatenate([np.log(combined.weights.swapaxes(0, 1)), locations, scales], axis=-1)

@@ -8,7 +8,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-
 from songcast.backend import import_keras
 from songcast.forecasters import features
 
@@ -46,6 +45,13 @@ class Windows(Layer):
         """Row t gets rows t … t + look_back - 1 of the input."""
         n = ops.shape(x)[1] - self.look_back
         return ops.concatenate([x[:, i : i + n] for i in range(self.look_back)], axis=-1)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Shape of the output; JAX cannot infer it where the number of rows is open."""
+        batch, rows, columns = input_shape
+        if columns is None:
+            raise ValueError("the number of columns must be known")
+        return batch, None if rows is None else rows - self.look_back, self.look_back * columns
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
@@ -87,14 +93,21 @@ class CorrectMixture(Layer):
     def call(self, correction: Any, side: Any, base: Any) -> Any:
         """Return the corrected mixture."""
         k, m = self.experts, self.mixtures
-        difference = ops.sinh(ops.clip(side[..., :k], -4.0, 4.0))
-        shift = ops.sum(correction[..., :k] * difference, axis=-1, keepdims=True)
-        shift = shift + correction[..., k : k + 1]
-        rest = correction[..., k + 1 :]
-        log_weights = ops.log_softmax(base[..., :m] + rest[..., :m], axis=-1)
-        locations = base[..., m : 2 * m] + shift + rest[..., m : 2 * m]
-        log_scales = base[..., 2 * m :] + ops.clip(rest[..., 2 * m :], -4.0, 4.0)
-        return ops.concatenate([log_weights, locations, log_scales], axis=-1)
+        # Split, not sliced: the gradient of a slice is a sum of padded arrays.
+        trust, shift, weights, moves, widths = ops.split(
+            correction, [k, k + 1, k + 1 + m, k + 1 + 2 * m], axis=-1
+        )
+        log_weights, locations, log_scales = ops.split(base, 3, axis=-1)
+        difference = ops.split(side, [k], axis=-1)[0]
+        shift = shift + ops.sum(trust * difference, axis=-1, keepdims=True)
+        return ops.concatenate(
+            [
+                ops.log_softmax(log_weights + weights, axis=-1),
+                locations + shift + moves,
+                log_scales + ops.clip(widths, -4.0, 4.0),
+            ],
+            axis=-1,
+        )
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

@@ -156,7 +156,7 @@ class _NotebookSession(Session):
         look_back = len(self._past)
         self._past = heard[len(heard) - look_back :]
         # (frames, channels, look_back) -> (frames, look_back, channels); mono fills both
-        windows = sliding_window_view(heard[:-1], look_back, axis=0).transpose(0, 2, 1)
+        windows = sliding_window_view(heard, look_back, axis=0).transpose(0, 2, 1)
         rows = np.empty((len(samples), look_back, CHANNELS), np.float32)
         rows[:] = windows[: len(samples)] / FULL_SCALE
         means = self._blocks.hear(rows)[:, : self._channels] * FULL_SCALE

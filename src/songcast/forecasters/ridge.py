@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
-from songcast.bundle import read_arrays, write_bundle
+from songcast.bundle import read_arrays, read_manifest, write_bundle
 from songcast.forecasters.base import Forecaster, Session
 from songcast.forecasters.combiner import Combiner
 from songcast.forecasters.mixture import HIGHEST, LOWEST, Mixture
@@ -76,6 +76,7 @@ class Ridge(Forecaster):
     @classmethod
     def load(cls, folder: Path) -> "Ridge":
         """Read a bundle written by ``save``."""
+        read_manifest(folder)
         arrays = read_arrays(folder)
         return cls(arrays["stereo"], arrays["mono"])
 

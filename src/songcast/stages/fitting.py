@@ -51,14 +51,21 @@ def fit_and_log(job: Job, model: Lstm) -> list[SongFeatures]:
     ) as run:
         checkpoint.run_id = run.run_id
         log.info("%s: hearing %d songs through the experts ...", job.stage, len(job.songs))
-        songs = open_features(job.songs, model.front_end, model.settings.frame, root() / FEATURES)
+        songs = open_features(
+            job.songs,
+            model.front_end,
+            model.settings.frame,
+            root() / FEATURES,
+            variants=params.variants,
+            variant_seconds=params.variant_seconds,
+        )
         sampler = CropSampler(
             songs,
             rows=params.rows,
             frames=params.crop_frames,
             look_back=look_back,
             seed=params.seed,
-            shares=[job.shares.get(song.slug, 1.0) for song in songs],
+            shares=[job.shares.get(song.slug.partition("+")[0], 1.0) for song in songs],
         )
         settings = FitSettings(
             epochs=params.epochs,

@@ -37,6 +37,7 @@ def new_model(params: TrainParams) -> Lstm:
     import keras
 
     from songcast.forecasters.combiner import Combiner
+    from songcast.forecasters.experts import ExpertSettings
     from songcast.forecasters.network import NetworkSettings, build_network
     from songcast.forecasters.ridge import Ridge
 
@@ -44,7 +45,8 @@ def new_model(params: TrainParams) -> Lstm:
     taps = None
     if params.front_end == "ridge":
         taps = Ridge.load(Path(MODELS) / "ridge").taps
-    front_end = FrontEndSettings(kind=params.front_end, taps=taps)
+    experts = ExpertSettings.wide() if params.experts == "wide" else ExpertSettings()
+    front_end = FrontEndSettings(kind=params.front_end, experts=experts, taps=taps)
     settings = NetworkSettings(
         experts=len(front_end.expert_names),
         mixtures=Combiner.components,

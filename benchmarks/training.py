@@ -1,0 +1,244 @@
+"""How fast we train, against the notebook's recipe, on one core in one run.
+
+The unit is the amplitude: one sample of one channel that the loss judges. Ours: steps of the
+stage train (params.yaml) on crops of the prepared songs. Theirs: the ancestor's two LSTMs,
+three samples in, batches of 100, by the pipeline's own port. Each runs in a process of its own,
+pinned to the same core before TensorFlow starts, in turns; compiling is left out of the time.
+What the experts cost, once per song and setting, is told apart. Run after `make run`:
+
+    .venv/bin/python benchmarks/training.py
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from songcast.errors import SongcastError
+
+OURS, NOTEBOOK = "ours", "notebook"
+Found = dict[str, Any]
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    if arguments.only:
+        print(json.dumps(run_alone(arguments)))
+        return 0
+    pin(arguments.core)
+    found: dict[str, list[Found]] = {OURS: [], NOTEBOOK: []}
+    for turn in range(arguments.rounds):
+        for name, results in found.items():
+            print(f"round {turn + 1}: {name} ...", file=sys.stderr, flush=True)
+            results.append(run_child(name))
+    best = {
+        name: max(results, key=lambda r: float(r["amplitudes_per_second"]))
+        for name, results in found.items()
+    }
+    ratio = best[OURS]["amplitudes_per_second"] / best[NOTEBOOK]["amplitudes_per_second"]
+    if arguments.json:
+        print(json.dumps({"best": best, "ratio": ratio, "rounds": found}, indent=2))
+        return 0
+    print_results(best, ratio)
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=20.0, help="of training, each (20)")
+    parser.add_argument("--rounds", type=int, default=2, help="turns; the best one counts (2)")
+    parser.add_argument(
+        "--steps-per-execution",
+        type=int,
+        default=1,
+        help="of the notebook's fit; 1 as the ancestor did, 50 as the stage baselines does",
+    )
+    parser.add_argument("--core", type=int, help="which core (default: the first allowed)")
+    parser.add_argument("--only", choices=(OURS, NOTEBOOK), help="one of them, in this process")
+    parser.add_argument("--experts", action="store_true", help="also time the experts (slower)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead")
+    return parser.parse_args()
+
+
+def pin(core: int | None) -> None:
+    """Keep this process and its children on one core, where the system can do so."""
+    if not hasattr(os, "sched_setaffinity"):
+        print("this system cannot pin processes: all cores are used", file=sys.stderr)
+        return
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0)) if core is None else core})
+
+
+def run_child(name: str) -> Found:
+    """Run one side in a process of its own, with this one's affinity and arguments."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--only", name]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+    found: Found = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def run_alone(arguments: argparse.Namespace) -> Found:
+    """Measure one side, in this process."""
+    from songcast.backend import import_keras
+
+    import_keras()
+    if arguments.only == NOTEBOOK:
+        found = train_notebook(arguments.seconds, arguments.steps_per_execution)
+    else:
+        found = train_ours(arguments.seconds)
+        if arguments.experts:
+            found["experts_amplitudes_per_second"] = hear_experts()
+    # Linux counts in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return {**found, "peak_memory_mb": peak / 1e6}
+
+
+def train_ours(seconds: float) -> Found:
+    """Train the network of params.yaml on the prepared songs."""
+    import keras
+
+    from songcast.corpus import Corpus
+    from songcast.crops import CropSampler
+    from songcast.featurestore import open_features
+    from songcast.params import Params
+    from songcast.paths import FEATURES, PARAMS, PREPARED, root
+    from songcast.stages.train import new_model
+    from songcast.training import FitSettings, compile_trainer
+
+    params = Params.load(root() / PARAMS).train
+    model = new_model(params)
+    corpus = Corpus.open(root() / PREPARED)
+    songs = open_features(list(corpus), model.front_end, params.frame, root() / FEATURES)
+    sampler = CropSampler(
+        songs,
+        rows=params.rows,
+        frames=params.crop_frames,
+        look_back=params.look_back,
+        seed=params.seed,
+    )
+    settings = FitSettings(
+        epochs=params.epochs,
+        steps_per_epoch=params.steps_per_epoch,
+        rows=params.rows,
+        crop_frames=params.crop_frames,
+        learning_rate=params.learning_rate,
+    )
+    trainer = compile_trainer(model.network, settings)
+    state = np.zeros((params.rows, *model.network.input_shape[-1][1:]), np.float32)
+
+    class Crops(keras.utils.PyDataset):
+        def __init__(self, steps: int) -> None:
+            super().__init__()
+            self.steps = steps
+
+        def __len__(self) -> int:
+            return self.steps
+
+        def __getitem__(self, index: int) -> Any:
+            inputs, target = sampler.batch(0, index)
+            return (*inputs.values(), state), target
+
+    def train(steps: int) -> None:
+        trainer.fit(Crops(steps), shuffle=False, verbose=0)
+
+    return timed(train, params.rows * params.crop_frames, seconds)
+
+
+def train_notebook(seconds: float, steps_per_execution: int) -> Found:
+    """Train the notebook's recipe, with LeakyReLU, on the same songs."""
+    from songcast.corpus import TRAIN, Corpus
+    from songcast.forecasters.notebook import BATCH, CHANNELS, build_network, draw_windows
+    from songcast.paths import PREPARED, root
+
+    look_back = 3
+    corpus = Corpus.open(root() / PREPARED)
+    passages = [song.passage(TRAIN).samples for song in corpus if TRAIN in song.splits]
+    network = build_network(look_back, "leaky_relu")
+    network.compile(optimizer="adam", loss="mse", steps_per_execution=steps_per_execution)
+
+    def train(steps: int) -> None:
+        windows = draw_windows(passages, look_back + 1, steps * BATCH, np.random.default_rng(0))
+        inputs = [windows[:, :-1, c : c + 1] for c in range(CHANNELS)]
+        network.fit(inputs, windows[:, -1, :], batch_size=BATCH, shuffle=False, verbose=0)
+
+    return timed(train, BATCH * CHANNELS, seconds)
+
+
+def timed(train: Callable[[int], None], amplitudes_per_step: int, seconds: float) -> Found:
+    """Train for about ``seconds`` after a warm-up that compiles and tells how many steps fit."""
+    steps = 2
+    train(steps)
+    while True:
+        start, start_cpu = time.perf_counter(), time.process_time()
+        train(steps)
+        spent, spent_cpu = time.perf_counter() - start, time.process_time() - start_cpu
+        if spent >= seconds / 2:
+            break
+        steps = max(round(steps * min(seconds / spent, 10.0)), steps + 1)
+    amplitudes = steps * amplitudes_per_step
+    return {
+        "steps": steps,
+        "seconds": spent,
+        "amplitudes_per_second": amplitudes / spent,
+        "amplitudes_per_cpu_second": amplitudes / spent_cpu,
+    }
+
+
+def hear_experts() -> float:
+    """Amplitudes per second at which the experts hear the training songs, nothing cached."""
+    from songcast.corpus import Corpus
+    from songcast.featurestore import open_features, training_frames
+    from songcast.forecasters.front_end import FrontEndSettings
+    from songcast.params import Params
+    from songcast.paths import PARAMS, PREPARED, root
+
+    params = Params.load(root() / PARAMS).train
+    songs = list(Corpus.open(root() / PREPARED))
+    settings = FrontEndSettings(kind=params.front_end)
+    with tempfile.TemporaryDirectory() as scratch:
+        start = time.perf_counter()
+        open_features(songs, settings, params.frame, Path(scratch))
+        spent = time.perf_counter() - start
+    return sum(training_frames(song) * song.channels for song in songs) / spent
+
+
+def print_results(best: dict[str, Found], ratio: float) -> None:
+    """Print both sides and their ratio."""
+    from songcast.terminal import number, print_table
+
+    columns = ["training", "amplitudes/s", "amplitudes/CPU s", "steps", "peak memory, MB"]
+    rows = [
+        [
+            name,
+            number(found["amplitudes_per_second"], 0),
+            number(found["amplitudes_per_cpu_second"], 0),
+            str(found["steps"]),
+            number(found["peak_memory_mb"], 0),
+        ]
+        for name, found in best.items()
+    ]
+    print_table(columns, rows)
+    print(f"ours / notebook: {ratio:.1f}")
+    experts = best[OURS].get("experts_amplitudes_per_second")
+    if experts:
+        print(f"before that, once per song: the experts hear {experts:.0f} amplitudes/s")
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except SongcastError as mistake:
+        sys.exit(f"training: {mistake}")

@@ -1,0 +1,353 @@
+"""The pipeline, from songs in data/ to registered versions, on two short songs."""
+
+import importlib
+import json
+import logging
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from mlflow_store import use_repository
+from small_models import music
+from songcast import tracking_store
+from songcast.audio import Song, read_song, write_song
+from songcast.bundle import read_manifest
+from songcast.corpus import Corpus
+from songcast.errors import ParamsError
+from songcast.forecasters.notebook import Notebook
+from songcast.models import load
+from songcast.stages import run_stage
+from songcast.stages.retrain import replay_shares
+
+# TensorFlow's variables do not know NumPy 2's copy keyword; Keras asks them when it saves.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword"
+)
+RATE_HZ = 8000
+REPOSITORY = Path(__file__).parents[1]
+FIT = {
+    "epochs": 2,
+    "steps_per_epoch": 4,
+    "rows": 4,
+    "crop_frames": 512,
+    "learning_rate": 3e-3,
+}
+# What differs from the repository's own params.yaml.
+SMALL = {
+    "prepare": {
+        "sample_rate_hz": RATE_HZ,
+        "train_fraction": 0.6,
+        "validation_fraction": 0.2,
+        "test_fraction": 0.2,
+        "guard_seconds": 0.05,
+        "held_out": [],
+    },
+    "baselines": {
+        "look_back": 8,
+        "notebook": {
+            "look_back": 3,
+            "activation": "leaky_relu",
+            "epochs": 1,
+            "windows_per_epoch": 500,
+        },
+    },
+    "train": {
+        **FIT,
+        "without": [],
+        "front_end": "cascade",
+        "look_back": 8,
+        "frame": 16,
+        "units": 6,
+        "layers": 1,
+        "head_units": [8, 6],
+        "negative_slope": 0.1,
+    },
+    "retrain": {
+        **FIT,
+        "parent": "models/train",
+        "songs": ["new"],
+        "replay_share": 0.5,
+        "negative_slope": 0.25,
+    },
+    "evaluate": {"listening_seconds": 0.25},
+}
+PARAMS = {
+    section: {**values, **SMALL[section]}
+    for section, values in yaml.safe_load((REPOSITORY / "params.yaml").read_text()).items()
+}
+SONGS = {"old": 2, "new": 1}
+FORECASTERS = ["persistence", "ridge", "cascade", "notebook", "train", "retrain"]
+STAGES = ("prepare", "baselines", "train", "retrain", "evaluate", "register")
+
+
+def run(stage: str) -> None:
+    module = importlib.import_module(f"songcast.stages.{stage}")
+    assert module.main() in (None, 0)
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def runs_and_versions():
+    client = tracking_store.connect()
+    runs = client.search_runs([tracking_store.experiment_id(client)])
+    versions = client.search_model_versions("name='songcast'")
+    return runs, versions
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    """A repository in which every stage has run once."""
+    with pytest.MonkeyPatch.context() as patch:
+        home = use_repository(tmp_path_factory.mktemp("pipeline"), patch)
+        (home / "data").mkdir()
+        for seed, (name, channels) in enumerate(SONGS.items()):
+            song = Song(samples=music(22000, channels, seed), sample_rate_hz=RATE_HZ, name=name)
+            write_song(song, home / "data" / f"{name}.wav")
+        (home / "params.yaml").write_text(yaml.safe_dump(PARAMS))
+        for stage in STAGES:
+            run(stage)
+        yield home
+
+
+@pytest.fixture
+def home(pipeline, monkeypatch):
+    return use_repository(pipeline, monkeypatch)
+
+
+def test_every_stage_has_left_its_outputs(home):
+    found = {path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file()}
+    expected = {
+        "prepared/songs.json",
+        "models/ridge/bundle.json",
+        "models/notebook/bundle.json",
+        "models/train/bundle.json",
+        "models/train/network.keras",
+        "models/retrain/bundle.json",
+        "plots/train.csv",
+        "plots/retrain.csv",
+        "metrics/retrain.json",
+        "metrics/evaluation.json",
+        "plots/evaluate/bits.csv",
+        "plots/evaluate/bits.png",
+        "plots/evaluate/forgetting.png",
+        "registered.json",
+    }
+    assert expected <= found
+    assert not [name for name in found if name.endswith((".pkl", ".pickle"))]
+    assert not (home / "checkpoints" / "train").exists()
+
+
+def test_the_evaluation_measures_every_forecaster_on_every_unseen_passage(home):
+    evaluation = read(home / "metrics" / "evaluation.json")
+    assert list(evaluation) == ["summary", "songs"]
+    assert sorted(evaluation["songs"]) == sorted(SONGS)
+    assert list(evaluation["summary"]) == FORECASTERS
+    keys = {"prediction_gain_db", "bits_per_sample", "lag_samples"}
+    for slug, measures in evaluation["songs"].items():
+        assert list(measures) == FORECASTERS
+        for found in measures.values():
+            assert keys <= set(found)
+            assert len(found["prediction_gain_db"]) == SONGS[slug]
+            assert len(found["lag_samples"]) == SONGS[slug]
+            assert 0 < found["bits_per_sample"] < 17
+    for name, summary in evaluation["summary"].items():
+        songs = [measures[name] for measures in evaluation["songs"].values()]
+        mean = np.mean([found["bits_per_sample"] for found in songs])
+        assert summary["bits_per_sample"] == pytest.approx(mean)
+
+
+def test_the_measures_are_those_of_the_models_own_forecasts(home):
+    prepared = Corpus.open(home / "prepared")["new"]
+    measures = read(home / "metrics" / "evaluation.json")["songs"]["new"]
+    for name, uri in {
+        "persistence": "persistence",
+        "cascade": "cascade",
+        "ridge": "models/ridge",
+        "train": "models/train",
+        "retrain": "models/retrain",
+    }.items():
+        passage = load(uri).forecast(prepared.song()).passage(*prepared.splits["test"])
+        assert measures[name]["bits_per_sample"] == pytest.approx(passage.bits_per_sample, rel=1e-9)
+        gains = passage.prediction_gain_db
+        assert measures[name]["prediction_gain_db"] == pytest.approx(gains.tolist(), rel=1e-9)
+
+
+def test_the_listening_files_are_the_same_frames_of_the_unseen_passage(home):
+    for prepared in Corpus.open(home / "prepared"):
+        folder = home / "listening" / prepared.slug
+        start, _ = prepared.splits["test"]
+        frames = round(0.25 * RATE_HZ)
+        original = read_song(folder / "original.wav")
+        np.testing.assert_array_equal(original.samples, prepared.samples[start : start + frames])
+        for name, kind in (("pred_song.wav", "train"), ("pred_song_updated.wav", "retrain")):
+            heard = read_song(folder / name)
+            assert heard.sample_rate_hz == RATE_HZ
+            assert heard.samples.shape == original.samples.shape
+            forecast = load(f"models/{kind}").forecast(prepared.song())
+            expected = forecast.passage(start, start + frames).mean
+            np.testing.assert_allclose(heard.samples, expected, atol=0.51)
+
+
+def test_retrain_begins_with_trains_weights_and_another_slope(home):
+    train, retrain = (read_manifest(home / "models" / kind) for kind in ("train", "retrain"))
+    assert retrain["parent_weights_sha256"] == train["weights_sha256"]
+    assert retrain["weights_sha256"] != train["weights_sha256"]
+    assert train["network"]["negative_slope"] == 0.1
+    assert retrain["network"]["negative_slope"] == 0.25
+    network = load(home / "models" / "retrain").network
+    slopes = [layer.negative_slope for layer in network.layers if hasattr(layer, "negative_slope")]
+    assert slopes
+    assert slopes == pytest.approx([0.25] * len(slopes))
+
+
+def test_every_songs_measures_before_and_after_retraining_are_written(home):
+    report = read(home / "metrics" / "retrain.json")
+    assert report["new_songs"] == ["new"]
+    assert sorted(report["songs"]) == sorted(SONGS)
+    for entry in report["songs"].values():
+        assert set(entry) == {"before", "after"}
+        assert entry["before"] != entry["after"]
+        for when in entry.values():
+            assert set(when) == {"bits_per_sample", "prediction_gain_db"}
+            assert all(np.isfinite(value) for value in when.values())
+
+
+def test_both_bundles_are_versions_and_the_better_is_the_challenger(home):
+    registered = read(home / "registered.json")
+    assert list(registered) == ["name", "versions", "challenger", "champion", "gate"]
+    assert registered["name"] == "songcast"
+    assert registered["versions"] == {"train": 1, "retrain": 2}
+    assert set(registered["gate"]) == {"passed", "reasons"}
+    summary = read(home / "metrics" / "evaluation.json")["summary"]
+    better = min(("train", "retrain"), key=lambda kind: summary[kind]["bits_per_sample"])
+    assert registered["challenger"] == registered["versions"][better]
+    assert (registered["champion"] is None) != registered["gate"]["passed"]
+    model = load("models:/songcast@challenger")
+    bundle = load(home / "models" / better)
+    for w, expected in zip(model.network.weights, bundle.network.weights, strict=True):
+        np.testing.assert_array_equal(np.array(w), np.array(expected))
+
+
+def test_each_stage_is_one_run_with_its_epochs(home):
+    runs, _ = runs_and_versions()
+    assert sorted(found.info.run_name for found in runs) == ["baselines", "retrain", "train"]
+    client = tracking_store.connect()
+    for found in runs:
+        assert found.info.status == "FINISHED"
+        if found.info.run_name == "baselines":
+            continue
+        history = client.get_metric_history(found.info.run_id, "train_bits_per_sample")
+        assert [point.step for point in sorted(history, key=lambda p: p.step)] == [0, 1]
+        assert found.data.metrics["bits_per_sample"] > 0
+
+
+def test_registering_again_registers_nothing_twice(home):
+    before = read(home / "registered.json")
+    was_runs, was_versions = runs_and_versions()
+    run("register")
+    runs, versions = runs_and_versions()
+    assert (len(runs), len(versions)) == (len(was_runs), len(was_versions)) == (3, 2)
+    assert read(home / "registered.json") == before
+
+
+def test_from_the_outputs_alone_an_emptied_store_is_filled_again(home, tmp_path, monkeypatch):
+    copy = tmp_path / "clone"
+    shutil.copytree(home, copy, ignore=shutil.ignore_patterns("mlruns", "features"))
+    use_repository(copy, monkeypatch)
+    assert runs_and_versions() == ([], [])
+    evaluation = (copy / "metrics" / "evaluation.json").read_bytes()
+    for _ in range(2):
+        run("register")
+        runs, versions = runs_and_versions()
+        assert sorted(found.info.run_name for found in runs) == ["retrain", "train"]
+        assert len(versions) == 2
+    client = tracking_store.connect()
+    for found in runs:
+        history = client.get_metric_history(found.info.run_id, "train_bits_per_sample")
+        assert sorted({point.step for point in history}) == [0, 1]
+        assert len(history) == 2
+    assert read(copy / "registered.json")["versions"] == {"train": 1, "retrain": 2}
+    assert (copy / "metrics" / "evaluation.json").read_bytes() == evaluation
+
+
+@pytest.mark.slow
+def test_the_same_songs_and_params_give_the_same_metrics_and_weights(home, tmp_path, monkeypatch):
+    copy = tmp_path / "again"
+    copy.mkdir()
+    shutil.copytree(home / "data", copy / "data")
+    shutil.copy(home / "params.yaml", copy)
+    use_repository(copy, monkeypatch)
+    for stage in STAGES[:-1]:
+        run(stage)
+    for name in ("evaluation.json", "retrain.json"):
+        assert (copy / "metrics" / name).read_bytes() == (home / "metrics" / name).read_bytes()
+    for kind in ("ridge", "notebook", "train", "retrain"):
+        one, other = (read_manifest(each / "models" / kind) for each in (home, copy))
+        assert one["files"] == other["files"]
+
+
+# Small parts.
+
+
+class Named:
+    def __init__(self, slug, frames, channels):
+        self.slug, self.frames, self.channels = slug, frames, channels
+
+
+@pytest.mark.parametrize("replay", [0.0, 0.25, 0.5])
+def test_old_songs_get_the_replay_share_of_what_is_heard(replay):
+    songs = [Named("a", 1000, 2), Named("b", 3000, 1), Named("c", 500, 2)]
+    shares = replay_shares(songs, songs[2:], replay)
+    heard = {s.slug: shares[s.slug] * s.frames * s.channels for s in songs}
+    assert heard["a"] + heard["b"] == pytest.approx(replay * sum(heard.values()))
+    assert heard["a"] * 3 == pytest.approx(heard["b"] * 2)
+
+
+def test_with_no_old_songs_all_are_heard_alike():
+    songs = [Named("a", 1000, 2), Named("b", 3000, 1)]
+    assert replay_shares(songs, songs, 0.5) == {"a": 1.0, "b": 1.0}
+
+
+def test_a_baseline_as_parent_and_a_song_that_is_not_there_are_clear_errors(home, monkeypatch):
+    saved = (home / "params.yaml").read_text()
+    try:
+        for change, said in (
+            ({"parent": "models/notebook"}, "models/notebook.*name an LSTM"),
+            ({"songs": ["nowhere"]}, "no song 'nowhere' in data/; there are: new, old"),
+        ):
+            retrain = {**PARAMS["retrain"], **change}
+            (home / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "retrain": retrain}))
+            with pytest.raises(ParamsError, match=said):
+                run("retrain")
+    finally:
+        (home / "params.yaml").write_text(saved)
+    assert load("models/notebook").name == Notebook.name
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (ParamsError("params.yaml: x is unknown"), 2, "params.yaml: x is unknown\n"),
+        (KeyboardInterrupt(), 130, "stopped\n"),
+    ],
+)
+def test_a_stage_run_as_a_program_says_a_users_mistake_in_one_line(error, code, said, capsys):
+    def main():
+        raise error
+
+    before = logging.root.handlers[:]
+    try:
+        with pytest.raises(SystemExit) as caught:
+            run_stage(main)
+    finally:
+        logging.root.handlers[:] = before
+        logging.getLogger("songcast").setLevel(logging.NOTSET)
+    assert caught.value.code == code
+    assert capsys.readouterr().err == f"songcast {main.__module__.split('.')[-1]}: {said}"
+    assert "songcast.stages" in sys.modules
