@@ -119,9 +119,9 @@ def train_ours(seconds: float) -> Found:
     from songcast.training import FitSettings, compile_trainer
 
     params = Params.load(root() / PARAMS).train
-    model = new_model(params)
-    corpus = Corpus.open(root() / PREPARED)
-    songs = open_features(list(corpus), model.front_end, params.frame, root() / FEATURES)
+    prepared = list(Corpus.open(root() / PREPARED))
+    model = new_model(params, prepared)
+    songs = open_features(prepared, model.front_end, params.frame, root() / FEATURES)
     sampler = CropSampler(
         songs,
         rows=params.rows,

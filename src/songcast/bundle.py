@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from songcast.errors import BundleError
+from songcast.files import sha256_of_file
 
 MANIFEST = "bundle.json"
 ARRAYS = "arrays.npz"
@@ -64,7 +65,7 @@ def write_bundle(
         **details,
         "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
         "weights_sha256": weights_sha256(weights),
-        "files": {p.name: _file_sha256(p) for p in sorted(scratch.iterdir())},
+        "files": {p.name: sha256_of_file(p) for p in sorted(scratch.iterdir())},
     }
     (scratch / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
@@ -91,7 +92,7 @@ def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
     if verify:
         for name, sha256 in files.items():
             file = folder / name
-            if Path(name).name != name or not file.is_file() or _file_sha256(file) != sha256:
+            if Path(name).name != name or not file.is_file() or sha256_of_file(file) != sha256:
                 raise BundleError(
                     f"{file}: missing or altered since it was written (sha256 differs); "
                     "restore the bundle, e.g. with `dvc checkout` or `make run`"
@@ -152,7 +153,3 @@ def _number_shared_objects(config: bytes) -> bytes:
 
     return re.sub(rb'"shared_object_id": (\d+)', number, config)
 
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

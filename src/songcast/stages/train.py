@@ -3,17 +3,20 @@
 Run as ``python -m songcast.stages.train``. Stopped in any way, it goes on from its last epoch.
 """
 
-from pathlib import Path
+from collections.abc import Sequence
 
 from songcast.backend import import_keras
-from songcast.corpus import Corpus
+from songcast.corpus import TRAIN, Corpus, PreparedSong
 from songcast.fingerprint import fingerprint
 from songcast.forecasters.front_end import FrontEndSettings
 from songcast.forecasters.lstm import Lstm
 from songcast.params import Params, TrainParams
-from songcast.paths import MODELS, PREPARED
+from songcast.paths import PREPARED
 from songcast.stages import run_stage
 from songcast.stages.fitting import Job, fit_and_log, select_songs
+
+# The penalty of a ridge front end, for samples scaled to [-1, 1).
+RIDGE_ALPHA = 1e-6
 
 
 def main() -> None:
@@ -29,11 +32,14 @@ def main() -> None:
         fingerprint=fingerprint(params.model_dump(mode="json"), songs),
         details={"sample_rate_hz": corpus.sample_rate_hz, "channels": 2},
     )
-    fit_and_log(job, new_model(params))
+    fit_and_log(job, new_model(params, songs))
 
 
-def new_model(params: TrainParams) -> Lstm:
-    """Return the untrained model of these params; its output is the front end's."""
+def new_model(params: TrainParams, songs: Sequence[PreparedSong]) -> Lstm:
+    """Return the untrained model of these params; its output is the front end's.
+
+    A ridge front end is fitted on the songs' train passages.
+    """
     import keras
 
     from songcast.forecasters.combiner import Combiner
@@ -44,7 +50,8 @@ def new_model(params: TrainParams) -> Lstm:
     keras.utils.set_random_seed(params.seed)
     taps = None
     if params.front_end == "ridge":
-        taps = Ridge.load(Path(MODELS) / "ridge").taps
+        passages = (song.passage(TRAIN).samples for song in songs if TRAIN in song.splits)
+        taps = Ridge.fit(passages, params.look_back, RIDGE_ALPHA).taps
     experts = ExpertSettings.wide() if params.experts == "wide" else ExpertSettings()
     front_end = FrontEndSettings(kind=params.front_end, experts=experts, taps=taps)
     settings = NetworkSettings(
