@@ -158,7 +158,7 @@ def test_files_outside_the_bundle_are_refused_though_their_digest_is_right(writt
     (written / "sub").mkdir()
     (written / "sub" / "file").write_text("x")
     target = written / name
-    digest = bundles._file_sha256(target) if target.is_file() else "0"
+    digest = bundles.sha256_of_file(target) if target.is_file() else "0"
     manifest = json.loads((written / "bundle.json").read_text())
     manifest["files"][name] = digest
     (written / "bundle.json").write_text(json.dumps(manifest))

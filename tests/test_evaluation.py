@@ -48,7 +48,9 @@ def test_every_models_passage_is_that_of_its_own_forecast_of_the_song(start, sto
         assert_array_equal(found[name].samples, own.samples, name)
         assert_array_equal(found[name].bits, own.bits, name)
         assert_array_equal(found[name].mean, own.mean, name)
-    assert not np.array_equal(found["lstm"].bits, found["other"].bits)
+    if start < BLOCK_FRAMES:
+        # Later, both random networks have lost all trust and leave it to the combiner.
+        assert not np.array_equal(found["lstm"].bits, found["other"].bits)
 
 
 def test_a_model_that_forgets_is_spared_what_it_cannot_remember():

@@ -152,4 +152,3 @@ def _number_shared_objects(config: bytes) -> bytes:
         return b'"shared_object_id": %d' % seen.setdefault(found[1], len(seen))
 
     return re.sub(rb'"shared_object_id": (\d+)', number, config)
-
