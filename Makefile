@@ -16,7 +16,7 @@ STORE := $(or $(MLFLOW_TRACKING_URI),embedded)
 # `python` of the stages is ours, and their lines come as they are written.
 IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONUNBUFFERED=1
 
-.PHONY: help run test test-all check format readme lock gpu ui clean FORCE
+.PHONY: help run test test-slow check format readme lock gpu ui clean FORCE
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -34,8 +34,8 @@ run: $(INSTALLED) $(PULLED)  ## songs to evaluated, registered models; does only
 test: $(INSTALLED)  ## the fast tests
 	@$(IN_VENV) $(BIN)/python -m pytest -q -m "not slow"
 
-test-all: $(INSTALLED)  ## all tests
-	@$(IN_VENV) $(BIN)/python -m pytest -q
+test-slow: $(INSTALLED)  ## the slow tests: kills, long songs, another backend
+	@$(IN_VENV) $(BIN)/python -m pytest -q -m slow
 
 check: $(INSTALLED)  ## lint, format, types; changes nothing
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

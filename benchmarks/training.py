@@ -108,8 +108,6 @@ def run_alone(arguments: argparse.Namespace) -> Found:
 
 def train_ours(seconds: float) -> Found:
     """Train the network of params.yaml on the prepared songs."""
-    import keras
-
     from songcast.corpus import Corpus
     from songcast.crops import CropSampler
     from songcast.featurestore import open_features
@@ -139,20 +137,10 @@ def train_ours(seconds: float) -> Found:
     trainer = compile_trainer(model.network, settings)
     state = np.zeros((params.rows, *model.network.input_shape[-1][1:]), np.float32)
 
-    class Crops(keras.utils.PyDataset):
-        def __init__(self, steps: int) -> None:
-            super().__init__()
-            self.steps = steps
-
-        def __len__(self) -> int:
-            return self.steps
-
-        def __getitem__(self, index: int) -> Any:
-            inputs, target = sampler.batch(0, index)
-            return (*inputs.values(), state), target
-
     def train(steps: int) -> None:
-        trainer.fit(Crops(steps), shuffle=False, verbose=0)
+        for index in range(steps):
+            inputs, target = sampler.batch(0, index)
+            trainer.train_on_batch([*inputs.values(), state], target)
 
     return timed(train, params.rows * params.crop_frames, seconds)
 

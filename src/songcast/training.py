@@ -6,6 +6,7 @@ epoch with the best validation code length.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from songcast.backend import import_keras
 from songcast.checkpoint import Checkpoint
 from songcast.corpus import VALIDATION
-from songcast.crops import CropSampler, passage_batches
+from songcast.crops import Batch, CropSampler, passage_batches
 from songcast.featurestore import SongFeatures
 from songcast.forecasters.lstm import absolute_mixture
 from songcast.forecasters.network import code_length_bits
@@ -62,22 +63,21 @@ def fit(
     trainer = compile_trainer(network, settings)
     rows = checkpoint.restore(trainer)
     best = min((row["validation_bits_per_sample"] for row in rows), default=math.inf)
+    state = np.zeros((settings.rows, *network.input_shape[-1][1:]), np.float32)
     for epoch in range(len(rows), settings.epochs):
-        crops = _Crops(sampler, epoch, settings, network.input_shape[-1])
-        log = trainer.fit(
-            crops,
-            initial_epoch=epoch,
-            epochs=epoch + 1,
-            shuffle=False,
-            verbose=0,
-            callbacks=[_Steps(on_step, epoch * settings.steps_per_epoch)] if on_step else None,
-        )
+        trainer.reset_metrics()
+        # Batch by batch, not by `fit`: TensorFlow's generator dataset sets malloc's trim threshold
+        # to 128 kB, after which every large array is faulted in anew (half the speed).
+        for index, (inputs, target) in enumerate(_batches(sampler, epoch, settings)):
+            loss = trainer.train_on_batch([*inputs.values(), state], target)
+            if on_step:
+                on_step(epoch * settings.steps_per_epoch + index + 1)
         with averaged_weights(trainer):
             validation_bits = mean_bits(network, validation)
             average = network.get_weights()
         row = {
             "step": float(epoch),
-            "train_bits_per_sample": float(log.history["loss"][0]),
+            "train_bits_per_sample": float(loss),
             "validation_bits_per_sample": validation_bits,
         }
         rows.append(row)
@@ -96,7 +96,7 @@ def compile_trainer(network: Any, settings: FitSettings) -> Any:
     schedule = keras.optimizers.schedules.CosineDecay(
         settings.learning_rate * 0.05,
         decay_steps=max(steps - warmup, 1),
-        alpha=0.2,
+        alpha=0.02,
         warmup_target=settings.learning_rate,
         warmup_steps=warmup,
     )
@@ -174,32 +174,12 @@ def _errors(
     return np.concatenate(bits, axis=1), np.concatenate(errors, axis=1), start
 
 
-PyDataset: Any = keras.utils.PyDataset
-Callback: Any = keras.callbacks.Callback
-
-
-class _Crops(PyDataset):
-    """One epoch of batches; the state of every crop starts at zero."""
-
-    def __init__(
-        self, sampler: CropSampler, epoch: int, settings: FitSettings, state: tuple[int, ...]
-    ) -> None:
-        super().__init__(workers=1, use_multiprocessing=False, max_queue_size=4)
-        self._sampler, self._epoch, self._steps = sampler, epoch, settings.steps_per_epoch
-        self._state = np.zeros((settings.rows, *state[1:]), np.float32)
-
-    def __len__(self) -> int:
-        return self._steps
-
-    def __getitem__(self, index: int) -> Any:
-        inputs, target = self._sampler.batch(self._epoch, index)
-        return (*inputs.values(), self._state), target
-
-
-class _Steps(Callback):
-    def __init__(self, on_step: Callable[[int], None], first: int) -> None:
-        super().__init__()
-        self._on_step, self._first = on_step, first
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
-        self._on_step(self._first + batch + 1)
+def _batches(sampler: CropSampler, epoch: int, settings: FitSettings) -> Iterator[Batch]:
+    """Yield the batches of an epoch; a thread reads the next one while the last is learned."""
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(sampler.batch, epoch, 0)
+        for index in range(settings.steps_per_epoch):
+            batch = ahead.result()
+            if index + 1 < settings.steps_per_epoch:
+                ahead = pool.submit(sampler.batch, epoch, index + 1)
+            yield batch

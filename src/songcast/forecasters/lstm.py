@@ -14,8 +14,10 @@ from scipy.signal import lfilter
 from scipy.special import expit
 
 from songcast.bundle import NETWORK, read_arrays, read_manifest, write_bundle
+from songcast.errors import BundleError
 from songcast.forecasters import features
 from songcast.forecasters.base import Forecaster, Session
+from songcast.forecasters.combiner import Combiner
 from songcast.forecasters.features import Features
 from songcast.forecasters.front_end import FrontEndSettings, Heard
 from songcast.forecasters.mixture import BLOCK_FRAMES, Mixture
@@ -70,6 +72,13 @@ class Lstm(Forecaster):
         arrays = read_arrays(folder) if manifest["front_end"]["kind"] == "ridge" else {}
         taps = {int(name.removeprefix("taps_")): array for name, array in arrays.items()}
         front_end = FrontEndSettings.from_json(manifest["front_end"], taps or None)
+        widths = (features.summary_size(settings.experts, settings.frame), 2)
+        widths += (features.side_size(settings.experts), 3 * Combiner.components)
+        if [shape[-1] for shape in network.input_shape[:4]] != list(widths):
+            raise BundleError(
+                f"{folder}: made by another version of songcast, whose features differ; "
+                "use that version, or train again with `make run`"
+            )
         return cls(network, settings, front_end)
 
 
