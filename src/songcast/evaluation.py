@@ -1,6 +1,6 @@
 """Forecasting with many models at once, and what is measured of it. No files, no MLflow."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,8 +11,9 @@ from songcast import metrics
 from songcast.audio import Song
 from songcast.forecasters.base import Forecast, Forecaster
 from songcast.forecasters.cascade import Cascade
+from songcast.forecasters.combiner import Combiner
 from songcast.forecasters.front_end import FrontEndSettings, Heard
-from songcast.forecasters.lstm import Lstm
+from songcast.forecasters.lstm import Lstm, LstmSession
 from songcast.forecasters.mixture import BLOCK_FRAMES, HIGHEST, LOWEST, Mixture
 
 Measures = dict[str, Any]
@@ -29,7 +30,7 @@ def forecast_passage(
     found: dict[str, Forecast] = {}
     shared: dict[FrontEndSettings, dict[str, Forecaster]] = {}
     for name, model in models.items():
-        settings = front_end_of(model)
+        settings = front_end_of(model, models.values())
         if settings is not None:
             shared.setdefault(settings, {})[name] = model
             continue
@@ -43,13 +44,24 @@ def forecast_passage(
     return {name: found[name] for name in models}
 
 
-def front_end_of(model: Forecaster) -> FrontEndSettings | None:
-    """Return the front end that ``model`` listens through, None for one without."""
+def front_end_of(model: Forecaster, models: Iterable[Forecaster] = ()) -> FrontEndSettings | None:
+    """Return the front end that ``model`` can listen through, None for one without.
+
+    The cascade can take its experts from a network's wider bank that begins with them.
+    """
     if isinstance(model, Lstm):
         return model.front_end if model.front_end.taps is None else None
-    if isinstance(model, Cascade):
-        return FrontEndSettings(kind="cascade", experts=model.settings)
-    return None
+    if not isinstance(model, Cascade):
+        return None
+    chains = model.settings.chains
+    wider = (
+        other.front_end
+        for other in models
+        if isinstance(other, Lstm)
+        and other.front_end.kind == "cascade"
+        and other.front_end.experts.chains[: len(chains)] == chains
+    )
+    return next(wider, FrontEndSettings(kind="cascade", experts=model.settings))
 
 
 def _forecast_together(
@@ -59,17 +71,14 @@ def _forecast_together(
     start: int,
     stop: int,
 ) -> dict[str, Forecast]:
-    sessions = {
-        name: model.session(song.channels, song.sample_rate_hz) if isinstance(model, Lstm) else None
-        for name, model in models.items()
-    }
+    sessions = {name: _follower(model, song.channels) for name, model in models.items()}
     samples = np.ascontiguousarray(song.samples[start:stop])
     parts: dict[str, list[tuple[NDArray[np.float64], NDArray[np.float64]]]]
     parts = {name: [] for name in models}
     for first, heard in _hear_ahead(settings, song, stop):
         last = first + len(heard.samples)
-        for name, session in sessions.items():
-            mixture = heard.combined.mixture if session is None else session.follow(heard)
+        for name, follow in sessions.items():
+            mixture = follow(heard)
             if last <= start:
                 continue
             wanted = _rows(mixture, max(start - first, 0))
@@ -83,6 +92,22 @@ def _forecast_together(
         )
         for name, found in parts.items()
     }
+
+
+def _follower(model: Forecaster, channels: int) -> Callable[[Heard], Mixture]:
+    """Return what makes ``model``'s mixtures of a front end's blocks, heard in order."""
+    if isinstance(model, Lstm):
+        return LstmSession(model, channels).follow
+    if not isinstance(model, Cascade):
+        raise TypeError(f"{model.name} has no front end")
+    experts = len(model.settings.names)
+    combiner = Combiner(channels, experts)
+
+    def combine(heard: Heard) -> Mixture:
+        means = np.ascontiguousarray(heard.means[..., :experts])
+        return combiner.hear(heard.samples, means).mixture
+
+    return combine
 
 
 def _hear_ahead(settings: FrontEndSettings, song: Song, stop: int) -> Iterator[tuple[int, Heard]]:

@@ -25,7 +25,7 @@ from songcast.forecasters.front_end import FrontEndSettings
 from songcast.forecasters.mixture import BLOCK_FRAMES
 
 # Raised when the same settings would give other features.
-FORMAT = 2
+FORMAT = 3
 # Distances that decide the code length stay in single precision; what only the network reads
 # is kept in half.
 DTYPES: dict[str, type[np.floating[Any]]] = {

@@ -65,11 +65,11 @@ def fit(
     best = min((row["validation_bits_per_sample"] for row in rows), default=math.inf)
     state = np.zeros((settings.rows, *network.input_shape[-1][1:]), np.float32)
     for epoch in range(len(rows), settings.epochs):
-        trainer.reset_metrics()
+        losses = []
         # Batch by batch, not by `fit`: TensorFlow's generator dataset sets malloc's trim threshold
         # to 128 kB, after which every large array is faulted in anew (half the speed).
         for index, (inputs, target) in enumerate(_batches(sampler, epoch, settings)):
-            loss = trainer.train_on_batch([*inputs.values(), state], target)
+            losses.append(trainer.train_on_batch([*inputs.values(), state], target))
             if on_step:
                 on_step(epoch * settings.steps_per_epoch + index + 1)
         with averaged_weights(trainer):
@@ -77,7 +77,7 @@ def fit(
             average = network.get_weights()
         row = {
             "step": float(epoch),
-            "train_bits_per_sample": float(loss),
+            "train_bits_per_sample": float(np.mean(losses)),
             "validation_bits_per_sample": validation_bits,
         }
         rows.append(row)

@@ -58,9 +58,14 @@ def extract(heard: Heard, frame: int) -> Features:
     unit = np.maximum(combined.running_scales[..., UNIT_INDEX].T, MIN_UNIT_LSB)
     residual = (x - mean) / unit
     # (frames, channels, experts) -> (channels, frames, experts)
-    difference = (heard.means.swapaxes(0, 1) - mean[..., None]) / unit[..., None]
-    difference = np.clip(difference, -MAX_DIFFERENCE, MAX_DIFFERENCE)
-    expert_error = np.log2((combined.expert_error.swapaxes(0, 1) + 0.1) / (unit[..., None] + 0.1))
+    per_unit = (1.0 / unit).astype(np.float32)[..., None]
+    difference = (heard.means.swapaxes(0, 1) - mean[..., None]).astype(np.float32)
+    difference *= per_unit
+    np.clip(difference, -MAX_DIFFERENCE, MAX_DIFFERENCE, out=difference)
+    # The ratio matters per frame only, at its last sample.
+    last = slice(frame - 1, len(heard.samples) // frame * frame, frame)
+    ratio = (combined.expert_error.swapaxes(0, 1)[:, last] + 0.1) / (unit[:, last, None] + 0.1)
+    expert_error = np.log2(ratio.astype(np.float32))
     channels = len(x)
     number = np.broadcast_to(np.arange(channels, dtype=np.float64)[:, None], x.shape)
     other = np.zeros_like(x)
@@ -88,8 +93,8 @@ def _stack(*columns: NDArray[np.float64]) -> NDArray[np.float64]:
 def _summaries(
     x: NDArray[np.float64],
     residual: NDArray[np.float64],
-    difference: NDArray[np.float64],
-    expert_error: NDArray[np.float64],
+    difference: Rows,
+    expert_error: Rows,
     unit: NDArray[np.float64],
     frame: int,
 ) -> Rows:
@@ -102,7 +107,7 @@ def _summaries(
     own = np.concatenate(
         [
             np.mean(r[..., None] * d, axis=2),
-            expert_error[:, :cut].reshape(d.shape)[:, :, -1],
+            expert_error,
             r,
             np.log2(unit[:, :cut].reshape(r.shape)[..., -1:]) / 8.0,
             np.log2(1.0 + np.mean(np.abs(x[:, :cut].reshape(r.shape)), -1, keepdims=True)) / 8.0,

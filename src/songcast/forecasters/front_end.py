@@ -19,7 +19,7 @@ FrontEndKind = Literal["cascade", "ridge", "none"]
 Experts = Callable[[NDArray[np.int16]], NDArray[np.float32]]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Heard:
     """A block of samples and what was predicted of each from the past alone.
 

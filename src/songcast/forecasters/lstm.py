@@ -5,6 +5,7 @@ with forgetting: where the network knows a song less well, it cannot lose much.
 """
 
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,9 @@ class Lstm(Forecaster):
         arrays = read_arrays(folder) if manifest["front_end"]["kind"] == "ridge" else {}
         taps = {int(name.removeprefix("taps_")): array for name, array in arrays.items()}
         front_end = FrontEndSettings.from_json(manifest["front_end"], taps or None)
-        widths = (features.summary_size(settings.experts, settings.frame), 2)
-        widths += (features.side_size(settings.experts), 3 * Combiner.components)
-        if [shape[-1] for shape in network.input_shape[:4]] != list(widths):
+        summary = features.summary_size(settings.experts, settings.frame)
+        widths = [summary, 2, features.side_size(settings.experts), 3 * Combiner.components]
+        if [shape[-1] for shape in network.input_shape[:4]] != widths:
             raise BundleError(
                 f"{folder}: made by another version of songcast, whose features differ; "
                 "use that version, or train again with `make run`"
@@ -112,7 +113,7 @@ class LstmSession(Session):
         start = 0
         while start < len(heard.samples) or not parts:
             stop = min(start + BLOCK_FRAMES - self._filled, len(heard.samples))
-            own = heard.rows(start, stop)
+            own = heard if stop - start == len(heard.samples) else heard.rows(start, stop)
             parts.append(self._trust.average(self._correct(own), own))
             start = stop
         return Mixture(
@@ -130,7 +131,10 @@ class LstmSession(Session):
         """The network's mixture for rows that fit into the block begun."""
         first, self._filled = self._filled, self._filled + len(heard.samples)
         self._block.write(first, heard)
-        block = features.extract(self._block, self._settings.frame)
+        if len(heard.samples) == BLOCK_FRAMES:
+            block = _whole_block(heard, self._settings.experts, self._settings.frame)
+        else:
+            block = features.extract(self._block, self._settings.frame)
         mixture, state = self._network.predict_on_batch(self._inputs(block))
         found = absolute_mixture(np.asarray(mixture), block.unit, self._block.combined.mean.T)
         if self._filled == BLOCK_FRAMES:
@@ -151,6 +155,18 @@ class LstmSession(Session):
         other = own[::-1] if len(own) == 2 else np.zeros_like(own)
         summary = np.concatenate([self._past_summary, block.summary[:, :-1]], axis=1)
         return [summary, np.stack([own, other], axis=-1), block.side, block.base, self._state]
+
+
+@lru_cache(maxsize=2)
+def _whole_block(heard: Heard, experts: int, frame: int) -> Features:
+    """Features of a whole block, shared by all networks that hear it through one front end.
+
+    Taken from a copy: arrays that lie otherwise in memory may round otherwise.
+    """
+    _, channels, mixtures = heard.combined.weights.shape
+    block = Heard.blank(BLOCK_FRAMES, channels, experts, mixtures)
+    block.write(0, heard)
+    return features.extract(block, frame)
 
 
 def absolute_mixture(mixture: Rows, unit: Rows, mean: NDArray[np.float64] | float = 0.0) -> Mixture:
