@@ -280,7 +280,10 @@ def learning_curves(
     reference_bits: float | None = None,
     reference_name: str = "ridge",
 ) -> Figure:
-    """Bits per sample of the training and validation passages after each epoch.
+    """Bits per sample of the validation and the training passages after each epoch.
+
+    Each has a scale of its own: crops are drawn at random, so training wanders by more than
+    validation gains.
 
     ``rows`` have ``step``, ``train_bits_per_sample`` and ``validation_bits_per_sample``, each
     of the two a finite number or None; the epoch of fewest validation bits is marked.
@@ -294,30 +297,24 @@ def learning_curves(
     title = "No epoch yet"
     best = min(curves["validation"], key=lambda point: point[1], default=None)
     if best is not None:
-        title = f"Best at epoch {best[0]:g}: {best[1]:.2f} bits per sample on validation"
+        title = f"Best at epoch {best[0]:g}: {best[1]:.3f} bits per sample on validation"
         if reference_bits is not None:
             title += f", {_less(reference_bits - best[1])} than {reference_name}"
-    figure, axes = _figure(title, 4.2, 1, 1)
+    figure, axes = _figure(title, 5.2, 2, 1)
+    looks = {"validation": (axes[0, 0], BLUE), "training": (axes[1, 0], GREY)}
+    for name, (ax, colour) in looks.items():
+        points = np.reshape(curves[name], (-1, 2)).T
+        ax.plot(*points, marker=".", color=colour, linewidth=1.6, label=name)
+        ax.set(xlabel="epoch", ylabel=f"bits per sample,\n{name}")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    steps = [step for points in curves.values() for step, _ in points] or [0]
+    for ax in axes[:, 0]:
+        ax.set_xlim(min(steps) - 0.5, max(steps) + 0.5)
     ax = axes[0, 0]
-    looks = {"training": (GREY, "--"), "validation": (BLUE, "-")}
-    for name, points in curves.items():
-        colour, line = looks[name]
-        ax.plot(
-            *np.reshape(points, (-1, 2)).T,
-            line,
-            marker=".",
-            color=colour,
-            linewidth=1.6,
-            label=name,
-        )
     if reference_bits is not None:
         ax.axhline(reference_bits, color=COLOURS["ridge"], linewidth=1.6, label=reference_name)
     if best is not None:
         ax.plot(*best, "o", markersize=11, mfc="none", mec=INK, mew=1.5, label="best epoch")
-    steps = [step for points in curves.values() for step, _ in points] or [0]
-    ax.set(xlabel="epoch", ylabel="bits per sample (fewer is better)")
-    ax.set_xlim(min(steps) - 0.5, max(steps) + 0.5)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     _legend(figure, *ax.get_legend_handles_labels())
     return figure
 
@@ -329,7 +326,7 @@ def forgetting(
     new_songs: set[str],
     measure: Literal["bits per sample", "dB gain"] = "bits per sample",
 ) -> Figure:
-    """Each song before and after retraining, sorted by change, worst first.
+    """What retraining changed for each song, sorted by change, worst first.
 
     ``before`` and ``after`` map slugs to validation bits per sample (fewer is better) or to
     prediction gain in dB (more is better), finite; ``new_songs`` are those that the first
@@ -341,22 +338,20 @@ def forgetting(
     title = _forgetting_title(change, new_songs, measure)
     figure, axes = _figure(title, _rows_height(len(slugs)), 1, 1)
     ax = axes[0, 0]
+    ax.axvline(0.0, color=INK, linewidth=1.0)
     for y, slug in enumerate(slugs):
         colour = VERMILION if change.get(slug, 0.0) < 0 else BLUE
         shape = "D" if slug in new_songs else "o"
         if slug in change:
-            ax.plot([before[slug], after[slug]], [y, y], color=colour, linewidth=2.2)
-        if slug in before:
-            ax.plot(before[slug], y, shape, color=INK, mfc="none", markersize=9, zorder=5)
-        if slug in after:
-            ax.plot(after[slug], y, shape, color=colour, markersize=6, zorder=4)
+            moved = after[slug] - before[slug]
+            ax.plot([0.0, moved], [y, y], color=colour, linewidth=2.2)
+            ax.plot(moved, y, shape, color=colour, markersize=7)
     _song_rows(ax, slugs, new_songs)
     direction = "fewer" if better < 0 else "more"
-    ax.set_xlabel(f"{measure} on validation ({direction} is better)")
+    ax.set_xlabel(f"change of {measure} on validation ({direction} is better)")
     looks = {
-        "before": {"marker": "o", "color": INK, "mfc": "none", "markersize": 9},
-        "after, no worse": {"marker": "o", "color": BLUE},
-        "after, worse": {"marker": "o", "color": VERMILION},
+        "no worse": {"marker": "o", "color": BLUE},
+        "worse": {"marker": "o", "color": VERMILION},
         "new song (bold)": {"marker": "D", "color": INK},
     }
     handles = [Line2D([], [], linestyle="", **look) for look in looks.values()]  # type: ignore[arg-type]
@@ -516,7 +511,7 @@ def _forgetting_title(change: Mapping[str, float], new_songs: set[str], measure:
             mean = float(np.mean([change[slug] for slug in members]))
             songs = f"{len(members)} {kind} song{'s' if len(members) > 1 else ''}"
             side = "better" if mean >= 0 else "worse"
-            clauses.append(f"{songs} {abs(mean):.2f} {side}")
+            clauses.append(f"{songs} {abs(mean):.3f} {side}")
     return (
         f"After retraining: {', '.join(clauses)} ({measure})"
         if clauses

@@ -34,8 +34,8 @@ class Notebook(Forecaster):
     """The two LSTMs of one ``network``: inputs left, right (batch, look_back, 1)."""
 
     name = "notebook"
-    # Three samples decide the prediction; the slowest running width remembers 2048 frames.
-    memory_frames = 65536
+    # Three samples decide the prediction; the slowest running width remembers 512 frames.
+    memory_frames = 16384
 
     def __init__(self, network: Any) -> None:
         self._network = network

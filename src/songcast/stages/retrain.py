@@ -56,7 +56,7 @@ def main() -> None:
     model = warm_start(parent, params.negative_slope)
     features = fit_and_log(job, model)
     report = {
-        "new_songs": sorted(song.slug for song in new),
+        "new_songs": sorted(song.slug for song in select_songs(corpus, params.songs)),
         "songs": before_and_after(corpus, parent, model, features),
     }
     Path(METRICS).mkdir(exist_ok=True)
