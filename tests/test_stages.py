@@ -7,6 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import yaml
@@ -85,6 +86,8 @@ STAGES = ("prepare", "baselines", "train", "retrain", "evaluate", "register")
 
 
 def run(stage: str) -> None:
+    # A stage has a process of its own: Keras numbers unnamed operations from its start.
+    keras.utils.clear_session()
     module = importlib.import_module(f"songcast.stages.{stage}")
     assert module.main() in (None, 0)
 
