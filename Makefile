@@ -16,10 +16,10 @@ STORE := $(or $(MLFLOW_TRACKING_URI),embedded)
 # `python` of the stages is ours, and their lines come as they are written.
 IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONUNBUFFERED=1
 
-.PHONY: help run test test-slow check format readme lock gpu ui clean FORCE
+.PHONY: help run test test-slow test-browser check audit format readme lock gpu ui clean FORCE
 
 help:  ## show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 run: $(INSTALLED) $(PULLED)  ## songs to evaluated, registered models; does only what is not done yet
 	@store="$$(printf %s '$(STORE)' | cksum)"; \
@@ -32,13 +32,21 @@ run: $(INSTALLED) $(PULLED)  ## songs to evaluated, registered models; does only
 	@$(BIN)/songcast summary
 
 test: $(INSTALLED)  ## the fast tests
-	@$(IN_VENV) $(BIN)/python -m pytest -q -m "not slow"
+	@$(IN_VENV) $(BIN)/python -m pytest -q -m "not slow and not browser"
 
 test-slow: $(INSTALLED)  ## the slow tests: kills, long songs, another backend
-	@$(IN_VENV) $(BIN)/python -m pytest -q -m slow
+	@$(IN_VENV) $(BIN)/python -m pytest -q -m "slow and not browser"
+
+test-browser: $(INSTALLED)  ## the tests in a real browser; installs Debian's chromium when there is none
+	@command -v chromium >/dev/null || { SUDO="$$(command -v sudo || true)"; \
+		$$SUDO apt-get update -q && $$SUDO apt-get install -q -y --no-install-recommends chromium; }
+	@$(IN_VENV) SONGCAST_BROWSER_REQUIRED=1 $(BIN)/python -m pytest -q -m browser
 
 check: $(INSTALLED)  ## lint, format, types; changes nothing
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+audit: $(INSTALLED)  ## known vulnerabilities in the locked versions
+	@$(BIN)/pip-audit --progress-spinner off --disable-pip --require-hashes -r requirements.lock
 
 format: $(INSTALLED)  ## format the code and correct what can be corrected
 	@$(BIN)/ruff check -q --fix . ; $(BIN)/ruff format .
