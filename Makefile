@@ -56,7 +56,7 @@ readme: $(INSTALLED)  ## put the measured result table into README.md
 
 lock: $(INSTALLED)  ## write requirements.lock anew from pyproject.toml
 	@test -x "$(UV)" || { $(PYTHON) -m venv .venv/uv && .venv/uv/bin/pip install -q uv; }
-	@$(UV) pip compile -q --generate-hashes --universal --python-version 3.11 --extra dev \
+	@$(UV) pip compile -q --generate-hashes --universal --python-version 3.11 --extra dev --extra cluster \
 		--no-annotate --no-header --no-emit-index-url --no-emit-find-links \
 		-o requirements.lock pyproject.toml
 

@@ -18,7 +18,7 @@ from mlflow_store import (
     weights_of,
     write_evaluation,
 )
-from songcast import registry, tracking, tracking_store
+from songcast import promotion, registry, registry_files, tracking, tracking_store
 from songcast.errors import AudioError, BundleError, RegistryError
 from songcast.forecasters.base import Forecast
 from songcast.serving.package import example_song
@@ -115,7 +115,7 @@ def test_without_a_passing_version_there_is_no_champion(repository):
         "not better than ridge: 7.2000 against 7.0000 bits per sample"
     ]
     with pytest.raises(RegistryError, match="no version carries the alias 'champion' yet"):
-        registry.resolve("models:/songcast@champion")
+        registry_files.resolve("models:/songcast@champion")
 
 
 @pytest.mark.parametrize("nothing", [float("nan"), float("-inf"), None])
@@ -169,7 +169,7 @@ def test_a_run_without_this_model_cannot_be_registered(repository):
 )
 def test_a_uri_that_names_nothing_is_refused_in_one_line(repository, uri, message):
     with pytest.raises(RegistryError, match=message) as caught:
-        registry.resolve(uri)
+        registry_files.resolve(uri)
     assert "\n" not in str(caught.value)
 
 
@@ -179,7 +179,7 @@ def test_a_version_resolves_to_its_bundle_also_after_a_move(repository, tmp_path
     moved = repository.rename(tmp_path / "there")
     use_repository(moved, monkeypatch)
     for uri, kind in (("models:/songcast@champion", "retrain"), ("models:/songcast/1", "train")):
-        folder = registry.resolve(uri)
+        folder = registry_files.resolve(uri)
         assert folder.is_relative_to(moved)
         assert weights_of(folder) == weights_of(moved / "models" / kind)
 
@@ -187,13 +187,13 @@ def test_a_version_resolves_to_its_bundle_also_after_a_move(repository, tmp_path
 def test_altered_artifacts_are_not_served(repository):
     outputs(repository)
     registered(repository)
-    folder = registry.resolve("models:/songcast@champion")
+    folder = registry_files.resolve("models:/songcast@champion")
     make_bundle(folder, 99.0)  # a sound bundle, but not the one that was registered
     with pytest.raises(BundleError, match="not those that were registered"):
-        registry.resolve("models:/songcast@champion")
+        registry_files.resolve("models:/songcast@champion")
     (folder / "arrays.npz").write_bytes(b"altered")
     with pytest.raises(BundleError, match="altered"):
-        registry.resolve("models:/songcast@champion")
+        registry_files.resolve("models:/songcast@champion")
 
 
 def test_missing_outputs_end_the_stage_with_one_line_and_2(repository, capsys):
@@ -232,7 +232,7 @@ def served(repository, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_store.tracking_uri())
     mlflow = tracking_store.import_mlflow()
     model = mlflow.pyfunc.load_model("models:/songcast@champion")
-    assert weights_of(registry.resolve("models:/songcast@champion")) == weights_of(
+    assert weights_of(registry_files.resolve("models:/songcast@champion")) == weights_of(
         repository / "models" / "retrain"
     )
     assert str(loaded[0]).endswith("artifacts/retrain")

@@ -29,7 +29,7 @@ IMPORTERS = {
     "pydub": r"codec\.py",
     "soundfile": r"codec\.py",
     "imageio_ffmpeg": r"codec\.py",
-    "mlflow": r"(tracking\w*|registry|artifact_store|serving/\w+)\.py",
+    "mlflow": r"(tracking\w*|registry\w*|promotion|artifact_store|serving/\w+)\.py",
     "ray": r"cluster\.py",
     "pickle": r"(?!)",
     "cloudpickle": r"(?!)",
@@ -38,7 +38,7 @@ IMPORTERS = {
 }
 # What the modules of forecasters must not know: everything that knows them.
 ABOVE_FORECASTERS = re.compile(
-    r"songcast\.(stages|commands|cli|tracking\w*|registry|serving|stage_log|models|evaluation"
+    r"songcast\.(stages|commands|cli|tracking\w*|registry\w*|promotion|serving|stage_log|models|evaluation"
     r"|training|gate|artifact_store)\b"
 )
 

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from songcast.comparison import Entry, compare
+
 Numbers = Mapping[str, Any]
 
 
@@ -16,36 +18,53 @@ class Gate:
     reasons: tuple[str, ...]
 
 
-def gate(candidate: Numbers, ridge: Numbers, champion: Numbers | None) -> Gate:
+def gate(candidate: Entry, ridge: Entry, champion: Entry | None) -> Gate:
     """Judge ``candidate`` by its numbers on passages that no fit has seen.
 
-    Each argument is one entry of the summary in metrics/evaluation.json:
-    ``prediction_gain_db``, ``bits_per_sample``, ``lag_samples``, ``clipped_samples`` (how many
-    predicted samples lie outside int16). ``champion`` is None where there is none, or where the
-    candidate itself is the champion.
+    Each argument is what ``stage_log.measured`` gives: ``{"summary": numbers, "songs": {SLUG:
+    numbers}}``, numbers being ``prediction_gain_db``, ``bits_per_sample``, ``lag_samples``,
+    ``clipped_samples`` (how many predicted samples lie outside int16). ``champion`` is None
+    where there is none, or where the candidate itself is the champion. Ridge must be beaten on
+    the mean over songs, the champion beyond chance (see ``comparison``).
 
-    >>> good = {"prediction_gain_db": 40.0, "bits_per_sample": 6.0, "lag_samples": 0,
-    ...         "clipped_samples": 0}
-    >>> gate(good, good | {"bits_per_sample": 7.0}, None)
+    >>> def entry(bits):
+    ...     good = {"prediction_gain_db": 40.0, "lag_samples": 0, "clipped_samples": 0}
+    ...     return {"summary": good | {"bits_per_sample": bits},
+    ...             "songs": {"a": {"bits_per_sample": bits}}}
+    >>> gate(entry(6.0), entry(7.0), None)
     Gate(passed=True, reasons=())
-    >>> gate(good, good, None).reasons
-    ('not better than ridge: 6.0000 against 6.0000 bits per sample',)
+    >>> gate(entry(6.0), entry(6.0), None).reasons
+    ('not better than ridge: 6.0000 against 6.0000 bits per sample over 1 song',)
     """
-    reasons = [*_faults(candidate), *not_better(candidate, ridge, "ridge")]
+    reasons = [*_faults(candidate["summary"]), *_not_better(candidate, ridge, "ridge")]
     if champion is not None:
-        reasons += not_better(candidate, champion, "the champion")
+        found = _not_better(candidate, champion, "the champion")
+        reasons += found or _by_chance(candidate, champion)
     return Gate(passed=not reasons, reasons=tuple(reasons))
 
 
-def not_better(candidate: Numbers, other: Numbers, name: str) -> list[str]:
-    """Return the reason for which ``candidate`` does not beat ``other``, or none."""
-    mine, theirs = _number(candidate, "bits_per_sample"), _number(other, "bits_per_sample")
-    # An opponent without a number proves nothing: NaN must never open the gate.
-    if math.isfinite(theirs) and (not math.isfinite(mine) or mine < theirs):
-        return []  # a candidate that is not finite is refused by _faults already
-    if not math.isfinite(theirs):
-        return [f"{name} has no finite bits per sample to compare with: measure it first"]
-    return [f"not better than {name}: {mine:.4f} against {theirs:.4f} bits per sample"]
+def _not_better(candidate: Entry, other: Entry, name: str) -> list[str]:
+    """Return the reason for which ``candidate`` does not beat ``other`` on the mean, or none."""
+    found = compare(candidate, other)
+    if found.mean < 0:
+        return []
+    if math.isnan(found.mean):  # NaN must never open the gate
+        return [f"nothing to compare with {name}: no song that both were measured on: measure it"]
+    songs = f"{len(found.songs)} song" + ("s" if len(found.songs) > 1 else "")
+    return [
+        f"not better than {name}: {found.first:.4f} against {found.second:.4f} bits per sample "
+        f"over {songs}"
+    ]
+
+
+def _by_chance(candidate: Entry, champion: Entry) -> list[str]:
+    found = compare(candidate, champion)
+    if found.high < 0:
+        return []
+    return [
+        f"better than the champion by {-found.mean:.4f} bits per sample over {len(found.songs)} "
+        f"songs, but not beyond chance: 95 % interval {found.low:+.4f} to {found.high:+.4f}"
+    ]
 
 
 def _faults(candidate: Numbers) -> list[str]:
@@ -55,14 +74,9 @@ def _faults(candidate: Numbers) -> list[str]:
         for key in ("bits_per_sample", "prediction_gain_db")
         if not math.isfinite(_number(candidate, key))
     ]
-    lag = _number(candidate, "lag_samples")
-    if lag != 0:
-        reasons.append(f"lag_samples is {candidate.get('lag_samples', 'missing')}: must be 0")
-    clipped = _number(candidate, "clipped_samples")
-    if clipped != 0:
-        reasons.append(
-            f"clipped_samples is {candidate.get('clipped_samples', 'missing')}: must be 0"
-        )
+    for key in ("lag_samples", "clipped_samples"):
+        if _number(candidate, key) != 0:
+            reasons.append(f"{key} is {candidate.get(key, 'missing')}: must be 0")
     return reasons
 
 

@@ -2,14 +2,20 @@
 
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
+import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
+
+from songcast.paths import DATA, PREPARED
 
 # What decides a result. Files that the pipeline itself writes (dvc.lock, metrics, plots) change
 # while it runs and say nothing about the code, so they do not count as dirt.
@@ -48,6 +54,69 @@ def lock_hash(folder: Path) -> str | None:
         return hashlib.sha256((folder / "requirements.lock").read_bytes()).hexdigest()
     except OSError:
         return None
+
+
+def params(folder: Path) -> dict[str, Any]:
+    """Return the content of params.yaml as it stands, empty without one."""
+    try:
+        content = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def seeds(params: Mapping[str, Any]) -> dict[str, int]:
+    """Return every seed among nested params.
+
+    >>> seeds({"train": {"seed": 3, "units": 96}, "retrain": {"seed": 1}})
+    {'train.seed': 3, 'retrain.seed': 1}
+    """
+    found: dict[str, int] = {}
+    for key, value in params.items():
+        if isinstance(value, Mapping):
+            found |= {f"{key}.{inner}": seed for inner, seed in seeds(value).items()}
+        elif key == "seed":
+            found[key] = value
+    return found
+
+
+def songs(folder: Path) -> list[dict[str, Any]]:
+    """Return the prepared songs of ``folder``: slug, source, sha256, seconds, licence.
+
+    ``learned``: whether the fits heard it. ``licence``: what data/SOURCES.md says under the
+    heading of the file's name, None where it says nothing. Empty without prepared songs.
+    """
+    try:
+        prepared = json.loads((folder / PREPARED / "songs.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    said = licences(folder / DATA / "SOURCES.md")
+    without = set(params(folder).get("train", {}).get("without") or ())
+    return [
+        {
+            "slug": song["slug"],
+            "source": song["source"],
+            "sha256": song["sha256"],
+            "seconds": round(song["frames"] / song["sample_rate_hz"], 2),
+            "learned": "train" in song["splits"] and not without & {song["slug"], song["source"]},
+            "licence": said.get(song["source"]),
+        }
+        for song in prepared["songs"]
+    ]
+
+
+def licences(path: Path) -> dict[str, str]:
+    """Return file name to licence, from a page with `## FILE` headings and `- licence:` lines."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return {}
+    found: dict[str, str] = {}
+    for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
+        line = re.search(r"^- licen[cs]e:(.*)$", section, re.MULTILINE | re.IGNORECASE)
+        if line:
+            found[section.splitlines()[0].strip()] = line[1].strip()
+    return found
 
 
 def hardware() -> str:

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from songcast import registry, tracking
+from songcast import lineage, promotion, registry, registry_files, tracking
+from songcast.bundle import read_manifest
 from songcast.errors import RegistryError, SongcastError
 from songcast.files import write_json
+from songcast.model_card import model_card
 from songcast.stage_log import evaluation_log, measured, run_of
 
 KINDS = ("train", "retrain")
@@ -26,11 +28,14 @@ def register(folder: Path) -> dict[str, Any]:
     numbers: dict[str, int] = {}
     for kind in KINDS:
         bundle = folder / "models" / kind
-        entry = measured(evaluation, kind)
+        entry, ridge = measured(evaluation, kind), measured(evaluation, "ridge")
         run_id = run_of(kind, bundle)
         tracking.log_evaluation(run_id, *evaluation_log(evaluation, kind, folder))
-        numbers[kind] = registry.register_bundle(run_id, bundle, kind, entry)
-    decision = registry.decide(evaluation, numbers)
+        numbers[kind] = registry.register_bundle(
+            run_id, bundle, kind, entry, ridge, tags=recipe(folder)
+        )
+        describe(folder, numbers[kind], kind, evaluation)
+    decision = promotion.decide(evaluation, numbers)
     return {
         "name": registry.NAME,
         "versions": numbers,
@@ -38,6 +43,26 @@ def register(folder: Path) -> dict[str, Any]:
         "champion": decision.champion,
         "gate": {"passed": decision.gate.passed, "reasons": list(decision.gate.reasons)},
     }
+
+
+def recipe(folder: Path) -> dict[str, str]:
+    """Return the tags that say how a version was made, beside those of its run."""
+    params = lineage.params(folder)
+    seeds = lineage.seeds(params)
+    return {registry.PARAMS: json.dumps(params), registry.SEEDS: json.dumps(seeds)}
+
+
+def describe(folder: Path, number: int, kind: str, evaluation: dict[str, Any]) -> None:
+    """Write the model card and the lineage of a version beside its model."""
+    found = registry.version(number)
+    songs = lineage.songs(folder)
+    rate = read_manifest(folder / "models" / kind, verify=False).get("sample_rate_hz")
+    short = {k: v for k, v in found.tags.items() if k != registry.PARAMS}
+    card = model_card(found.uri, kind, evaluation, songs, short, rate)
+    said = {"version": number, "kind": kind, "tags": dict(found.tags), "songs": songs}
+    files = {registry_files.CARD: card, registry_files.LINEAGE: json.dumps(said, indent=2)}
+    registry_files.attach(found, files)
+    registry.set_description(found, card.partition("## What it learned from")[0])
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:
