@@ -60,18 +60,23 @@ def inspect(path: Path) -> Container:
     truncated (wav and mp3 shorter than they declare, ogg without its last page).
     """
     try:
-        if path.is_dir():
-            raise audio_error(path, "is a folder", "name one song in it")
-        if not path.exists():
-            raise audio_error(path, "there is no such file", "check the name")
-        if not path.is_file():
-            raise audio_error(path, "is not a regular file", "save the song to a file first")
+        check_regular(path)
         with path.open("rb") as file:
             return _inspect(path, file)
     except OSError as error:
         raise audio_error(
             path, f"cannot be read ({error.strerror})", "check the name and its permissions"
         ) from error
+
+
+def check_regular(path: Path) -> None:
+    """Raise ``AudioError`` for what is no file: reading a pipe or a device might never end."""
+    if path.is_dir():
+        raise audio_error(path, "is a folder", "name one song in it")
+    if not path.exists():
+        raise audio_error(path, "there is no such file", "check the name")
+    if not path.is_file():
+        raise audio_error(path, "is not a regular file", "save the song to a file first")
 
 
 def _inspect(path: Path, file: BinaryIO) -> Container:
