@@ -113,8 +113,9 @@ def train_ours(seconds: float) -> Found:
     from songcast.featurestore import open_features
     from songcast.params import Params
     from songcast.paths import FEATURES, PARAMS, PREPARED, root
+    from songcast.stages.fitting import fit_settings
     from songcast.stages.train import new_model
-    from songcast.training import FitSettings, compile_trainer
+    from songcast.training import compile_trainer
 
     params = Params.load(root() / PARAMS).train
     prepared = list(Corpus.open(root() / PREPARED))
@@ -127,14 +128,7 @@ def train_ours(seconds: float) -> Found:
         look_back=params.look_back,
         seed=params.seed,
     )
-    settings = FitSettings(
-        epochs=params.epochs,
-        steps_per_epoch=params.steps_per_epoch,
-        rows=params.rows,
-        crop_frames=params.crop_frames,
-        learning_rate=params.learning_rate,
-    )
-    trainer = compile_trainer(model.network, settings)
+    trainer = compile_trainer(model.network, fit_settings(params))
     state = np.zeros((params.rows, *model.network.input_shape[-1][1:]), np.float32)
 
     def train(steps: int) -> None:

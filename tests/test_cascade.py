@@ -11,7 +11,8 @@ from songcast.errors import ParamsError
 from songcast.forecasters.cascade import Cascade
 from songcast.forecasters.combiner import CombinedBlock, Combiner
 from songcast.forecasters.experts import ExpertBank, ExpertSettings, LeastSquares, Lms
-from songcast.forecasters.experts_kernels import cholesky_solve
+from songcast.forecasters.experts_kernels import least_squares
+from songcast.forecasters.linear_kernels import cholesky_solve
 
 Samples = NDArray[np.int16]
 RATE_HZ = 44100
@@ -140,6 +141,71 @@ def test_least_squares_agree_with_an_independent_solver() -> None:
             target = np.concatenate([x[:known, channel] * decay, np.zeros(own + other)])
             w = np.linalg.lstsq(design, target, rcond=None)[0]
             assert means[t, channel] == pytest.approx(rows[t] @ w, abs=0.02)
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+@pytest.mark.parametrize("own, other, every", [(5, 3, 8), (12, 9, 8), (4, 12, 16), (6, 0, 8)])
+def test_a_covariance_brought_forward_is_the_sum_of_all_regressors(
+    own: int, other: int, every: int, ahead: int
+) -> None:
+    forgetting, frames = 0.99, 160
+    rng = np.random.default_rng(3)
+    past, n = max(own, other), own + other
+    signals = np.zeros((2, past + frames))
+    signals[:, past:] = rng.normal(0, 100, (2, frames))
+    matrix, vectors = np.zeros((2, n, n)), np.zeros((5, n))
+    least_squares(
+        signals[0],
+        signals[1],
+        past,
+        np.array([own, other, ahead, every, 0, 1]),
+        forgetting,
+        1.0,
+        0.0,
+        matrix,
+        vectors,
+        np.zeros((every, 2, n)),
+        np.zeros((9, max(n, 8))),
+        np.zeros(2),
+        np.zeros(frames, np.float32),
+    )
+    expected, correlation = np.zeros((n, n)), np.zeros(n)
+    for t in range(past, past + frames):
+        u = np.concatenate([signals[0, t - own : t], signals[1, t + ahead - other : t + ahead]])
+        expected = forgetting * expected + np.outer(u, u)
+        correlation = forgetting * correlation + signals[0, t] * u
+    np.testing.assert_allclose(matrix[0], expected, rtol=1e-9, atol=1e-6)
+    np.testing.assert_allclose(vectors[0], correlation, rtol=1e-9, atol=1e-6)
+
+
+def test_sweeps_come_to_the_exact_solution() -> None:
+    x = music(3000, 2)
+    exact, swept = (
+        ExpertBank(
+            2,
+            ExpertSettings(
+                chains=(
+                    (
+                        LeastSquares(
+                            own_taps=2, other_taps=2, forgetting=0.998, solve_every=8, sweeps=sweeps
+                        ),
+                    ),
+                )
+            ),
+        ).hear(x)
+        for sweeps in (0, 100)
+    )
+    scale = np.abs(x[2000:]).mean()
+    assert np.abs(exact[2000:] - swept[2000:]).mean() < 0.01 * scale
+
+
+def test_chains_that_begin_alike_say_together_what_each_says_alone() -> None:
+    x = music(5000, 2)
+    first = LeastSquares(own_taps=8, other_taps=4, forgetting=0.998)
+    chains = ((first, Lms(taps=32, step=0.1)), (first, Lms(taps=16, step=0.01)), (first,))
+    together = ExpertBank(2, ExpertSettings(chains=chains)).hear(x)
+    alone = [ExpertBank(2, ExpertSettings(chains=(chain,))).hear(x) for chain in chains]
+    np.testing.assert_array_equal(together, np.concatenate(alone, axis=-1))
 
 
 def test_weighted_least_squares_agree_with_an_independent_solver() -> None:
@@ -313,6 +379,12 @@ def test_the_shortest_songs(frames: int, channels: int) -> None:
 def test_the_wide_bank_survives(kind: str) -> None:
     after_silence = np.concatenate([np.zeros((3000, 2), np.int16), passage(kind, 6000, 5)])
     check_sound(Cascade(ExpertSettings.wide()), after_silence)
+
+
+@pytest.mark.parametrize("value", [-32768, -300, 0, 1, 5000, 32767])
+def test_the_first_sample_costs_no_more_than_a_plain_number(value: int) -> None:
+    f = Cascade(SMALL).forecast(song(np.full((1, 1), value, np.int16)))
+    assert f.bits[0, 0] < 20.0
 
 
 def test_silence_costs_nothing() -> None:

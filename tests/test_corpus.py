@@ -1,7 +1,6 @@
 """Splits, crops and the prepared songs on disk."""
 
 import json
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 from songcast.corpus import (
     Corpus,
     PreparedSong,
-    random_crops,
     split_frames,
     write_index,
 )
@@ -80,44 +78,6 @@ def test_splits_are_in_order_apart_and_share_the_song(frames, rate, guard, train
 @pytest.mark.parametrize("frames", [1, 2, 8820, 8822])
 def test_a_song_too_short_to_split_is_all_test(frames):
     assert split_frames(frames, 44100, SHARES, 0.1) == {"test": (0, frames)}
-
-
-# Crops.
-
-
-def test_crops_stay_inside_the_split_and_reach_both_of_its_ends():
-    songs = [
-        prepared("a", {"train": (0, 100), "test": (120, 200)}),
-        prepared("held", {"test": (0, 500)}),
-        prepared("short", {"train": (50, 59)}),
-        prepared("exact", {"train": (50, 60)}),
-        prepared("late", {"train": (300, 330)}),
-    ]
-    crops = random_crops(songs, "train", 10, 20000, np.random.default_rng(0))
-    assert len(crops) == 20000
-    assert {i for i, _ in crops} == {0, 3, 4}
-    starts = {i: [s for j, s in crops if j == i] for i in (0, 3, 4)}
-    assert (min(starts[0]), max(starts[0])) == (0, 90)
-    assert set(starts[3]) == {50}
-    assert (min(starts[4]), max(starts[4])) == (300, 320)
-    # Every one of the 91 + 1 + 21 places is as likely: about 177 crops, 5 sigma is 66.
-    counts = Counter(crops)
-    assert len(counts) == 113
-    assert max(abs(n - 20000 / 113) for n in counts.values()) < 66
-
-
-def test_crops_are_told_by_the_generator_alone():
-    songs = [prepared("a", {"train": (0, 10**6)}), prepared("b", {"train": (7, 10**7)})]
-    first = random_crops(songs, "train", 99, 50, np.random.default_rng(3))
-    assert first == random_crops(songs, "train", 99, 50, np.random.default_rng(3))
-    assert first != random_crops(songs, "train", 99, 50, np.random.default_rng(4))
-    assert random_crops(songs, "train", 99, 0, np.random.default_rng(3)) == []
-
-
-@pytest.mark.parametrize("songs", [[], [prepared("a", {"train": (0, 9)})], [prepared("b")]])
-def test_no_room_for_a_crop_is_said(songs):
-    with pytest.raises(CorpusError, match="no song has 10 frames in its train passage"):
-        random_crops(songs, "train", 10, 1, np.random.default_rng(0))
 
 
 # On disk.

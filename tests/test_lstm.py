@@ -14,9 +14,14 @@ from songcast.crops import CropSampler, network_inputs, passage_batches
 from songcast.errors import CorpusError
 from songcast.featurestore import DTYPES, open_features
 from songcast.forecasters.cascade import Cascade
+from songcast.forecasters.combiner import Combiner
+from songcast.forecasters.experts import ExpertSettings
 from songcast.forecasters.front_end import FrontEndSettings
+from songcast.forecasters.last_stage import LastStage
 from songcast.forecasters.lstm import Lstm
-from songcast.forecasters.mixture import BLOCK_FRAMES
+from songcast.forecasters.mixture import BLOCK_FRAMES, Mixture
+from songcast.forecasters.network import NetworkSettings, build_network
+from songcast.forecasters.trust import Trust
 
 # TensorFlow's variables do not know NumPy 2's copy keyword; Keras asks them when it saves.
 pytestmark = pytest.mark.filterwarnings(
@@ -51,7 +56,8 @@ def settings_of(model) -> FrontEndSettings:
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_untrained_it_codes_as_the_cascade_does(channels):
+def test_untrained_it_codes_as_the_cascade_does(channels, monkeypatch):
+    monkeypatch.setattr(LastStage, "move", lambda self, mixture, samples: mixture)
     x = song(music(BLOCK_FRAMES + 500, channels))
     untouched = untrained("cascade").forecast(x)
     cascade = Cascade(EXPERTS).forecast(x)
@@ -73,6 +79,68 @@ def test_a_network_that_knows_nothing_costs_little_against_the_cascade():
     assert lost.sum() < 30.0 + 0.02 * len(lost)
 
 
+def test_where_the_wider_bank_loses_the_cascade_is_trusted():
+    # A plain sawtooth: 23 experts that say the same are harder to weigh than 13.
+    saw = ((np.arange(12000)[:, None] * 331 + 32768) % 65536 - 32768).astype(np.int16)
+    front_end = FrontEndSettings(experts=ExpertSettings.wide())
+    settings = NetworkSettings(
+        experts=len(front_end.expert_names), mixtures=Combiner.components, units=4, head_units=(4,)
+    )
+    wide = Lstm(build_network(settings), settings, front_end).forecast(song(saw))
+    narrow, wider = (
+        Cascade().forecast(song(saw)),
+        Cascade(ExpertSettings.wide()).forecast(song(saw)),
+    )
+    assert wider.bits_per_sample > narrow.bits_per_sample + 0.02
+    assert wide.bits_per_sample < narrow.bits_per_sample + 0.002
+
+
+def test_what_was_heard_before_changes_nothing_for_the_next_song():
+    stereo, mono = music(FRAMES, 2), music(BLOCK_FRAMES, 1)
+    alone = hear(randomised(), stereo)
+    model = randomised()
+    hear(model, mono)
+    after = hear(model, stereo)
+    for part, array in alone.items():
+        assert_array_equal(after[part], array)
+
+
+def test_the_last_stage_learns_what_is_left_in_the_errors():
+    # The error of a mixture around 0, of which past and other channel tell a part.
+    rng = np.random.default_rng(0)
+    error = rng.normal(0, 100, (20000, 2))
+    error[1:, 0] += 0.4 * error[:-1, 0]
+    error[:, 1] += 0.4 * error[:, 0]
+    x = np.rint(error).astype(np.int16)
+    plain = Mixture(
+        weights=np.ones((*x.shape, 1)),
+        locations=np.zeros((*x.shape, 1)),
+        scales=np.full((*x.shape, 1), 60.0),
+    )
+    moved = LastStage(2).move(plain, x)
+    gain = (plain.bits(x) - moved.bits(x))[10000:].mean(axis=0)
+    # 0.5 log2(1 + 0.16) = 0.107 bits is all there is to know.
+    assert np.all(gain > 0.06) and np.all(gain < 0.13)
+
+
+def test_trust_goes_to_who_codes_best():
+    x = music(3000, 2)
+    rows = (*x.shape, 1)
+
+    def around(locations, scale):
+        return Mixture(
+            weights=np.ones(rows),
+            locations=np.broadcast_to(locations, rows).astype(float),
+            scales=np.full(rows, scale),
+        )
+
+    good, poor = around(x[..., None] + 1.0, 2.0), around(0.0, 2.0)
+    for network, rivals in [(good, [poor, poor]), (poor, [good, poor]), (poor, [poor, good])]:
+        trusted = Trust(2).average(network, rivals, x)
+        assert_allclose(trusted.weights.sum(-1), 1.0)
+        assert_allclose(trusted.bits(x)[100:], good.bits(x)[100:], atol=1e-3)
+
+
 @pytest.mark.parametrize("kind", ["cascade", "ridge", "none"])
 def test_saved_and_loaded_it_forecasts_the_same_bit_for_bit(kind, tmp_path):
     model = randomised(kind)
@@ -89,6 +157,7 @@ JAX_FORECAST = """
 import sys, numpy as np, keras
 from pathlib import Path
 from songcast.audio import Song
+from songcast.forecasters.last_stage import LastStage
 from songcast.forecasters.lstm import Lstm
 assert keras.backend.backend() == "jax"
 model = Lstm.load(Path(sys.argv[1]))

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -186,32 +186,3 @@ def split_frames(
         splits[name] = (start, start + length)
         start += length + guard
     return splits
-
-
-def random_crops(
-    songs: Sequence[PreparedSong],
-    split: str,
-    crop_frames: int,
-    count: int,
-    rng: np.random.Generator,
-) -> list[tuple[int, int]]:
-    """Draw ``count`` crops of ``crop_frames`` frames: (index into ``songs``, first frame).
-
-    Every place where a crop fits inside the split is equally likely, so a long song is heard
-    more often; no crop crosses a split or a song. Songs without the split, or with a shorter
-    one, are skipped. The same ``rng`` state gives the same crops. Raises ``CorpusError`` when
-    no song has room.
-    """
-    spans = [song.splits.get(split, (0, 0)) for song in songs]
-    places = [max(0, stop - start - crop_frames + 1) for start, stop in spans]
-    ends = np.cumsum(places, dtype=np.int64)
-    if not len(ends) or ends[-1] == 0:
-        raise CorpusError(
-            f"no song has {crop_frames} frames in its {split} passage; add longer songs"
-        )
-    drawn = rng.integers(ends[-1], size=count)
-    owners = np.searchsorted(ends, drawn, side="right")
-    return [
-        (int(owner), int(spans[owner][0] + place - (ends[owner] - places[owner])))
-        for owner, place in zip(owners, drawn, strict=True)
-    ]

@@ -85,17 +85,25 @@ class CropSampler:
                 f"no song has {frames} frames in its {split} passage: "
                 "add longer songs, or lower crop_frames in params.yaml"
             )
-        self._probability = weights / weights.sum()
+        ends = np.cumsum(weights / weights.sum())
+        self._ends = ends / ends[-1]
 
-    def batch(self, epoch: int, index: int) -> Batch:
-        """Return inputs, each (rows, …) float32, and targets (rows, frames, 2)."""
+    def batch(self, epoch: int, index: int, rank: int = 0, workers: int = 1) -> Batch:
+        """Return inputs, each (rows, …) float32, and targets (rows, frames, 2).
+
+        Of ``workers`` that share the batch, the one of this ``rank`` (from 0) gets its part of
+        the rows: all parts together are the whole batch. The cost does not grow with the songs
+        but for a binary search.
+        """
         rng = np.random.default_rng([self._seed, epoch, index])
         rows = []
-        for i in rng.choice(len(self._songs), self._rows, p=self._probability):
+        owners = np.searchsorted(self._ends, rng.random(self._rows), side="right")
+        for number, i in enumerate(owners):
             song = self._songs[i]
             channel = int(rng.integers(song.channels))
             start = (self._first[i] + int(rng.integers(self._places[i]))) * song.frame
-            rows.append(network_inputs(song, channel, start, self._frames, self._look_back))
+            if number % workers == rank:
+                rows.append(network_inputs(song, channel, start, self._frames, self._look_back))
         inputs = {name: np.stack([row[0][name] for row in rows]) for name in rows[0][0]}
         return inputs, np.stack([row[1] for row in rows])
 

@@ -17,7 +17,7 @@ from songcast.forecasters.combiner_kernels import (
     mix,
     stack,
 )
-from songcast.forecasters.experts_kernels import RANK
+from songcast.forecasters.linear_kernels import RANK
 from songcast.forecasters.mixture import HIGHEST, LOWEST, MAX_SCALE_LSB, MIN_SCALE_LSB, Mixture
 
 STACK_FORGETTING = (0.995, 0.9995)
@@ -26,6 +26,9 @@ SCALE_RATES = (1 / 16, 1 / 64, 1 / 512)
 WEIGHT_MEMORY, LEAST_WEIGHT = 0.99, 1e-4
 ERROR_RATE = 1 / 128
 FIRST_ERROR_LSB = 100.0
+# Per scale rate: whatever the first sample is, one of the widths is about right. The quickest
+# forgets the widest soonest.
+FIRST_RUNNING_LSB = (9000.0, 300.0, 10.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +100,7 @@ class _Channel:
         self._heard = 0
         self._rates = np.array(Combiner.scale_rates)
         self._errors = np.full(experts, FIRST_ERROR_LSB)
-        self._running = np.full(Combiner.components, FIRST_ERROR_LSB)
+        self._running = np.array(FIRST_RUNNING_LSB * len(STACK_FORGETTING))
         self._log_weights = np.zeros(Combiner.components)
 
     def hear(

@@ -5,14 +5,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.forecasters.experts_kernels import (
-    HIGHEST,
-    LOWEST,
-    RANK,
-    accumulate,
-    compiled,
-    solve_ridged,
-)
+from songcast.forecasters.experts_kernels import HIGHEST, LOWEST
+from songcast.forecasters.linear_kernels import RANK, accumulate, compiled, solve_ridged
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -130,7 +124,7 @@ def mix(
             out_running[t, j] = running[j]
             out_weights[t, j] = math.exp(log_weights[j] - top) + least
             total += out_weights[t, j]
-        speed = 1.0 / (heard + t + 2.0)
+        speed = 1.0 / (heard + t + 1.0)
         for j in range(components):
             out_weights[t, j] /= total
             scale = running[j] / LOGISTIC_MEAN_ABS + 0.02

@@ -9,7 +9,7 @@ the second channel's least squares see the first channel's current sample.
 import hashlib
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from songcast.errors import ParamsError
-from songcast.forecasters.experts_kernels import RANK, least_squares, normalised_lms
+from songcast.forecasters.filters import LeastSquaresFilter, LmsFilter
+from songcast.forecasters.linear_kernels import RANK
 
 BLOCK_FRAMES = 4096
 # Part of every cache key: raise it whenever the experts' arithmetic changes.
-KEY_VERSION = 7
+KEY_VERSION = 8
 LOWEST, HIGHEST = -32768.0, 32767.0
 
 F32 = NDArray[np.float32]
@@ -133,7 +134,7 @@ SLOW: Chain = (WHITEN, Lms(taps=1024, step=0.02), Lms(taps=256, step=0.02))
 # Many taps, solved loosely: resolves the close partials of strings and reeds soonest.
 HIGH: Chain = (
     WHITEN,
-    LeastSquares(own_taps=64, other_taps=16, forgetting=0.999, solve_every=8, sweeps=1),
+    LeastSquares(own_taps=128, other_taps=32, forgetting=0.999, solve_every=16, sweeps=1),
     Lms(taps=1024, step=0.05),
     Lms(taps=256, step=0.05),
     Lms(taps=16, step=0.01),
@@ -191,6 +192,7 @@ class ExpertBank:
     """All experts hearing one song.
 
     Chains run in parallel threads where there are cores: the result is the same, bit for bit.
+    Chains that begin with the same stage share it.
     """
 
     def __init__(
@@ -202,9 +204,10 @@ class ExpertBank:
     ) -> None:
         self.settings = settings or ExpertSettings()
         self.names = self.settings.names
-        self._chains = [_Chain(chain, channels) for chain in self.settings.chains]
-        workers = min(threads or os.cpu_count() or 1, len(self._chains))
-        self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
+        chains = self.settings.chains
+        self._first = {chain[0]: StageFilters(chain[0], channels) for chain in chains}
+        self._rest = [[StageFilters(stage, channels) for stage in chain[1:]] for chain in chains]
+        self._pool = ThreadPoolExecutor(min(threads or os.cpu_count() or 1, len(chains)))
 
     def hear(self, samples: NDArray[np.int16]) -> F32:
         """Predict each sample from the past alone, then learn from it.
@@ -216,106 +219,51 @@ class ExpertBank:
         for start in range(0, len(samples), BLOCK_FRAMES):
             block = slice(start, start + BLOCK_FRAMES)
             x = np.ascontiguousarray(samples[block].T, np.float32)
-            jobs = list(self._jobs(means[block]))
-            if self._pool is None:
-                for chain, out in jobs:
-                    chain.hear(x, out)
-            else:
-                for task in [self._pool.submit(chain.hear, x, out) for chain, out in jobs]:
-                    task.result()
+            # First stages are queued before those that wait for them.
+            first = {s: self._pool.submit(f.hear, x) for s, f in self._first.items()}
+            for task in [self._pool.submit(*job) for job in self._jobs(x, first, means[block])]:
+                task.result()
         return means
 
-    def _jobs(self, means: F32) -> "Iterator[tuple[_Chain, F32]]":
-        first = 0
-        for chain in self._chains:
-            last = first + chain.experts
-            yield chain, means[:, :, first:last]
-            first = last
+    def _jobs(
+        self, x: F32, first: "dict[Stage, Future[F32]]", means: F32
+    ) -> "Iterator[tuple[Any, ...]]":
+        k = 0
+        for chain, rest in zip(self.settings.chains, self._rest, strict=True):
+            experts = sum(stage.expert for stage in chain)
+            out = means[:, :, k : k + experts]
+            yield _hear_chain, x, chain, first[chain[0]], rest, out
+            k += experts
 
 
-class _Chain:
-    """One chain hearing all channels."""
+def _hear_chain(
+    x: F32, chain: Chain, first: "Future[F32]", rest: "list[StageFilters]", means: F32
+) -> None:
+    """``x`` (channels, frames); writes ``means`` (frames, channels, experts)."""
+    left = x
+    # The sum of predictions, never x minus what is left: that rounds by the value of x.
+    mean = np.zeros(x.shape, np.float64)
+    k = 0
+    for stage, filters in zip(chain, [None, *rest], strict=True):
+        predicted = filters.hear(left) if filters else first.result()
+        left = left - predicted
+        mean += predicted
+        if stage.expert:
+            np.clip(mean.T, LOWEST, HIGHEST, out=means[:, :, k], casting="same_kind")
+            k += 1
 
-    def __init__(self, chain: Chain, channels: int) -> None:
-        self.experts = sum(stage.expert for stage in chain)
-        self._stages = [
-            (
-                [
-                    _LeastSquares(stage, channel, channels)
-                    if isinstance(stage, LeastSquares)
-                    else _Lms(stage)
-                    for channel in range(channels)
-                ],
-                stage.expert,
-            )
-            for stage in chain
+
+class StageFilters:
+    """One stage hearing all channels."""
+
+    def __init__(self, stage: Stage, channels: int) -> None:
+        self._filters = [
+            LeastSquaresFilter(stage, channel, channels)
+            if isinstance(stage, LeastSquares)
+            else LmsFilter(stage)
+            for channel in range(channels)
         ]
 
-    def hear(self, x: F32, means: F32) -> None:
-        """``x`` (channels, frames); writes ``means`` (frames, channels, experts)."""
-        left = x
-        # The sum of predictions, never x minus what is left: that rounds by the value of x.
-        mean = np.zeros(x.shape, np.float64)
-        k = 0
-        for stages, expert in self._stages:
-            predicted = np.stack([stages[c].hear(left, c) for c in range(len(x))])
-            left = left - predicted
-            mean += predicted
-            if expert:
-                np.clip(mean.T, LOWEST, HIGHEST, out=means[:, :, k], casting="same_kind")
-                k += 1
-
-
-class _Lms:
-    def __init__(self, settings: Lms) -> None:
-        self._step = settings.step
-        self._weights = np.zeros(settings.taps, np.float32)
-        self._history = np.zeros(settings.taps + 1, np.float32)
-        self._memory = np.zeros(2)
-
-    def hear(self, signals: F32, channel: int) -> F32:
-        """Predict ``signals[channel]`` (frames,) from its own past."""
-        past = len(self._history)
-        heard = np.concatenate([self._history, signals[channel]])
-        self._history = heard[len(heard) - past :]
-        out = np.empty(signals.shape[1], np.float32)
-        normalised_lms(heard, past, self._step, self._weights, self._memory, out)
-        return out
-
-
-class _LeastSquares:
-    def __init__(self, settings: LeastSquares, channel: int, channels: int) -> None:
-        self._settings = settings
-        other_taps = settings.other_taps if channels > 1 else 0
-        n = settings.own_taps + other_taps
-        self._counts = np.array(
-            [settings.own_taps, other_taps, channel, settings.solve_every, 0, settings.sweeps],
-            np.int64,
-        )
-        self._past = max(settings.own_taps, other_taps)
-        self._history = np.zeros((channels, self._past))
-        self._matrix = np.zeros((2, n, n))
-        self._vectors = np.zeros((3, n))
-        self._rows = np.zeros((RANK + 1, max(n, RANK)))
-        self._recent = np.zeros(2)
-
-    def hear(self, signals: F32, channel: int) -> F32:
-        """Predict ``signals[channel]`` (frames,) from both channels."""
-        heard = np.concatenate([self._history, signals], axis=1)
-        self._history = heard[:, heard.shape[1] - self._past :]
-        out = np.empty(signals.shape[1], np.float32)
-        least_squares(
-            heard[channel],
-            heard[len(signals) - 1 - channel],
-            self._past,
-            self._counts,
-            self._settings.forgetting,
-            self._settings.ridge,
-            self._settings.weighting,
-            self._matrix,
-            self._vectors,
-            self._rows,
-            self._recent,
-            out,
-        )
-        return out
+    def hear(self, signals: F32) -> F32:
+        """Predict ``signals`` (channels, frames) float32 from the past; returns the same shape."""
+        return np.stack([f.hear(signals, channel) for channel, f in enumerate(self._filters)])

@@ -4,75 +4,24 @@ Each kernel reads a signal with its past in front (``past + block`` samples), wr
 prediction of every sample of the block from the samples before it, and carries its state in
 arrays, so that a song heard in blocks of any size gives, bit for bit, what it gives whole.
 
-Compiled code is cached beside this file in ``__pycache__`` (or ``NUMBA_CACHE_DIR``); numba
-looks only at the time stamp of the caller's file, so after changing a kernel here that
-``combiner_kernels`` calls, touch that file too. The kernels release the GIL.
-
 Sources: Haykin, "Adaptive Filter Theory" (least squares, normalised LMS); the cascades follow
 Monkey's Audio and MPEG-4 ALS RLS-LMS (Huang et al., IEEE TASLP 2013).
 """
 
-import math
-from collections.abc import Callable
-from typing import Any, TypeVar
-
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-_F = TypeVar("_F", bound=Callable[..., Any])
+from songcast.forecasters.linear_kernels import RANK, accumulate, compiled, solve_ridged
+
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# Reassociation lets dot products vectorise; "ninf"/"nnan" stay off: resets test for them.
-FAST = {"nsz", "arcp", "contract", "afn", "reassoc"}
-# Covariances are updated this many samples at a time: a rank-8 update is bound by arithmetic,
-# a rank-1 update by memory.
-RANK = 8
 LOWEST, HIGHEST = -32768.0, 32767.0
 # Of the running peak, per sample.
 PEAK_DECAY = 0.99
 # Of the running variance that samples are weighed by.
 VARIANCE_RATE, VARIANCE_FLOOR = 0.01, 0.1
-
-
-def compiled(function: _F) -> _F:
-    """Compile with numba: cached on disk, without the GIL."""
-    result: _F = numba.njit(cache=True, fastmath=FAST, nogil=True)(function)
-    return result
-
-
-@compiled
-def cholesky_solve(a: F64, b: F64, factor: F64, w: F64) -> bool:
-    """Solve ``a w = b`` for a positive definite ``a`` (n, n), of which the upper half is read.
-
-    ``factor`` (n, n) is scratch. Returns False, ``w`` spoilt, if ``a`` is singular to working
-    precision. Columns are eliminated from whole rows, so that every inner loop is contiguous.
-    """
-    n = len(b)
-    for i in range(n):
-        w[i] = b[i]
-        for j in range(i, n):
-            factor[i, j] = a[i, j]
-    for k in range(n):
-        pivot = factor[k, k]
-        if not pivot > a[k, k] * 1e-14:
-            return False
-        inverse = 1.0 / pivot
-        for i in range(k + 1, n):
-            c = factor[k, i] * inverse
-            w[i] -= c * w[k]
-            # Slices, not indices: numba vectorises only loops that start at 0.
-            upper, lower = factor[k, i:], factor[i, i:]
-            for j in range(len(lower)):
-                lower[j] -= c * upper[j]
-    for i in range(n - 1, -1, -1):
-        acc = 0.0
-        for j in range(i + 1, n):
-            acc += factor[i, j] * w[j]
-        w[i] = (w[i] - acc) / factor[i, i]
-    return True
 
 
 @compiled
@@ -86,6 +35,7 @@ def least_squares(
     weighting: float,
     matrix: F64,
     vectors: F64,
+    edges: F64,
     rows: F64,
     recent: F64,
     out: F32,
@@ -94,25 +44,24 @@ def least_squares(
 
     ``own``, ``other``: (past + frames,) in LSB. ``counts``: own taps, other taps, 1 if the
     other channel's current sample is visible, solve every so many samples, samples heard so
-    far (updated), sweeps per solution (0: solve exactly). State: ``matrix`` (2, n, n)
-    covariance and scratch, ``vectors`` (3, n) correlation, weights and scratch, ``rows``
-    (9, n) the last 8 regressors and, in the last row, their targets, ``recent`` (2,) peak and
-    variance of the error. ``weighting``: samples count by the variance to minus this power.
-    ``out`` (frames,) is the prediction in LSB.
+    far (updated), sweeps per solution (0: solve exactly). ``weighting``: samples count by the
+    variance to minus this power. State: ``matrix`` (2, n, n) covariance and scratch,
+    ``vectors`` (5, n) correlation, weights, regressors and scratch, ``recent`` (2,) peak of the
+    signal and variance of the error; ``edges`` (every, 2, n) as in ``_advance``, or ``rows``
+    (9, max(n, 8)) as in ``accumulate`` where samples are weighed. ``out`` (frames,) is the
+    prediction in LSB.
     """
-    own_taps, other_taps, ahead = counts[0], counts[1], counts[2]
-    every, sweeps = counts[3], counts[5]
+    own_taps, other_taps, ahead, every = counts[0], counts[1], counts[2], counts[3]
     n = own_taps + other_taps
-    covariance, factor = matrix[0], matrix[1]
-    correlation, w = vectors[0], vectors[1]
+    correlation, w, u = vectors[0], vectors[1], vectors[2]
     for t in range(len(out)):
-        k = counts[4] % RANK
-        u = rows[k]
         o = past + t
+        history, side = own[o - own_taps : o], u[own_taps:]
         for i in range(own_taps):
-            u[i] = own[o - own_taps + i]
+            u[i] = history[i]
+        history = other[o + ahead - other_taps : o + ahead]
         for i in range(other_taps):
-            u[own_taps + i] = other[o + ahead - other_taps + i]
+            side[i] = history[i]
         p = 0.0
         for i in range(n):
             p += w[i] * u[i]
@@ -122,87 +71,104 @@ def least_squares(
         p = min(max(p, -limit), limit)
         out[t] = p
         recent[0] = max(abs(own[o]), PEAK_DECAY * recent[0])
-        rows[RANK, k] = own[o]
-        if weighting > 0.0:
-            error = own[o] - p
-            importance = (recent[1] + VARIANCE_FLOOR) ** (-0.5 * weighting)
-            speed = max(VARIANCE_RATE, 1.0 / (counts[4] + 2.0))
-            recent[1] += speed * (error * error - recent[1])
-            for i in range(n):
-                u[i] *= importance
-            rows[RANK, k] *= importance
+        heard = counts[4]
         counts[4] += 1
-        if k < RANK - 1:
-            continue
-        accumulate(covariance, correlation, rows, forgetting)
+        if weighting > 0.0:
+            importance = (recent[1] + VARIANCE_FLOOR) ** (-0.5 * weighting)
+            error = own[o] - p
+            recent[1] += max(VARIANCE_RATE, 1.0 / (heard + 2.0)) * (error * error - recent[1])
+            q = heard % RANK
+            for i in range(n):
+                rows[q, i] = importance * u[i]
+            rows[RANK, q] = importance * own[o]
+            if q == RANK - 1:
+                accumulate(matrix[0], correlation, rows, forgetting)
+        else:
+            _follow(vectors, edges, heard % every, own_taps, forgetting, own[o])
         if counts[4] % every != 0:
             continue
-        if sweeps > 0:
-            for _ in range(sweeps):
-                _sweep(covariance, correlation, ridge, w)
+        if weighting == 0.0:
+            _advance(matrix[0], edges, own_taps)
+        if counts[5] > 0:
+            _sweep(matrix[0], correlation, ridge, counts[5], vectors[3:], w)
         else:
-            solve_ridged(covariance, correlation, ridge, factor, vectors[2], w)
+            solve_ridged(matrix[0], correlation, ridge, matrix[1], vectors[3], w)
 
 
 @compiled
-def accumulate(covariance: F64, correlation: F64, rows: F64, forgetting: float) -> None:
-    """Forget, then add the last 8 regressors in one pass over the matrix.
-
-    All of it, though the upper half would do: the plain loop over whole rows vectorises and
-    is faster than half of it with ragged ends.
-    """
-    n = len(correlation)
-    decay = forgetting**RANK
-    gains = np.empty(RANK)
-    for q in range(RANK):
-        gains[q] = forgetting ** (RANK - 1 - q)
-    c = np.empty(RANK)
-    for i in range(n):
-        acc = decay * correlation[i]
-        for q in range(RANK):
-            c[q] = gains[q] * rows[q, i]
-            acc += c[q] * rows[RANK, q]
-        correlation[i] = acc
-        for j in range(n):
-            s = decay * covariance[i, j]
-            for q in range(RANK):
-                s += c[q] * rows[q, j]
-            covariance[i, j] = s
-
-
-@compiled
-def solve_ridged(
-    covariance: F64, correlation: F64, ridge: float, factor: F64, w: F64, out: F64
+def _follow(
+    vectors: F64, edges: F64, k: int, own_taps: int, forgetting: float, target: float
 ) -> None:
-    """Solve the ridged system; keep the old weights ``out`` where it is singular."""
-    n = len(correlation)
-    diagonal = np.empty(n)
+    """Bring correlation and edges forward by one sample; see ``least_squares``."""
+    n, before = vectors.shape[1], (k if k > 0 else len(edges)) - 1
     for i in range(n):
-        diagonal[i] = covariance[i, i]
-        covariance[i, i] = diagonal[i] * (1.0 + 1e-11) + ridge
-    solved = cholesky_solve(covariance, correlation, factor, w)
-    finite = True
-    for i in range(n):
-        covariance[i, i] = diagonal[i]
-        finite = finite and math.isfinite(w[i])
-    if solved and finite:
+        vectors[0, i] = forgetting * vectors[0, i] + target * vectors[2, i]
+    for channel in range(2):
+        newest = vectors[2, own_taps - 1] if channel == 0 else vectors[2, n - 1]
         for i in range(n):
-            out[i] = w[i]
+            edges[k, channel, i] = forgetting * edges[before, channel, i] + newest * vectors[2, i]
 
 
 @compiled
-def _sweep(covariance: F64, correlation: F64, ridge: float, w: F64) -> None:
-    """One Gauss-Seidel sweep from the present weights ``w`` towards the solution.
+def _advance(covariance: F64, edges: F64, own_taps: int) -> None:
+    """Bring the covariance of the regressors forward by as many samples as there are edges.
+
+    Regressors shift by one sample at a time, so covariance[i, j] is what covariance[i + 1, j + 1]
+    was one sample before, exactly, as long as all was silent before the first. New are only
+    the rows of both channels' newest samples: ``edges`` (every, 2, n), one pair per sample.
+    """
+    every, n = len(edges), len(covariance)
+    flat, flat_edges = covariance.reshape(-1), edges.reshape(-1)
+    for first, last in ((0, own_taps), (own_taps, n)):
+        for row in range(first, last - every):
+            for begin, end in ((0, own_taps), (own_taps, n)):
+                kept = max(end - begin - every, 0)
+                stop = (row + every) * n + end
+                source, target = flat[stop - kept : stop], flat[row * n + begin :]
+                for j in range(kept):
+                    target[j] = source[j]
+    for channel in range(2):
+        first, last = (0, own_taps) if channel == 0 else (own_taps, n)
+        for age in range(min(every, last - first)):
+            row = last - 1 - age
+            at = ((every - 1 - age) * 2 + channel) * n
+            for begin, end in ((0, own_taps), (own_taps, n)):
+                count = max(end - age - begin, 0)
+                edge = flat_edges[at + end - count : at + end]
+                across, down = flat[row * n + begin :], flat[begin * n + row :]
+                for j in range(count):
+                    across[j] = edge[j]
+                for j in range(count):
+                    down[j * n] = edge[j]
+
+
+@compiled
+def _sweep(
+    covariance: F64, correlation: F64, ridge: float, sweeps: int, scratch: F64, w: F64
+) -> None:
+    """Gauss-Seidel sweeps from the present weights ``w`` towards the solution.
 
     Enough where the regressors are nearly white, as residuals are; a sweep never increases
-    the squared error, so it cannot diverge, singular or not.
+    the squared error, so it cannot diverge, singular or not. ``scratch`` (2, n): what is left
+    of the correlation, kept up to date so that no sum waits for the weight before.
     """
     n = len(w)
+    left, inverse = scratch[0], scratch[1]
+    flat = covariance.reshape(-1)
     for i in range(n):
-        acc = 0.0
+        left[i] = correlation[i] - ridge * w[i]
+        inverse[i] = 1.0 / (covariance[i, i] + ridge)
+    for i in range(n):
+        row, weight = flat[i * n : i * n + n], w[i]
         for j in range(n):
-            acc += covariance[i, j] * w[j]
-        w[i] += (correlation[i] - acc - ridge * w[i]) / (covariance[i, i] + ridge)
+            left[j] -= weight * row[j]
+    for _ in range(sweeps):
+        for i in range(n):
+            row, move = flat[i * n : i * n + n], left[i] * inverse[i]
+            w[i] += move
+            for j in range(n):
+                left[j] -= move * row[j]
+            left[i] -= ridge * move
 
 
 @compiled

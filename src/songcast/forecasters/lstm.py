@@ -1,18 +1,16 @@
 """The multi-song LSTM forecaster: hears through a front end, corrects what it says.
 
-The final distribution is a Bayesian average of the network's mixture and the front end's own,
-with forgetting: where the network knows a song less well, it cannot lose much.
+The final distribution is a Bayesian average of the network's mixture, the front end's own and the
+cascade's (``trust``): where the network knows a song less well, it cannot lose much.
 """
 
 from dataclasses import asdict
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import lfilter
-from scipy.special import expit
 
 from songcast.bundle import NETWORK, read_arrays, read_manifest, write_bundle
 from songcast.errors import BundleError
@@ -21,23 +19,52 @@ from songcast.forecasters.base import Forecaster, Session
 from songcast.forecasters.combiner import Combiner
 from songcast.forecasters.features import Features
 from songcast.forecasters.front_end import FrontEndSettings, Heard
+from songcast.forecasters.last_stage import LastStage
 from songcast.forecasters.mixture import BLOCK_FRAMES, Mixture
 from songcast.forecasters.network import NetworkSettings
+from songcast.forecasters.trust import Trust, cascade_experts
+
+if TYPE_CHECKING:
+    from songcast.continuation.continuer import Continuer
 
 Rows = NDArray[np.float32]
+# The sub-folder of the bundle that holds the network for continuing.
+CONTINUATION = "continuation"
 
 
 class Lstm(Forecaster):
-    """A trained ``network`` with the front end that it was trained on."""
+    """A trained ``network`` with the front end that it was trained on.
+
+    ``continuation``: the bundle of the network that continues songs, which travels along.
+    """
 
     name = "lstm"
 
     def __init__(
-        self, network: Any, settings: NetworkSettings, front_end: FrontEndSettings
+        self,
+        network: Any,
+        settings: NetworkSettings,
+        front_end: FrontEndSettings,
+        continuation: Path | None = None,
     ) -> None:
         self.network = network
         self.settings = settings
         self.front_end = front_end
+        self.continuation = continuation
+        self._hearing: dict[int, Any] = {}
+
+    def network_for(self, channels: int) -> Any:
+        """The network for songs of so many channels, with the weights of now.
+
+        TensorFlow compiles a network anew, with other rounding, when it meets a second batch
+        size: what a song gets would depend on the songs heard before. So each has its own.
+        """
+        import keras
+
+        if channels not in self._hearing:
+            self._hearing[channels] = keras.models.clone_model(self.network)
+        self._hearing[channels].set_weights(self.network.get_weights())
+        return self._hearing[channels]
 
     def session(self, channels: int, sample_rate_hz: int) -> "LstmSession":  # noqa: ARG002
         """Start listening; features are relative, so the sample rate does not matter."""
@@ -52,6 +79,7 @@ class Lstm(Forecaster):
             network=self.network,
             arrays=taps,
             texts={"history.csv": history_csv},
+            nested={CONTINUATION: self.continuation} if self.continuation else {},
             details={
                 **details,
                 "look_back": self.settings.look_back,
@@ -80,7 +108,15 @@ class Lstm(Forecaster):
                 f"{folder}: made by another version of songcast, whose features differ; "
                 "use that version, or train again with `make run`"
             )
-        return cls(network, settings, front_end)
+        inner = folder / CONTINUATION
+        return cls(network, settings, front_end, inner if inner.is_dir() else None)
+
+    @cached_property
+    def continuer(self) -> "Continuer":
+        """What continues songs, loaded at first use. Raises ``ContinuationError``."""
+        from songcast.continuation.continuer import Continuer
+
+        return Continuer.load(self.continuation) if self.continuation else super().continuer
 
 
 class LstmSession(Session):
@@ -93,13 +129,16 @@ class LstmSession(Session):
 
     def __init__(self, model: Lstm, channels: int) -> None:
         settings = model.settings
-        self._network = model.network
+        self._network = model.network_for(channels)
         self._front_end = model.front_end.open(channels)
         self._settings = settings
         self._past_residual = np.zeros((channels, settings.look_back), np.float32)
         size = features.summary_size(settings.experts, settings.frame)
         self._past_summary = np.zeros((channels, 1, size), np.float32)
         self._state = np.zeros((channels, settings.layers, 2, settings.units), np.float32)
+        self._cascade_experts = cascade_experts(model.front_end)
+        self._cascade = Combiner(channels, self._cascade_experts)
+        self._last_stage = LastStage(channels)
         self._trust = Trust(channels)
         self._begin_block(channels)
 
@@ -114,7 +153,12 @@ class LstmSession(Session):
         while start < len(heard.samples) or not parts:
             stop = min(start + BLOCK_FRAMES - self._filled, len(heard.samples))
             own = heard if stop - start == len(heard.samples) else heard.rows(start, stop)
-            parts.append(self._trust.average(self._correct(own), own))
+            rivals = [own.combined.mixture]
+            if self._cascade_experts:
+                means = np.ascontiguousarray(own.means[..., : self._cascade_experts])
+                rivals.append(self._cascade.hear(own.samples, means).mixture)
+            network = self._last_stage.move(self._correct(own), own.samples)
+            parts.append(self._trust.average(network, rivals, own.samples))
             start = stop
         return Mixture(
             weights=np.concatenate([part.weights for part in parts]),
@@ -179,33 +223,3 @@ def absolute_mixture(mixture: Rows, unit: Rows, mean: NDArray[np.float64] | floa
         locations=locations * lsb + np.asarray(mean)[..., None],
         scales=np.exp(np.minimum(log_scales, 20.0)) * lsb,
     )
-
-
-class Trust:
-    """Bayesian average of the network's mixture and the front end's, by recent code length.
-
-    The log odds are a leaky sum of the difference in bits: a frozen network that fails on an
-    unusual song costs at most a few bits once, not every sample.
-    """
-
-    MEMORY = 0.998
-    FIRST_LOG2_ODDS = 2.0
-
-    def __init__(self, channels: int) -> None:
-        self._state = np.full((1, channels), self.FIRST_LOG2_ODDS)
-
-    def average(self, network: Mixture, heard: Heard) -> Mixture:
-        """Return both mixtures as one, then learn which was better."""
-        own = heard.combined.mixture
-        lead = own.bits(heard.samples) - network.bits(heard.samples)
-        odds = self._state
-        if len(lead):
-            # odds[t + 1] = MEMORY * odds[t] + lead[t], the odds before each sample
-            summed, _ = lfilter([1.0], [1.0, -self.MEMORY], lead, axis=0, zi=self.MEMORY * odds)
-            odds, self._state = np.concatenate([odds, summed[:-1]]), summed[-1:]
-        share = expit(np.log(2.0) * odds[: len(lead)])[..., None]
-        return Mixture(
-            weights=np.concatenate([share * network.weights, (1.0 - share) * own.weights], -1),
-            locations=np.concatenate([network.locations, own.locations], -1),
-            scales=np.concatenate([network.scales, own.scales], -1),
-        )

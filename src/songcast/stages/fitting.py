@@ -13,6 +13,7 @@ from typing import Any
 from songcast.checkpoint import Checkpoint
 from songcast.corpus import Corpus, PreparedSong
 from songcast.crops import CropSampler
+from songcast.engine import Engine
 from songcast.errors import ParamsError
 from songcast.featurestore import SongFeatures, open_features
 from songcast.files import atomic_path
@@ -29,7 +30,8 @@ log = logging.getLogger("songcast.fit")
 class Job:
     """One training: its name, what it learns from, and what its checkpoint belongs to.
 
-    ``shares``: how often each song is drawn, by slug; 1 where it says nothing.
+    ``shares``: how often each song is drawn, by slug; 1 where it says nothing. ``engine``: who
+    hears the songs through the experts.
     """
 
     stage: str
@@ -37,6 +39,7 @@ class Job:
     songs: Sequence[PreparedSong]
     fingerprint: str
     details: dict[str, Any]
+    engine: Engine = "local"
     shares: dict[str, float] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
 
@@ -58,6 +61,7 @@ def fit_and_log(job: Job, model: Lstm) -> list[SongFeatures]:
             root() / FEATURES,
             variants=params.variants,
             variant_seconds=params.variant_seconds,
+            engine=job.engine,
         )
         sampler = CropSampler(
             songs,
@@ -67,13 +71,7 @@ def fit_and_log(job: Job, model: Lstm) -> list[SongFeatures]:
             seed=params.seed,
             shares=[job.shares.get(song.slug.partition("+")[0], 1.0) for song in songs],
         )
-        settings = FitSettings(
-            epochs=params.epochs,
-            steps_per_epoch=params.steps_per_epoch,
-            rows=params.rows,
-            crop_frames=params.crop_frames,
-            learning_rate=params.learning_rate,
-        )
+        settings = fit_settings(params)
         with _reporting(job, run, settings) as (on_epoch, on_step):
             rows = fit(model.network, sampler, songs, settings, checkpoint, on_epoch, on_step)
         bundle = Path(MODELS) / job.stage
@@ -84,6 +82,17 @@ def fit_and_log(job: Job, model: Lstm) -> list[SongFeatures]:
         run.log_bundle(bundle)
     checkpoint.clear()
     return songs
+
+
+def fit_settings(params: FitParams) -> FitSettings:
+    """Return what of the params the fit loop reads."""
+    return FitSettings(
+        epochs=params.epochs,
+        steps_per_epoch=params.steps_per_epoch,
+        rows=params.rows,
+        crop_frames=params.crop_frames,
+        learning_rate=params.learning_rate,
+    )
 
 
 def select_songs(corpus: Corpus, names: Sequence[str]) -> list[PreparedSong]:

@@ -4,14 +4,16 @@ Run as ``python -m songcast.stages.train``. Stopped in any way, it goes on from 
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from songcast.backend import import_keras
+from songcast.bundle import read_manifest
 from songcast.corpus import TRAIN, Corpus, PreparedSong
 from songcast.fingerprint import fingerprint
 from songcast.forecasters.front_end import FrontEndSettings
-from songcast.forecasters.lstm import Lstm
+from songcast.forecasters.lstm import CONTINUATION, Lstm
 from songcast.params import Params, TrainParams
-from songcast.paths import PREPARED
+from songcast.paths import MODELS, PREPARED
 from songcast.stages import run_stage
 from songcast.stages.fitting import Job, fit_and_log, select_songs
 
@@ -20,19 +22,25 @@ RIDGE_ALPHA = 1e-6
 
 
 def main() -> None:
-    """Read params and prepared songs; write models/train and plots/train.csv."""
+    """Read params, prepared songs and models/continuation; write models/train, plots/train.csv."""
     import_keras()
-    params = Params.load().train
+    settings = Params.load()
+    params = settings.train
     corpus = Corpus.open(PREPARED)
-    songs = [song for song in corpus if song not in select_songs(corpus, params.without)]
+    left_out = {song.slug for song in select_songs(corpus, params.without)}
+    songs = [song for song in corpus if song.slug not in left_out]
     job = Job(
         stage="train",
         params=params,
         songs=songs,
         fingerprint=fingerprint(params.model_dump(mode="json"), songs),
         details={"sample_rate_hz": corpus.sample_rate_hz, "channels": 2},
+        engine=settings.engine,
     )
-    fit_and_log(job, new_model(params, songs))
+    model = new_model(params, songs)
+    model.continuation = Path(MODELS) / CONTINUATION
+    read_manifest(model.continuation)  # now, not when the training is over
+    fit_and_log(job, model)
 
 
 def new_model(params: TrainParams, songs: Sequence[PreparedSong]) -> Lstm:

@@ -1,0 +1,222 @@
+"""What each part of the forecaster is worth: taken away or changed, one at a time.
+
+Two tables in Markdown, bits per sample. First the experts, without a network: the beginning of
+every prepared song under the network's bank, less one expert or one whole chain. Then the
+network: trained anew for each row on all songs but the last three, by a short recipe, and
+measured on validation passages of the songs it knows and of those three. Run in the
+repository, after `make run`; half an hour on one core:
+
+    .venv/bin/python benchmarks/ablation.py
+
+`--steps` of params.yaml (epochs x steps_per_epoch) trains each row as long as `make run` does.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from songcast.backend import import_keras
+from songcast.corpus import Corpus, PreparedSong
+from songcast.errors import SongcastError
+from songcast.params import Params, TrainParams
+from songcast.paths import FEATURES, PARAMS, PREPARED, root
+
+OTHERS = 3
+Row = dict[str, Any]
+# Name of the row, changes to params.yaml's train section, whether the LSTM keeps its memory.
+CHANGES: tuple[tuple[str, dict[str, Any], bool], ...] = (
+    ("all as it is", {}, True),
+    ("front end: the cascade's 13 experts", {"experts": "cascade"}, True),
+    ("front end: ridge", {"front_end": "ridge"}, True),
+    ("front end: none", {"front_end": "none"}, True),
+    ("recurrence off", {}, False),
+    ("ReLU instead of LeakyReLU", {"activation": "relu"}, True),
+    ("look_back 3", {"look_back": 3}, True),
+    ("look_back 16", {"look_back": 16}, True),
+    ("look_back 64", {"look_back": 64}, True),
+    ("no variants of songs", {"variants": 0}, True),
+)
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    import_keras()
+    params = Params.load(root() / PARAMS).train
+    songs = list(Corpus.open(root() / PREPARED))
+    experts = list(expert_rows(songs, arguments.seconds))
+    network = list(network_rows(params, songs, arguments.steps))
+    if arguments.json:
+        print(json.dumps({"settings": vars(arguments), "experts": experts, "network": network}))
+        return 0
+    print_markdown(["without", "bits per sample", "worse by"], experts)
+    print_markdown(["changed", "known songs", "against all", "other songs", "against all"], network)
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=150, help="of training, each row (150)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each song, experts (4)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead")
+    return parser.parse_args()
+
+
+def expert_rows(songs: Sequence[PreparedSong], seconds: float) -> Iterator[Row]:
+    """The combiner's mean bits with the whole bank, then without each expert and each chain."""
+    from songcast.forecasters.experts import ExpertBank, ExpertSettings
+
+    bank = ExpertSettings.wide()
+    heard = []
+    for song in songs:
+        samples = np.ascontiguousarray(song.samples[: round(seconds * song.sample_rate_hz)])
+        heard.append((samples, ExpertBank(song.channels, bank).hear(samples)))
+        note(f"experts hear {song.slug}")
+    chain_of = [name.partition(":")[0] for name in bank.names]
+    nothing: dict[str, list[int]] = {"nothing": []}
+    parts = nothing | {name: [k] for k, name in enumerate(bank.names)}
+    for chain in dict.fromkeys(chain_of):
+        parts[f"all of chain {chain}"] = [k for k, c in enumerate(chain_of) if c == chain]
+    whole = None
+    for name, removed in parts.items():
+        kept = [k for k in range(len(bank.names)) if k not in removed]
+        bits = float(np.mean([combined_bits(x, means[..., kept]) for x, means in heard]))
+        whole = bits if whole is None else whole
+        note(f"without {name}: {bits:.4f}")
+        yield {"name": name, "bits": bits, "against": bits - whole}
+
+
+def combined_bits(samples: Any, means: Any) -> float:
+    """Mean code length of ``samples`` when the combiner has these experts alone."""
+    from songcast.forecasters.combiner import Combiner
+
+    combiner = Combiner(samples.shape[1], means.shape[-1])
+    mixture = combiner.hear(samples, np.ascontiguousarray(means)).mixture
+    return float(mixture.bits(samples).mean())
+
+
+def network_rows(params: TrainParams, songs: Sequence[PreparedSong], steps: int) -> Iterator[Row]:
+    """Train and measure each of ``CHANGES``, then on one song, then without training."""
+    known, others = songs[:-OTHERS], songs[-OTHERS:]
+    recipe = {"epochs": 1, "steps_per_epoch": steps}
+    first: Row = {}
+    for name, change, recurrent in CHANGES:
+        changed = params.model_copy(update={**recipe, **change})
+        row = train_and_measure(changed, known, known, others, recurrent=recurrent)
+        first = first or row
+        yield labelled(name, row, first)
+    one = params.model_copy(update=recipe)
+    row = train_and_measure(one, known[:1], known, others, recurrent=True)
+    yield labelled(f"one song ({known[0].slug})", row, first)
+    untrained = params.model_copy(update={"steps_per_epoch": 0})
+    row = train_and_measure(untrained, known, known, others, recurrent=True)
+    yield labelled("untrained: the combiner alone", row, first)
+
+
+def labelled(name: str, row: Row, first: Row) -> Row:
+    note(f"{name}: {row}")
+    against = {f"{key}_against": row[key] - first[key] for key in ("known", "other")}
+    return {"name": name, **row, **against}
+
+
+def train_and_measure(
+    params: TrainParams,
+    training: Sequence[PreparedSong],
+    known: Sequence[PreparedSong],
+    others: Sequence[PreparedSong],
+    *,
+    recurrent: bool,
+) -> Row:
+    """Train on ``training``; mean bits on the validation passages of known and other songs."""
+    from songcast.checkpoint import Checkpoint
+    from songcast.crops import CropSampler
+    from songcast.featurestore import open_features
+    from songcast.stages.fitting import fit_settings
+    from songcast.stages.train import new_model
+    from songcast.training import fit, mean_bits
+
+    model = new_model(params, training)
+    network = model.network if recurrent else without_memory(model.network)
+
+    def opened(songs: Sequence[PreparedSong], variants: int) -> list[Any]:
+        return open_features(
+            songs,
+            model.front_end,
+            params.frame,
+            root() / FEATURES,
+            variants=variants,
+            variant_seconds=params.variant_seconds,
+        )
+
+    sampler = CropSampler(
+        opened(training, params.variants),
+        rows=params.rows,
+        frames=params.crop_frames,
+        look_back=params.look_back,
+        seed=params.seed,
+    )
+    measured = {"known": opened(known, 0), "other": opened(others, 0)}
+    if params.steps_per_epoch:
+        with tempfile.TemporaryDirectory() as scratch:
+            checkpoint = Checkpoint(Path(scratch), "ablation")
+            # One epoch: the weights are the moving average at the end, none are chosen.
+            fit(network, sampler, measured["known"], fit_settings(params), checkpoint, quiet)
+    return {name: mean_bits(network, songs) for name, songs in measured.items()}
+
+
+def without_memory(network: Any) -> Any:
+    """Return the network with a dense layer, tanh, in the place of each LSTM."""
+    import keras
+
+    class Forgetful(keras.layers.Layer):
+        def __init__(self, units: int, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.dense = keras.layers.Dense(units, activation="tanh")
+
+        def call(self, x: Any, initial_state: Any) -> Any:
+            return self.dense(x), *initial_state
+
+    def replace(layer: Any) -> Any:
+        if isinstance(layer, keras.layers.LSTM):
+            return Forgetful(layer.units, name=layer.name)
+        return layer.__class__.from_config(layer.get_config())
+
+    return keras.models.clone_model(network, clone_function=replace)
+
+
+def quiet(epoch: int, row: dict[str, float]) -> None:
+    """Say nothing after an epoch: there is one."""
+
+
+def print_markdown(columns: Sequence[str], rows: Sequence[Row]) -> None:
+    """Print a table; differences have a sign."""
+    print("| " + " | ".join(columns) + " |")
+    print("|---|" + "--:|" * (len(columns) - 1))
+    for row in rows:
+        keys = ("bits", "against", "known", "known_against", "other", "other_against")
+        cells = [
+            f"{row[key]:+.4f}" if key.endswith("against") else f"{row[key]:.4f}"
+            for key in keys
+            if key in row
+        ]
+        print(f"| {row['name']} | " + " | ".join(cells) + " |")
+    print()
+
+
+def note(line: str) -> None:
+    """Tell how far it is, on stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except SongcastError as mistake:
+        sys.exit(f"ablation: {mistake}")
