@@ -1,26 +1,22 @@
 """prepare: every song in data/ becomes an int16 array in prepared/, with its splits in time.
 
-Nothing in prepared/ changes before every song has been decoded. The order of publication makes
-a kill at any moment harmless: songs.json first forgets what is about to change, then arrays are
-renamed into place, then songs.json names them. What songs.json names is always whole.
+Nothing in prepared/ changes before every song has been decoded. Finished arrays wait in
+``.incoming`` beside the list of them: a run that was killed, or that met a bad song, is taken up
+where it stopped. The order of publication makes a kill at any moment harmless: songs.json first
+forgets what is about to change, then arrays are renamed into place, then songs.json names them.
+What songs.json names is always whole.
 """
 
 import logging
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Event
-from typing import BinaryIO
 
-import numpy as np
-
-from songcast.audio import SONG_SUFFIXES, open_song, resampled
-from songcast.containers import audio_error, shown
+from songcast.audio import SONG_SUFFIXES
+from songcast.containers import check_regular, shown
 from songcast.corpus import (
     INDEX,
     TEST,
@@ -33,10 +29,14 @@ from songcast.corpus import (
     split_frames,
     write_index,
 )
-from songcast.errors import CorpusError, ParamsError
-from songcast.files import TEMPORARY_PREFIX, sha256_of_file, sync_folder
+from songcast.decoding import Bad, Task, decode_task, disk_line
+from songcast.digests import digests_of
+from songcast.engine import Engine, each
+from songcast.errors import AudioError, CorpusError, ParamsError
+from songcast.files import TEMPORARY_PREFIX, sync_folder
+from songcast.finished import Finished
 from songcast.params import Params, PrepareParams
-from songcast.paths import DATA, PARAMS, PREPARED, root
+from songcast.paths import CHECKPOINTS, DATA, PARAMS, PREPARED, root
 from songcast.slugs import slugs
 from songcast.stages import run_stage
 
@@ -49,30 +49,28 @@ log = logging.getLogger("songcast.prepare")
 def main() -> None:
     """Bring prepared/ up to date with data/ and params.yaml."""
     home = root()
-    prepare(home / DATA, home / PREPARED, Params.load(home / PARAMS).prepare)
+    params = Params.load(home / PARAMS)
+    prepare(home / DATA, home / PREPARED, params.prepare, params.engine)
 
 
-def prepare(data: Path, prepared: Path, settings: PrepareParams) -> None:
+def prepare(data: Path, prepared: Path, settings: PrepareParams, engine: Engine = "local") -> None:
     """Decode the new and changed songs of ``data``, publish them, forget the removed ones.
 
-    Raises ``AudioError`` or ``CorpusError`` before anything in ``prepared`` has changed.
+    Raises ``AudioError``, when all good songs are decoded, or ``CorpusError``, before anything
+    in ``prepared`` has changed but ``.incoming``.
     """
     sources = find_songs(data)
     wanted = slugs(source.name for source in sources)
     check_held_out(settings.held_out, wanted)
-    existed = prepared.exists()
     try:
         plan = _plan(sources, wanted, prepared, settings.sample_rate_hz)
-        songs = [*plan.kept, *_decode_all(plan.new, prepared / INCOMING)]
-        songs = [replace(song, splits=splits_of(song, settings)) for song in songs]
-        _publish(prepared, settings.sample_rate_hz, plan.kept, songs)
+        with Finished(prepared / INCOMING) as finished:
+            decoded = _decode_all(plan.new, finished, engine)
+        arrays = {finished.place(song): song.path for song in decoded}
+        songs = [replace(s, splits=splits_of(s, settings)) for s in [*plan.kept, *decoded]]
+        _publish(prepared, settings.sample_rate_hz, arrays, plan.kept, songs)
     except OSError as error:
-        where = shown(Path(error.filename)) if error.filename else str(prepared)
-        raise CorpusError(f"{where}: {error.strerror}; check space and permissions") from error
-    finally:
-        shutil.rmtree(prepared / INCOMING, ignore_errors=True)
-        if not existed and prepared.exists() and not any(prepared.iterdir()):
-            prepared.rmdir()
+        raise CorpusError(disk_line(error, prepared)) from error
     log.info(
         "%d songs: %d decoded, %d as before, %d removed",
         *(len(songs), len(plan.new), len(plan.kept), plan.removed),
@@ -91,9 +89,8 @@ class _Plan:
 def _plan(
     sources: list[Path], wanted: Mapping[str, str], prepared: Path, sample_rate_hz: int
 ) -> _Plan:
-    """Compare the files with what songs.json knows; opens every file that is to be decoded."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        digests = list(pool.map(sha256_of_file, sources))
+    """Compare the files with what songs.json knows."""
+    digests = digests_of(sources, prepared.parent / CHECKPOINTS / "digests.json")
     warn_of_copies(sources, digests)
     known = _reusable(prepared, sample_rate_hz)
     plan = _Plan(kept=[], new=[], removed=len(known.keys() - wanted.values()))
@@ -108,12 +105,16 @@ def _plan(
 
 
 def find_songs(data: Path) -> list[Path]:
-    """Return the songs in ``data``, by name; says what it passes over. Raises ``CorpusError``."""
+    """Return the songs in ``data``, by name; says what it passes over.
+
+    Raises ``CorpusError`` where there are none, ``AudioError`` for a folder or pipe so named.
+    """
     if not data.is_dir():
         raise CorpusError(f"{data}: there is no such folder; run `dvc pull` or put songs there")
     songs = []
     for path in sorted(data.iterdir(), key=lambda path: path.name):
         if path.suffix.lower() in SONG_SUFFIXES and not path.name.startswith("."):
+            check_regular(path)
             songs.append(path)
         elif path.name.startswith(".") or path.name in _NOT_SONGS or path.suffix in (".md", ".txt"):
             continue
@@ -167,102 +168,77 @@ def _reusable(prepared: Path, sample_rate_hz: int) -> dict[str, PreparedSong]:
 
 
 def _planned(source: Path, digest: str, array: Path, sample_rate_hz: int) -> PreparedSong:
-    """Read the song's header: an unreadable song is known before any song is decoded."""
-    with open_song(source) as reader:
-        return PreparedSong(
-            slug=array.stem,
-            source=shown(Path(source.name)),
-            sha256=digest,
-            source_sample_rate_hz=reader.sample_rate_hz,
-            sample_rate_hz=sample_rate_hz,
-            frames=0,
-            channels=reader.channels,
-            peak=0,
-            splits={},
-            path=array,
-        )
+    """Say what is known of a song before it is decoded."""
+    return PreparedSong(
+        slug=array.stem,
+        source=shown(Path(source.name)),
+        sha256=digest,
+        source_sample_rate_hz=0,
+        sample_rate_hz=sample_rate_hz,
+        frames=0,
+        channels=0,
+        peak=0,
+        splits={},
+        path=array,
+    )
 
 
-def _decode_all(new: list[tuple[Path, PreparedSong]], incoming: Path) -> list[PreparedSong]:
-    """Decode the planned songs into the folder ``incoming``, one per core at a time."""
-    shutil.rmtree(incoming, ignore_errors=True)
-    incoming.mkdir(parents=True)
-    done: list[PreparedSong] = []
-    stop = Event()
-    # Threads suffice: libsndfile, soxr and ffmpeg work without Python's lock.
-    with _progress(bool(new)) as (advance, say), ThreadPoolExecutor(os.cpu_count()) as pool:
-
-        def heard(seconds: float) -> None:
-            if stop.is_set():
-                raise InterruptedError("stopped")
-            advance(seconds)
-
-        tasks = [
-            pool.submit(decode, source, incoming / song.path.name, song, heard)
-            for source, song in new
-        ]
-        try:
-            for (source, _), task in zip(new, tasks, strict=True):
-                song, clipped = task.result()
-                done.append(song)
-                say(_line(song))
-                if clipped:
-                    say(f"{shown(source)}: {clipped} samples beyond full scale were clipped")
-        except BaseException:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
+def _decode_all(
+    new: list[tuple[Path, PreparedSong]], finished: Finished, engine: Engine
+) -> list[PreparedSong]:
+    """Decode the planned songs to where ``finished`` says, but those that it has already."""
+    done = [song for _, planned in new if (song := finished.get(planned))]
+    if done:
+        log.info("%d songs were decoded before the last run stopped", len(done))
+    names = {song.slug for song in done}
+    tasks = [
+        Task(source=source, target=finished.place(planned), planned=planned)
+        for source, planned in new
+        if planned.slug not in names
+    ]
+    bad: dict[str, str] = {}
+    with _progress(len(tasks)) as (advance, say):
+        for outcome in each(engine, decode_task, tasks):
+            advance()
+            if isinstance(outcome, Bad):
+                bad[outcome.slug] = outcome.line
+                continue
+            song = outcome.song
+            finished.add(song)
+            done.append(song)
+            say(_line(song))
+            if outcome.clipped:
+                say(f"{song.source}: {outcome.clipped} samples beyond full scale were clipped")
+    if bad:
+        raise AudioError(_bad_line([bad[p.slug] for _, p in new if p.slug in bad]))
     return done
 
 
-def decode(
-    source: Path, target: Path, planned: PreparedSong, heard: Callable[[float], None]
-) -> tuple[PreparedSong, int]:
-    """Decode and resample ``source`` to the array file ``target``, in a stream.
-
-    Returns the song with its frames and peak, and the number of clipped samples. ``heard`` is
-    told the seconds of every block.
-    """
-    frames = peak = 0
-    rate, channels = planned.sample_rate_hz, planned.channels
-    with open_song(source) as reader, target.open("wb") as file:
-        _write_header(file, 0, channels)
-        for block in resampled(reader.blocks(), reader.sample_rate_hz, rate, channels):
-            if len(block):
-                peak = max(peak, int(block.max()), -int(block.min()))
-            frames += len(block)
-            file.write(np.ascontiguousarray(block, "<i2").data)
-            heard(len(block) / rate)
-        if frames == 0:
-            raise audio_error(source, f"is too short for {rate} Hz", "use a longer song")
-        file.seek(0)
-        _write_header(file, frames, channels)
-        file.flush()
-        os.fsync(file.fileno())
-    return replace(planned, frames=frames, peak=peak), reader.clipped
-
-
-def _write_header(file: BinaryIO, frames: int, channels: int) -> None:
-    """numpy leaves room for a growing first axis: the header's length does not change."""
-    header = {"descr": "<i2", "fortran_order": False, "shape": (frames, channels)}
-    np.lib.format.write_array_header_1_0(file, header)
-
-
 def _publish(
-    prepared: Path, sample_rate_hz: int, kept: list[PreparedSong], songs: list[PreparedSong]
+    prepared: Path,
+    sample_rate_hz: int,
+    arrays: Mapping[Path, Path],
+    kept: list[PreparedSong],
+    songs: list[PreparedSong],
 ) -> None:
     """Move the decoded arrays into place; see the head of this file for the order."""
-    arrays = {song.path.name for song in songs}
-    incoming = list((prepared / INCOMING).iterdir())
-    stale = [path for path in prepared.glob("*.npy") if path.name not in arrays]
-    if (incoming or stale) and (prepared / INDEX).exists():
+    named = {song.path.name for song in songs}
+    stale = [path for path in prepared.glob("*.npy") if path.name not in named]
+    if (arrays or stale) and (prepared / INDEX).exists():
         write_index(prepared, sample_rate_hz, kept)
-    for path in incoming:
-        path.replace(prepared / path.name)
+    for decoded, place in arrays.items():
+        decoded.replace(place)
     for path in [*stale, *prepared.glob(f"{TEMPORARY_PREFIX}*")]:
         path.unlink()
     sync_folder(prepared)
     write_index(prepared, sample_rate_hz, songs)
+    shutil.rmtree(prepared / INCOMING)
+
+
+def _bad_line(lines: list[str]) -> str:
+    """Say all bad songs in one line, the first by name in full."""
+    more = [line.partition(": ")[0] for line in lines[1:]]
+    return lines[0] + (f" (and {len(more)} more: {', '.join(more)})" if more else "")
 
 
 def _line(song: PreparedSong) -> str:
@@ -275,23 +251,22 @@ def _line(song: PreparedSong) -> str:
 
 
 @contextmanager
-def _progress(wanted: bool) -> Iterator[tuple[Callable[[float], None], Callable[[str], None]]]:
-    """Give a function that counts seconds of song, and one that says a line.
+def _progress(songs: int) -> Iterator[tuple[Callable[[], None], Callable[[str], None]]]:
+    """Give a function that counts one song, and one that says a line.
 
-    On a terminal the lines scroll above a counter; elsewhere they are log lines.
+    On a terminal the lines scroll above a bar; elsewhere they are log lines.
     """
-    if not (wanted and sys.stderr.isatty()):
-        yield (lambda _: None), log.info
+    if not (songs and sys.stderr.isatty()):
+        yield (lambda: None), log.info
         return
     from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress
 
     console = Console(stderr=True)
-    columns = SpinnerColumn(), TextColumn("decoded {task.completed:.0f} s"), TimeElapsedColumn()
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("decode", total=None)
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("decode", total=songs)
         yield (
-            lambda seconds: progress.advance(task, seconds),
+            lambda: progress.advance(task),
             lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
         )
 

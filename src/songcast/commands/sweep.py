@@ -1,0 +1,196 @@
+"""`songcast sweep`: which settings of train learn best."""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from songcast.commands import Subparsers, add_command
+
+if TYPE_CHECKING:
+    from songcast.params import Params
+    from songcast.tracking_sweep import Trial
+
+
+def add(subparsers: Subparsers) -> None:
+    """Add the command."""
+    parser = add_command(
+        subparsers,
+        "sweep",
+        run,
+        "try other settings of train",
+        "Draws trials from sweep.space of params.yaml, trains them on Ray (RAY_ADDRESS, or this "
+        "machine), stops the worse ones early, and logs each as an MLflow run. Stopped, it goes "
+        "on where it was. Run it after `dvc repro prepare`.",
+        "songcast sweep",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the sweep and print its trials, the best first."""
+    from songcast import paths, terminal
+    from songcast.params import Params
+    from songcast.tracking_sweep import log_sweep
+
+    root = paths.root()
+    params = Params.load(root / paths.PARAMS)
+    check(params)
+    key = sweep_key(root, params)
+    trials = sweep(root, params, root / paths.CHECKPOINTS / f"sweep-{key}")
+    run_id = log_sweep(key, params.sweep.model_dump(mode="json"), trials)
+    trials = sorted(trials, key=lambda trial: trial.bits_per_sample)
+    if arguments.json:
+        terminal.print_json({"run_id": run_id, "trials": [as_json(trial) for trial in trials]})
+        return 0
+    keys = list(params.sweep.space)
+    rows = [
+        [*(f"{t.values[key]:.4g}" if isinstance(t.values[key], float) else str(t.values[key])
+           for key in keys),
+         str(len(t.rows)), terminal.number(t.bits_per_sample, 4)]
+        for t in trials
+    ]  # fmt: skip
+    terminal.print_table([*keys, "epochs", "bits/sample"], rows)
+    best = " ".join(f"-S train.{key}={trials[0].values[key]}" for key in keys)
+    print(f"\nTrain with the best: dvc exp run {best}")
+    return 0
+
+
+def check(params: "Params") -> None:
+    """Raise ``ParamsError`` where a trial could draw what train cannot be."""
+    from pydantic import ValidationError
+
+    from songcast.errors import ParamsError
+    from songcast.params import Range, TrainParams
+
+    for key, given in params.sweep.space.items():
+        if key not in TrainParams.model_fields:
+            known = ", ".join(TrainParams.model_fields)
+            raise ParamsError(f"params.yaml: sweep.space.{key} is no key of train; those: {known}")
+        for value in (given.low, given.high) if isinstance(given, Range) else given:
+            try:
+                TrainParams.model_validate({**params.train.model_dump(), key: value})
+            except ValidationError:
+                raise ParamsError(
+                    f"params.yaml: sweep.space.{key} has {value!r}, which train.{key} cannot be; "
+                    "correct it"
+                ) from None
+    if params.sweep.grace_epochs > params.train.epochs:
+        raise ParamsError(
+            f"params.yaml: sweep.grace_epochs is {params.sweep.grace_epochs}; allowed: up to "
+            f"train.epochs, {params.train.epochs}"
+        )
+
+
+def as_json(trial: "Trial") -> dict[str, Any]:
+    """Return a trial as an entry of the JSON document."""
+    bits = trial.bits_per_sample if trial.rows else None
+    return {
+        "trial": trial.name,
+        "values": dict(trial.values),
+        "epochs": len(trial.rows),
+        "validation_bits_per_sample": bits,
+        "failed": trial.failed,
+    }
+
+
+def sweep_key(root: Path, params: "Params") -> str:
+    """Return what the sweep is known by: its params, the songs and the code."""
+    from songcast.corpus import Corpus
+    from songcast.fingerprint import fingerprint
+    from songcast.paths import PREPARED
+
+    said = params.model_dump(mode="json", include={"train", "sweep"})
+    return fingerprint(said, Corpus.open(root / PREPARED))[:16]
+
+
+def sweep(root: Path, params: "Params", folder: Path) -> list["Trial"]:
+    """Run the trials, or those that ``folder`` does not have yet, and read what they found."""
+    from songcast import cluster
+    from songcast.tracking_sweep import Trial
+
+    def trial(values: dict[str, Any], report: Callable[[dict[str, float]], None]) -> None:
+        train(root, params, values, report)
+
+    found = cluster.tune(
+        trial,
+        params.sweep.space,
+        trials=params.sweep.trials,
+        epochs=params.train.epochs,
+        grace_epochs=params.sweep.grace_epochs,
+        seed=params.sweep.seed,
+        folder=folder,
+    )
+    return [
+        Trial(
+            name=name,
+            values=values,
+            rows=read_rows(path / "result.json"),
+            failed=(path / "error.txt").exists(),
+        )
+        for name, values, path in found
+    ]
+
+
+def train(
+    root: Path,
+    params: "Params",
+    values: dict[str, Any],
+    report: Callable[[dict[str, float]], None],
+) -> None:
+    """Train one trial, in a worker; ``report`` is told every epoch's row and may not return."""
+    import tempfile
+
+    from songcast.backend import import_keras
+    from songcast.checkpoint import Checkpoint
+    from songcast.corpus import Corpus
+    from songcast.params import TrainParams
+    from songcast.paths import FEATURES, PREPARED
+
+    import_keras()
+    from songcast.crops import CropSampler
+    from songcast.featurestore import open_features
+    from songcast.stages.fitting import fit_settings, select_songs
+    from songcast.stages.train import new_model
+    from songcast.training import fit
+
+    tried = TrainParams.model_validate({**params.train.model_dump(), **values})
+    corpus = Corpus.open(root / PREPARED)
+    left_out = {song.slug for song in select_songs(corpus, tried.without)}
+    songs = [song for song in corpus if song.slug not in left_out]
+    model = new_model(tried, songs)
+    features = open_features(
+        songs,
+        model.front_end,
+        tried.frame,
+        root / FEATURES,
+        variants=tried.variants,
+        variant_seconds=tried.variant_seconds,
+    )
+    sampler = CropSampler(
+        features,
+        rows=tried.rows,
+        frames=tried.crop_frames,
+        look_back=tried.look_back,
+        seed=tried.seed,
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        fit(
+            model.network,
+            sampler,
+            features,
+            fit_settings(tried),
+            Checkpoint(Path(scratch), ""),
+            lambda _, row: report(row),
+        )
+
+
+def read_rows(path: Path) -> Sequence[dict[str, float]]:
+    """Return the rows of metrics that Ray kept, one per epoch, the last where there are more."""
+    rows: dict[float, dict[str, float]] = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        said = json.loads(line)
+        names = ("step", "train_bits_per_sample", "validation_bits_per_sample")
+        rows[said["step"]] = {name: float(said[name]) for name in names}
+    return [rows[step] for step in sorted(rows)]

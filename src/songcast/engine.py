@@ -1,0 +1,83 @@
+"""The same work on many songs: on this machine's cores, or on a Ray cluster.
+
+params.yaml says which (``engine``). The results are the same; only who works differs.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from multiprocessing.connection import wait as wait_for_end
+from threading import Thread
+from typing import Literal, TypeVar
+
+from songcast.errors import CorpusError
+
+Engine = Literal["local", "ray"]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def each(engine: Engine, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """Yield ``work(item)`` for every item, as they are done: in no particular order.
+
+    ``work`` is a function of a module, and items and results can be pickled. An exception of
+    ``work`` stops the rest and is raised here. Raises ``CorpusError`` where workers die.
+    """
+    if engine == "ray":
+        from songcast import cluster
+
+        yield from cluster.each(work, items)
+    elif min(free_cores(), len(items)) < 2:
+        yield from map(work, items)
+    else:
+        yield from _in_processes(work, items, min(free_cores(), len(items)))
+
+
+def free_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _in_processes(
+    work: Callable[[Item], Result], items: Sequence[Item], processes: int
+) -> Iterator[Result]:
+    """Processes, not threads: soxr keeps Python's lock while it resamples."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([work.__module__])
+    rest = iter(items)
+    with ProcessPoolExecutor(processes, context, initializer=_prepare_worker) as pool:
+        try:
+            # A few songs ahead: ten thousand waiting ones would only take memory.
+            running: set[Future[Result]] = {
+                pool.submit(work, item) for item in islice(rest, 2 * processes)
+            }
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                running |= {pool.submit(work, item) for item in islice(rest, len(done))}
+                for task in done:
+                    yield task.result()
+        except BrokenProcessPool as error:
+            raise CorpusError(
+                "a worker died, perhaps for lack of memory; run it again: what is done stays done"
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _prepare_worker() -> None:
+    """Die with the parent, even one that was killed, and on Ctrl-C without a word."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        sentinel = parent.sentinel
+
+        def follow() -> None:
+            wait_for_end([sentinel])
+            os._exit(1)
+
+        Thread(target=follow, daemon=True).start()
