@@ -152,11 +152,11 @@ def test_a_broken_manifest_is_a_clear_error(written, text):
         read_manifest(written)
 
 
-@pytest.mark.parametrize("name", ["../secret", "sub/file", "/etc/hostname", "..", ""])
+@pytest.mark.parametrize("name", ["../secret", "sub/sub/file", "/etc/hostname", "..", ""])
 def test_files_outside_the_bundle_are_refused_though_their_digest_is_right(written, name):
     (written.parent / "secret").write_text("x")
-    (written / "sub").mkdir()
-    (written / "sub" / "file").write_text("x")
+    (written / "sub" / "sub").mkdir(parents=True)
+    (written / "sub" / "sub" / "file").write_text("x")
     target = written / name
     digest = bundles.sha256_of_file(target) if target.is_file() else "0"
     manifest = json.loads((written / "bundle.json").read_text())

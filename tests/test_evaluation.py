@@ -8,7 +8,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from small_models import EXPERTS, forecaster, front_end, music, randomised, ridge, song
 from songcast.evaluation import (
-    csv_rows,
     finite,
     forecast_passage,
     front_end_of,
@@ -132,5 +131,3 @@ def test_the_summary_is_the_mean_over_songs_the_worst_lag_and_all_clipped():
         "y": entry(0.5, 1.5, 0, 0),
     }
     assert summarise({}) == {}
-    assert list(csv_rows(songs))[1] == {"song": "a", "forecaster": "y", "bits_per_sample": 1.0}
-    assert len(list(csv_rows(songs))) == 4

@@ -40,11 +40,13 @@ def write_bundle(
     arrays: Mapping[str, Array] | None = None,
     network: Any = None,
     texts: Mapping[str, str] | None = None,
+    nested: Mapping[str, Path] | None = None,
 ) -> None:
     """Write a bundle, replacing what was there only when all of it is on disk.
 
     ``arrays``: name to array. ``network``: a Keras model. ``texts``: file name to content, such
-    as history.csv. ``details``: further JSON-able keys
+    as history.csv. ``nested``: sub-folder to the bundle that is copied there; its weights count
+    as the outer bundle's own. ``details``: further JSON-able keys
     of bundle.json, such as sample_rate_hz, channels, look_back, scales and params.
     """
     scratch = folder.with_name(f".{folder.name}.writing")
@@ -60,12 +62,19 @@ def write_bundle(
         weights.update(network_weights(network))
     for name, text in (texts or {}).items():
         (scratch / name).write_text(text)
+    for name, inner in (nested or {}).items():
+        weights[f"{name}/"] = np.array(read_manifest(inner)["weights_sha256"])
+        shutil.copytree(inner, scratch / name)
     manifest = {
         "kind": kind,
         **details,
         "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
         "weights_sha256": weights_sha256(weights),
-        "files": {p.name: sha256_of_file(p) for p in sorted(scratch.iterdir())},
+        "files": {
+            p.relative_to(scratch).as_posix(): sha256_of_file(p)
+            for p in sorted(scratch.rglob("*"))
+            if p.is_file()
+        },
     }
     (scratch / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
@@ -92,12 +101,18 @@ def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
     if verify:
         for name, sha256 in files.items():
             file = folder / name
-            if Path(name).name != name or not file.is_file() or sha256_of_file(file) != sha256:
+            if not _inside(name) or not file.is_file() or sha256_of_file(file) != sha256:
                 raise BundleError(
                     f"{file}: missing or altered since it was written (sha256 differs); "
                     "restore the bundle, e.g. with `dvc checkout` or `make run`"
                 )
     return manifest
+
+
+def _inside(name: str) -> bool:
+    """Whether ``name`` is that of a file in a bundle, or in one nested in it."""
+    parts = name.split("/")
+    return len(parts) <= 2 and not {"", ".", ".."} & set(parts)
 
 
 def read_arrays(folder: Path) -> dict[str, Array]:

@@ -31,3 +31,7 @@ class TrackingError(SongcastError):
 
 class RegistryError(SongcastError):
     """A registered model, version or alias does not exist or may not move."""
+
+
+class ContinuationError(SongcastError):
+    """A song cannot be continued as asked."""

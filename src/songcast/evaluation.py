@@ -173,10 +173,3 @@ def _summary(measures: list[Measures]) -> Measures:
 def finite(value: float) -> float | None:
     """Return ``value``, None where JSON has no number for it."""
     return float(value) if np.isfinite(value) else None
-
-
-def csv_rows(songs: Mapping[str, Mapping[str, Measures]]) -> Iterable[dict[str, Any]]:
-    """One row per song and forecaster, for `dvc plots`."""
-    for slug, measures in songs.items():
-        for name, found in measures.items():
-            yield {"song": slug, "forecaster": name, "bits_per_sample": found["bits_per_sample"]}

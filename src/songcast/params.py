@@ -12,10 +12,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from songcast.augment import VARIANTS
+from songcast.engine import Engine
 from songcast.errors import ParamsError
 from songcast.forecasters.mixture import BLOCK_FRAMES
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+HeadUnits = Annotated[int, Field(ge=1, le=4096)]
 Section = TypeVar("Section", bound="Settings")
 
 
@@ -61,6 +63,25 @@ class BaselinesParams(Settings):
     seed: int = Field(ge=0)
 
 
+class ContinuationParams(Settings):
+    """The network that continues songs; one step hears ``rows`` crops of ``crop_steps``."""
+
+    look_back: int = Field(ge=2, le=256)
+    slow_units: int = Field(ge=1, le=4096)
+    fast_units: int = Field(ge=1, le=4096)
+    head_units: tuple[HeadUnits, HeadUnits]
+    negative_slope: float = Field(ge=0, lt=1)
+    copy_share: float = Field(ge=0, le=1)
+    unheard_seconds: float = Field(gt=0, le=600)
+    views: int = Field(ge=1, le=1_000_000)
+    epochs: int = Field(ge=1, le=100_000)
+    steps_per_epoch: int = Field(ge=1, le=1_000_000)
+    rows: int = Field(ge=1, le=4096)
+    crop_steps: int = Field(ge=1, le=4096)
+    learning_rate: float = Field(gt=0, le=1)
+    seed: int = Field(ge=0)
+
+
 class FitParams(Settings):
     """How long and how fast to learn; one step hears ``rows`` crops of ``crop_frames``."""
 
@@ -83,7 +104,7 @@ class TrainParams(FitParams):
     frame: int = Field(ge=1, le=4096)
     units: int = Field(ge=1, le=4096)
     layers: int = Field(ge=1, le=8)
-    head_units: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(min_length=1)
+    head_units: tuple[HeadUnits, ...] = Field(min_length=1)
     activation: Literal["leaky_relu", "relu", "gelu", "tanh"]
     negative_slope: float = Field(ge=0, lt=1)
     without: tuple[str, ...]
@@ -112,14 +133,42 @@ class EvaluateParams(Settings):
     listening_seconds: float = Field(gt=0, le=600)
 
 
+class Range(Settings):
+    """Numbers from ``low`` to ``high``, their logarithm evenly spread."""
+
+    low: float = Field(gt=0)
+    high: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low:g} must be below high {self.high:g}")
+        return self
+
+
+class SweepParams(Settings):
+    """What `songcast sweep` tries: ``space`` names keys of train, each a list or a range."""
+
+    trials: int = Field(ge=1, le=10_000)
+    grace_epochs: int = Field(ge=1, le=100_000)
+    space: dict[str, Range | tuple[Any, ...]] = Field(min_length=1)
+    seed: int = Field(ge=0)
+
+
 class Params(Settings):
-    """All of params.yaml."""
+    """All of params.yaml.
+
+    ``engine``: who works on many songs, this machine's cores or a Ray cluster.
+    """
 
     prepare: PrepareParams
     baselines: BaselinesParams
+    continuation: ContinuationParams
     train: TrainParams
     retrain: RetrainParams
     evaluate: EvaluateParams
+    sweep: SweepParams
+    engine: Engine
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] = "params.yaml") -> Self:

@@ -27,7 +27,8 @@ from songcast.stages.fitting import Job, fit_and_log, select_songs
 def main() -> None:
     """Read params, prepared songs and the parent; write models/retrain, metrics/retrain.json."""
     import_keras()
-    params = Params.load().retrain
+    settings = Params.load()
+    params = settings.retrain
     corpus = Corpus.open(PREPARED)
     folder = locate(params.parent)
     parent = load_bundle(folder)
@@ -50,6 +51,7 @@ def main() -> None:
             "channels": 2,
             "parent_weights_sha256": weights,
         },
+        engine=settings.engine,
         shares=shares,
         tags={"songcast.parent": params.parent, "songcast.parent_weights_sha256": weights},
     )
@@ -70,7 +72,7 @@ def warm_start(parent: Lstm, negative_slope: float) -> Lstm:
     settings = replace(parent.settings, negative_slope=negative_slope)
     network = build_network(settings)
     network.set_weights(parent.network.get_weights())
-    return Lstm(network, settings, parent.front_end)
+    return Lstm(network, settings, parent.front_end, parent.continuation)
 
 
 def replay_shares(

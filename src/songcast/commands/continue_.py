@@ -1,0 +1,108 @@
+"""`songcast continue`: the song, and what a model makes of it afterwards."""
+
+import argparse
+from pathlib import Path
+
+from songcast.commands import Subparsers, add_command
+
+
+def add(subparsers: Subparsers) -> None:
+    """Add the command."""
+    parser = add_command(
+        subparsers,
+        "continue",
+        run,
+        "write the song followed by its continuation",
+        "The model hears the song, then itself. The same seed gives the same sound. Without "
+        "--model: the champion of the registry.",
+        "songcast continue song.mp3 -o longer.wav --seconds 10",
+    )
+    parser.add_argument("song", metavar="SONG", help="wav, mp3, flac, ogg, m4a, ...")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT",
+        required=True,
+        help="where to write it; the suffix says the format: .wav .flac .ogg .mp3 .m4a",
+    )
+    parser.add_argument(
+        "--seconds", type=float, required=True, metavar="S", help="of continuation, up to 3600"
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=1.0,
+        metavar="T",
+        help="0: what is most expected; 1 (the default): drawn as learned; more: wilder",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="another seed, another sound (default: 0)"
+    )
+    parser.add_argument(
+        "--model",
+        metavar="URI",
+        help="models:/songcast@champion (the default), models:/songcast/3 or a bundle folder",
+    )
+    parser.add_argument("--only", action="store_true", help="write the continuation alone")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the continued song; what can be refused is refused before computing."""
+    import time
+
+    import numpy as np
+
+    from songcast import terminal
+    from songcast.audio import Song, check_writable, open_song, read_song, write_song
+    from songcast.commands.forecasting import CHAMPION_URI, load_model
+    from songcast.commands.predict import check_target
+    from songcast.containers import shown
+    from songcast.continuation.limits import check_request
+
+    source, target = Path(arguments.song), Path(arguments.output)
+    check_request(arguments.seconds, arguments.temperature, arguments.seed)
+    with open_song(source):
+        check_target(source, target)
+    check_writable(target)
+    uri = arguments.model or CHAMPION_URI
+    continuer = load_model(uri).continuer
+    with terminal.song_warnings_as_lines():
+        song = read_song(source)
+    began = time.perf_counter()
+    stream = continuer.stream_song(song, arguments.seconds, arguments.temperature, arguments.seed)
+    primed = time.perf_counter()
+    blocks = []
+    with terminal.progress(arguments.seconds) as advance:
+        for block in stream:
+            blocks.append(block)
+            if advance:
+                done = sum(map(len, blocks)) / song.sample_rate_hz
+                factor = done / (time.perf_counter() - primed)
+                advance(f"{factor:.1f} x real time", len(block) / song.sample_rate_hz)
+    took = time.perf_counter() - primed
+    more = np.concatenate(blocks)
+    whole = more if arguments.only else np.concatenate([song.samples, more])
+    write_song(Song(samples=whole, sample_rate_hz=song.sample_rate_hz, name=song.name), target)
+    seconds = len(more) / song.sample_rate_hz
+    document = {
+        "path": str(target),
+        "model": uri,
+        "seconds": seconds,
+        "temperature": arguments.temperature,
+        "seed": arguments.seed,
+        "frames": len(whole),
+        "channels": song.channels,
+        "sample_rate_hz": song.sample_rate_hz,
+        "clipped_samples": stream.clipped,
+        "priming_seconds": primed - began,
+        "real_time_factor": seconds / took,
+    }
+    if arguments.json:
+        terminal.print_json(document)
+        return 0
+    print(
+        f"{shown(target)}: {terminal.duration(seconds)} continued by {uri} at "
+        f"{seconds / took:.1f} x real time; {stream.clipped} samples clipped"
+    )
+    return 0

@@ -1,0 +1,192 @@
+"""The continuation of a song: primed on what it was, then free."""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from songcast.audio import Song
+from songcast.bundle import NETWORK, read_manifest, write_bundle
+from songcast.continuation.engine import FUTURE, Drawing, Engine, Weights
+from songcast.continuation.features import limited
+from songcast.continuation.guard import LevelGuard
+from songcast.continuation.guide import Block, Guide, Passage, Prime, to_int16
+from songcast.continuation.lattice import LatticeState
+from songcast.continuation.limits import check_request
+from songcast.continuation.settings import NetworkSettings
+from songcast.errors import BundleError, ContinuationError
+from songcast.forecasters.base import check_channels
+
+Samples = NDArray[np.int16]
+
+KIND = "continuation"
+# Blocks of the song that the network hears before it goes on.
+HEARD_BLOCKS = 12
+
+
+class Continuer:
+    """Continues songs of one or two channels at any sample rate.
+
+    ``copy_share``: how much of the remembered passage's excitation a continuation has, 0 to 1.
+    """
+
+    def __init__(self, network: Any, settings: NetworkSettings, copy_share: float) -> None:
+        self.network = network
+        self.settings = settings
+        self.copy_share = copy_share
+        self._weights = Weights.of(network)
+
+    def continue_song(
+        self, song: Song, seconds: float = 5.0, temperature: float = 1.0, seed: int = 0
+    ) -> Song:
+        """Return the next ``seconds`` of ``song``: the continuation alone, clipped to int16.
+
+        ``temperature`` 0 takes what is most expected, 1 draws as the network learned, more is
+        wilder. The same ``seed`` gives the same samples. Raises ``ContinuationError``.
+        """
+        return self.continue_songs(song, seconds, temperature, [seed])[0]
+
+    def continue_songs(
+        self, song: Song, seconds: float, temperature: float, seeds: Sequence[int]
+    ) -> list[Song]:
+        """Return one continuation for each seed; the song is heard once, all cores draw."""
+        for seed in seeds:
+            check_request(seconds, temperature, seed)
+        check_song(song, self.settings.look_back)
+        prime = Prime(song.samples, song.sample_rate_hz)
+        frames = wanted_frames(song, seconds)
+
+        def one(seed: int) -> Song:
+            samples = self.go_on(prime, frames, temperature, seed)
+            return Song(samples=samples, sample_rate_hz=song.sample_rate_hz, name=song.name)
+
+        with ThreadPoolExecutor(min(len(seeds), os.cpu_count() or 1)) as pool:
+            return list(pool.map(one, seeds))
+
+    def stream_song(
+        self, song: Song, seconds: float = 5.0, temperature: float = 1.0, seed: int = 0
+    ) -> "Stream":
+        """Prime on ``song`` and return its continuation block by block, as it is made.
+
+        The blocks are (frames, channels) int16; together they are what ``continue_song`` gives.
+        Raises ``ContinuationError`` at once.
+        """
+        check_request(seconds, temperature, seed)
+        check_song(song, self.settings.look_back)
+        prime = Prime(song.samples, song.sample_rate_hz)
+        return self.stream(prime, wanted_frames(song, seconds), temperature, seed)
+
+    def go_on(self, prime: Prime, frames: int, temperature: float, seed: int) -> Samples:
+        """Return the next ``frames`` of a primed song, (frames, channels) int16."""
+        return np.concatenate(list(self.stream(prime, frames, temperature, seed)))
+
+    def stream(self, prime: Prime, frames: int, temperature: float, seed: int) -> "Stream":
+        """Return the next ``frames`` of a primed song, block by block."""
+        drawing = Drawing(temperature=temperature, copy_share=self.copy_share)
+        return Stream(prime, self._weights, drawing, frames, seed)
+
+    def save(self, folder: Path, details: dict[str, Any], history_csv: str = "") -> None:
+        """Write the bundle; ``details`` go into its bundle.json."""
+        write_bundle(
+            folder,
+            kind=KIND,
+            network=self.network,
+            texts={"history.csv": history_csv},
+            details={
+                **details,
+                "look_back": self.settings.look_back,
+                "network": asdict(self.settings),
+                "copy_share": self.copy_share,
+            },
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> "Continuer":
+        """Read a bundle written by ``save``. Raises ``BundleError``."""
+        manifest = read_manifest(folder)
+        said = manifest.get("network", {})
+        if manifest["kind"] != KIND or "head_units" not in said:
+            raise BundleError(f"{folder}: no continuation network; train one with `make run`")
+        settings = NetworkSettings(**{**said, "head_units": tuple(said["head_units"])})
+        # The network's own layers must be known before it is read.
+        from songcast.continuation.network import keras
+
+        network = keras.saving.load_model(folder / NETWORK, compile=False)
+        return cls(network, settings, float(manifest["copy_share"]))
+
+
+class Stream(Iterator[Samples]):
+    """A continuation being made. ``clipped``: how many samples so far were beyond int16."""
+
+    def __init__(
+        self, prime: Prime, weights: Weights, drawing: Drawing, frames: int, seed: int
+    ) -> None:
+        rng = np.random.default_rng(seed)
+        # Two streams of chance: how finely the first is used must not change the second.
+        self._rng, places = rng, np.random.default_rng([seed, 1])
+        self._rows = prime.rows
+        self._drawing = drawing
+        self._left = frames
+        self._engine = Engine(weights, len(prime.rows), prime.rows.block)
+        self._filter = LatticeState(len(prime.rows), prime.rows.order)
+        self._guard = LevelGuard(prime)
+        self._guide = Guide(prime, places, HEARD_BLOCKS)
+        self._next = next(self._guide)
+        self.clipped = 0
+        self._hear()
+
+    def __next__(self) -> Samples:
+        """Return the next block, (frames, channels) int16; the last one may be shorter."""
+        if self._left <= 0:
+            raise StopIteration
+        block = self._advance()
+        random = self._rng.random((len(self._rows), self._rows.block, 2))
+        excitation = self._engine.draw(
+            limited(block.excitation), self._ahead(), block.nearness, self._drawing, random
+        )
+        rows = self._filter.synthesise(excitation.astype(np.float64), block.first, block.last)
+        rows = self._guard.keep(rows)
+        samples, clipped = to_int16((self._rows.rotation.T @ rows).T[: self._left])
+        self._left -= len(samples)
+        self.clipped += clipped
+        return samples
+
+    def _hear(self) -> None:
+        """Hear the song's end: the network its excitation, the filter its samples."""
+        own = Passage(self._rows, self._rows.stop)
+        own.excitation(-HEARD_BLOCKS - 1)
+        for index in range(-HEARD_BLOCKS, 0):
+            block = self._advance()
+            start = self._rows.stop + index * self._rows.block
+            rows = self._rows.between(start, start + self._rows.block)
+            self._filter.analyse(rows, block.first, block.last)
+            true = limited(own.excitation(index))
+            self._engine.force(true, limited(block.excitation), self._ahead(), block.nearness)
+
+    def _advance(self) -> Block:
+        block, self._next = self._next, next(self._guide)
+        return block
+
+    def _ahead(self) -> NDArray[np.float32]:
+        """What the passage plays after the present block."""
+        return limited(self._next.excitation[:, :FUTURE])
+
+
+def wanted_frames(song: Song, seconds: float) -> int:
+    """Return how many frames ``seconds`` are, at least one."""
+    return max(round(seconds * song.sample_rate_hz), 1)
+
+
+def check_song(song: Song, look_back: int) -> None:
+    """Raise ``ContinuationError`` or ``AudioError`` for a song that cannot be continued."""
+    check_channels(song)
+    if song.frames < look_back:
+        raise ContinuationError(
+            f"{song.name}: {song.frames} frames are too short to go on from; "
+            f"give a song of {look_back} frames or more"
+        )

@@ -1,0 +1,108 @@
+"""The filters of a continuation are stable whatever happens, exact inverses, and fit their song."""
+
+import numpy as np
+import pytest
+from scipy.signal import lfilter
+
+from songcast.continuation.lattice import Lattice, LatticeState
+
+ORDER = 24
+BLOCK = 512
+
+
+def resonant(frames=8000, seed=0):
+    """White noise through a known filter of order 4: (signal, its denominator)."""
+    roots = np.array([0.97 * np.exp(0.3j), 0.9 * np.exp(1.2j)])
+    denominator = np.real(np.poly(np.concatenate([roots, roots.conj()])))
+    noise = np.random.default_rng(seed).normal(0, 50, frames)
+    return lfilter([1.0], denominator, noise), denominator
+
+
+def polynomial(reflection):
+    """The prediction error filter of reflection coefficients, by the step-up recursion."""
+    a = np.array([1.0])
+    for k in reflection:
+        a = np.concatenate([a, [0.0]]) + k * np.concatenate([[0.0], a[::-1]])
+    return a
+
+
+def rows(seed=0, frames=4 * BLOCK):
+    return np.stack(
+        [resonant(frames, seed)[0], np.random.default_rng(seed + 9).normal(0, 80, frames)]
+    )
+
+
+@pytest.mark.parametrize("fit", [Lattice.burg, Lattice.windowed])
+def test_a_fit_finds_the_filter_that_made_the_signal(fit):
+    signal, denominator = resonant()
+    found = fit(signal[None], ORDER)
+    np.testing.assert_allclose(polynomial(found.reflection[0])[:5], denominator, atol=0.1)
+    assert found.level[0] == pytest.approx(np.std(signal), rel=0.15)
+
+
+@pytest.mark.parametrize("fit", [Lattice.burg, Lattice.windowed])
+@pytest.mark.parametrize(
+    "signal",
+    [
+        np.zeros(3000),
+        np.full(3000, 20000.0),
+        8000 * np.sin(np.arange(3000) * 0.1),
+        32767 * np.sign(np.sin(np.arange(3000) * 0.05)),
+        np.eye(1, 3000)[0] * 30000,
+        np.arange(16.0),
+    ],
+    ids=["silence", "dc", "tone", "square", "click", "few"],
+)
+def test_every_reflection_is_below_one_and_the_ringing_dies(fit, signal):
+    found = fit(signal[None], 64)
+    assert np.all(np.abs(found.reflection) < 1)
+    assert np.all(found.level > 0)
+    ringing = LatticeState(1, 64).synthesise(np.eye(1, 4000) * 30.0, found, found)
+    assert np.all(np.isfinite(ringing))
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_synthesis_undoes_analysis_while_the_filters_move(channels):
+    signal = rows()[:channels]
+    filters = [Lattice.windowed(rows(seed)[:channels], ORDER) for seed in range(5)]
+    there, back = LatticeState(channels, ORDER), LatticeState(channels, ORDER)
+    for i in range(4):
+        block = signal[:, i * BLOCK : (i + 1) * BLOCK]
+        excitation = there.analyse(block, filters[i], filters[i + 1])
+        np.testing.assert_allclose(
+            back.synthesise(excitation, filters[i], filters[i + 1]), block, atol=1e-6
+        )
+
+
+def test_two_rows_at_once_are_what_each_is_alone():
+    signal, whole = rows(), Lattice.burg(rows(), ORDER)
+    both = LatticeState(2, ORDER).analyse(signal, whole, whole)
+    for r in range(2):
+        alone = Lattice.burg(signal[r : r + 1], ORDER)
+        found = LatticeState(1, ORDER).analyse(signal[r : r + 1], alone, alone)
+        np.testing.assert_allclose(found[0], both[r], rtol=1e-9, atol=1e-9)
+
+
+def test_white_excitation_at_unit_level_sounds_at_the_filters_level():
+    found = Lattice.burg(rows(), ORDER)
+    noise = np.random.default_rng(1).normal(0, 1, (2, 60000))
+    sound = LatticeState(2, ORDER).synthesise(noise, found, found)
+    np.testing.assert_allclose(np.std(sound[:, 5000:], axis=1), found.level, rtol=0.15)
+
+
+def test_jumping_filters_at_random_cannot_make_it_explode():
+    rng = np.random.default_rng(0)
+    state = LatticeState(2, 64)
+
+    def wild():
+        return Lattice(reflection=rng.uniform(-0.999, 0.999, (2, 64)), level=np.ones(2))
+
+    before, loudest = wild(), 0.0
+    for _ in range(200):
+        after = wild()
+        loudest = max(
+            loudest, np.abs(state.synthesise(rng.normal(0, 1, (2, 64)), before, after)).max()
+        )
+        before = after
+    # A rotation keeps energy: at most that of all excitations together.
+    assert loudest < np.sqrt(200 * 64 * 2 * 1.2)
