@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from scipy.signal import welch
 
-from songcast import figures
+from songcast import figures, figures_rhythm, figures_songs, figures_sound, figures_training
 
 RATE = 44100
 LONG_NAME = "a-song-whose-name-$x_1$-never-ends-" * 4
@@ -90,9 +90,10 @@ def every_figure(x, mean, songs=8):
 
 def passage_figures(x, mean):
     return {
-        "waveforms": figures.waveforms(x, {"train": mean}, RATE, LONG_NAME),
-        "spectrograms": figures.spectrograms(x, mean, RATE),
-        "residual_spectrum": figures.residual_spectrum(x, {"train": x - mean}, RATE),
+        "waveforms": figures_sound.waveforms(x, {"train": mean}, RATE, LONG_NAME),
+        "spectrograms": figures_sound.spectrograms(x, mean, RATE),
+        "rhythm": figures_rhythm.rhythm(x, {"train": mean}, RATE),
+        "residual_spectrum": figures_sound.residual_spectrum(x, {"train": x - mean}, RATE),
     }
 
 
@@ -102,9 +103,9 @@ def song_figures(songs):
     table["songs"] = dict(zip(slugs, table["songs"].values(), strict=True))
     before = {slug: 6.0 + i / 10 for i, slug in enumerate(slugs)}
     return {
-        "bits_per_song": figures.bits_per_song(table),
-        "learning_curves": figures.learning_curves(rows(8.0, 7.0), 7.5),
-        "forgetting": figures.forgetting(before, before, set(slugs[:1])),
+        "bits_per_song": figures_songs.bits_per_song(table),
+        "learning_curves": figures_training.learning_curves(rows(8.0, 7.0), 7.5),
+        "forgetting": figures_training.forgetting(before, before, set(slugs[:1])),
     }
 
 
@@ -133,7 +134,7 @@ def test_a_perfect_prediction_can_be_drawn(passage, tmp_path):
     x, _ = passage
     for figure in passage_figures(x, x.astype(float)).values():
         drawn(figure, tmp_path)
-        assert "∞ dB" in title(figure)
+        assert re.search("∞ dB|within 0 dB|correlate 1.000", title(figure))
 
 
 def test_the_same_figure_gives_the_same_bytes(passage, tmp_path):
@@ -175,9 +176,9 @@ def test_five_seconds_in_stereo_are_drawn_quickly(make_song, tmp_path):
     x = make_song(frames=5 * RATE).samples
     mean = np.roll(x, 1, axis=0).astype(float)
     for draw in (
-        lambda: figures.waveforms(x, {"train": mean}, RATE, "song"),
-        lambda: figures.spectrograms(x, mean, RATE),
-        lambda: figures.residual_spectrum(x, {"train": x - mean}, RATE),
+        lambda: figures_sound.waveforms(x, {"train": mean}, RATE, "song"),
+        lambda: figures_sound.spectrograms(x, mean, RATE),
+        lambda: figures_sound.residual_spectrum(x, {"train": x - mean}, RATE),
     ):
         start = time.process_time()
         drawn(draw(), tmp_path)
@@ -187,13 +188,13 @@ def test_five_seconds_in_stereo_are_drawn_quickly(make_song, tmp_path):
 @pytest.mark.parametrize("shape", [(0, 2), (5,), (5, 0)])
 def test_what_is_no_passage_is_refused_with_its_shape(shape):
     with pytest.raises(ValueError, match=re.escape(str(shape))):
-        figures.spectrograms(np.zeros(shape), np.zeros(shape), RATE)
+        figures_sound.spectrograms(np.zeros(shape), np.zeros(shape), RATE)
 
 
 def test_passages_of_different_shapes_are_refused():
     x, other = np.ones((5, 2)), np.ones((4, 2))
-    for draw in (figures.waveforms, figures.residual_spectrum):
-        more = ("song",) if draw is figures.waveforms else ()
+    for draw in (figures_sound.waveforms, figures_sound.residual_spectrum):
+        more = ("song",) if draw is figures_sound.waveforms else ()
         with pytest.raises(ValueError, match=r"\(5, 2\); got \(4, 2\)"):
             draw(x, {"train": other}, RATE, *more)
 
@@ -201,7 +202,7 @@ def test_passages_of_different_shapes_are_refused():
 def test_a_failed_save_leaves_the_old_file(passage, tmp_path, monkeypatch):
     path = tmp_path / "figure.png"
     path.write_bytes(b"old")
-    figure = figures.learning_curves([])
+    figure = figures_training.learning_curves([])
     monkeypatch.setattr(figure, "savefig", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         figures.save_png(figure, path)
@@ -213,7 +214,7 @@ def test_a_failed_save_leaves_the_old_file(passage, tmp_path, monkeypatch):
 
 def test_the_zoom_is_the_loudest_20_ms_of_original_and_prediction_aligned(passage):
     x, mean = passage
-    figure = figures.waveforms(x, {"train": mean, "other": mean / 2}, RATE, "song")
+    figure = figures_sound.waveforms(x, {"train": mean, "other": mean / 2}, RATE, "song")
     length = 882
     energy = np.convolve((x.astype(float) ** 2).sum(axis=1), np.ones(length), "valid")
     start = int(np.argmax(energy))
@@ -233,7 +234,7 @@ def test_the_zoom_is_the_loudest_20_ms_of_original_and_prediction_aligned(passag
 
 def test_the_whole_passage_is_drawn_between_its_extremes(passage):
     x, mean = passage
-    figure = figures.waveforms(x, {"train": mean}, RATE, "song")
+    figure = figures_sound.waveforms(x, {"train": mean}, RATE, "song")
     for c, whole in enumerate(figure.axes[:2]):
         vertices = whole.collections[0].get_paths()[0].vertices
         assert vertices[:, 1].min() == x[:, c].min()
@@ -248,15 +249,15 @@ def test_the_whole_passage_is_drawn_between_its_extremes(passage):
 def test_waveforms_title_gives_each_gain_best_first(passage):
     x, mean = passage
     worse = 0.9 * mean
-    figure = figures.waveforms(x, {"ridge": worse, "train": mean}, RATE, "song")
+    figure = figures_sound.waveforms(x, {"ridge": worse, "train": mean}, RATE, "song")
     expected = f"{gain_db(x, mean):.1f} dB (train), {gain_db(x, worse):.1f} dB (ridge)"
     assert title(figure) == f"song: prediction gain {expected}"
 
 
 def test_mono_has_one_column_and_stereo_two(passage):
     x, mean = passage
-    assert len(figures.waveforms(x[:, :1], {"a": mean[:, :1]}, RATE, "m").axes) == 3
-    assert len(figures.waveforms(x, {}, RATE, "s").axes) == 6
+    assert len(figures_sound.waveforms(x[:, :1], {"a": mean[:, :1]}, RATE, "m").axes) == 3
+    assert len(figures_sound.waveforms(x, {}, RATE, "s").axes) == 6
 
 
 # --- spectra ---
@@ -265,7 +266,7 @@ def test_mono_has_one_column_and_stereo_two(passage):
 def test_spectrograms_share_one_scale_and_a_full_scale_sine_reads_0_db():
     t = np.arange(RATE) / RATE
     x = np.rint(32767 * np.sin(2 * np.pi * 3000 * t))[:, None].astype(np.int16)
-    figure = figures.spectrograms(x, 0.9 * x, RATE)
+    figure = figures_sound.spectrograms(x, 0.9 * x, RATE)
     images = [ax.get_images()[0] for ax in figure.axes[:3]]
     assert len({image.get_clim() for image in images}) == 1
     assert len(figure.axes) == 4  # the fourth is the only colour bar
@@ -284,7 +285,7 @@ def test_spectrograms_share_one_scale_and_a_full_scale_sine_reads_0_db():
 def test_a_click_stands_where_it_is_in_the_spectrogram():
     x = np.zeros((RATE, 1))
     x[30000] = 20000
-    image = figures.spectrograms(x, x, RATE).axes[0].get_images()[0]
+    image = figures_sound.spectrograms(x, x, RATE).axes[0].get_images()[0]
     left, right, _, _ = image.get_extent()
     power = (10 ** (image.get_array() / 10)).sum(axis=0)
     column = np.sum(np.arange(len(power)) * power) / power.sum()
@@ -296,7 +297,7 @@ def test_rounding_errors_lie_on_the_line_of_quantisation_noise():
     rng = np.random.default_rng(5)
     rounding = rng.uniform(-0.5, 0.5, (5 * RATE, 2))
     song = rng.normal(0, 100, rounding.shape)
-    figure = figures.residual_spectrum(song, {"train": rounding}, RATE)
+    figure = figures_sound.residual_spectrum(song, {"train": rounding}, RATE)
     ax = figure.axes[0]
     floor = line(ax, "16-bit quantisation noise").get_ydata()[0]
     assert floor == pytest.approx(10 * np.log10(1 / 12 / (RATE / 2) / 32768**2))
@@ -311,7 +312,7 @@ def test_rounding_errors_lie_on_the_line_of_quantisation_noise():
 
 def test_spectrum_agrees_with_scipy_where_bands_are_single_bins(passage):
     x, mean = passage
-    ax = figures.residual_spectrum(x, {"train": x - mean}, RATE).axes[0]
+    ax = figures_sound.residual_spectrum(x, {"train": x - mean}, RATE).axes[0]
     _, density = welch(
         x.astype(float), RATE, np.hanning(4098)[1:-1], 4096, 2048, detrend=False, axis=0
     )
@@ -324,7 +325,7 @@ def test_spectrum_agrees_with_scipy_where_bands_are_single_bins(passage):
 def test_spectrum_title_names_the_best_forecaster(passage):
     x, mean = passage
     errors = {"persistence": 3 * (x - mean), "train": x - mean}
-    figure = figures.residual_spectrum(x, errors, RATE)
+    figure = figures_sound.residual_spectrum(x, errors, RATE)
     above = 10 * np.log10(np.mean((x - mean) ** 2) * 12)
     assert title(figure) == (
         f"train's residual: {gain_db(x, mean):.1f} dB below the song, "
@@ -332,24 +333,72 @@ def test_spectrum_title_names_the_best_forecaster(passage):
     )
 
 
+# --- loudness and beat ---
+
+
+def clicks(bpm, seconds=4.0, quieter=1.0):
+    """Short bursts at a tempo, int16 (frames, 1)."""
+    x = np.zeros((round(seconds * RATE), 1))
+    burst = np.random.default_rng(2).normal(0, 8000 * quieter, 800) * np.exp(-np.arange(800) / 200)
+    for start in np.arange(0.2, seconds - 0.1, 60 / bpm):
+        x[round(start * RATE) :][:800, 0] += burst
+    return x.astype(np.int16)
+
+
+def test_the_tempo_of_clicks_is_found_and_their_onsets_stand_where_they_are():
+    measured = figures_rhythm.rhythm_of(clicks(120), RATE)
+    assert measured.tempo_bpm == pytest.approx(120, rel=0.03)
+    times = np.arange(len(measured.onsets)) * measured.hop_seconds
+    for click in np.arange(0.2, 3.9, 0.5):
+        near = np.abs(times - click) < 0.03
+        assert measured.onsets[near].max() > 20 * np.median(measured.onsets)
+
+
+def test_loudness_is_that_of_a_sine_in_each_window():
+    t = np.arange(RATE) / RATE
+    x = np.rint(3276.7 * np.sin(2 * np.pi * 1000 * t))[:, None].astype(np.int16)
+    np.testing.assert_allclose(figures_rhythm.rhythm_of(x, RATE).loudness_db, -20.0, atol=0.01)
+
+
+def test_rhythm_says_by_how_much_a_prediction_is_quieter():
+    x = clicks(120)
+    rng = np.random.default_rng(4)
+    x = x + rng.normal(0, 300, x.shape)
+    figure = figures_rhythm.rhythm(x, {"train": x / 2}, RATE)
+    assert (
+        title(figure)
+        == "train is as loud as the song within 6 dB (median); its onsets correlate 1.000"
+    )
+    tempi = {name: re.search(r", (\d+) BPM", name)[1] for name in legend_names(figure)}
+    assert len(tempi) == 2
+    assert len(set(tempi.values())) == 1
+
+
+def test_a_passage_of_less_than_two_seconds_has_no_tempo(passage):
+    x, _ = passage
+    assert figures_rhythm.rhythm_of(x, RATE).tempo_bpm is None
+
+
 # --- songs and epochs ---
 
 
 def test_bits_title_is_the_mean_difference_to_ridge():
     table = evaluation(8, persistence=2.0, ridge=0.92, train=0.0, flac=-1.0)
-    text = title(figures.bits_per_song(table))
-    assert text == "train needs 0.92 bits per sample less than ridge, mean of 8 songs"
+    text = title(figures_songs.bits_per_song(table))
+    assert text == (
+        "train needs 0.92 bits per sample less than ridge, 1.00 more than flac, mean of 8 songs"
+    )
 
 
 def test_bits_title_says_so_when_ridge_is_best():
-    text = title(figures.bits_per_song(evaluation(2, ridge=0.0, train=0.25)))
+    text = title(figures_songs.bits_per_song(evaluation(2, ridge=0.0, train=0.25)))
     assert text == "ridge needs 0.25 bits per sample less than train, mean of 2 songs"
 
 
 @pytest.mark.parametrize("songs", [1, 8, 30])
 def test_every_bit_stands_in_the_row_of_its_song(songs):
     table = evaluation(songs, ridge=0.5, cascade=0.2, train=0.0, retrain=-0.1)
-    ax = figures.bits_per_song(table).axes[0]
+    ax = figures_songs.bits_per_song(table).axes[0]
     labels = [label.get_text() for label in ax.get_yticklabels()]
     assert labels[songs > 1 :] == sorted(
         table["songs"], key=lambda slug: -table["songs"][slug]["train"]["bits_per_sample"]
@@ -367,19 +416,19 @@ def test_every_bit_stands_in_the_row_of_its_song(songs):
 def test_songs_may_lack_forecasters_and_means_are_compared_over_common_songs(tmp_path):
     table = evaluation(3, ridge=0.5, train=0.0)
     del table["songs"]["song-1"]["ridge"]
-    figure = figures.bits_per_song(table)
+    figure = figures_songs.bits_per_song(table)
     assert title(figure) == "train needs 0.50 bits per sample less than ridge, mean of 2 songs"
     drawn(figure, tmp_path)
 
 
 def test_nothing_evaluated_draws_an_empty_figure(tmp_path):
-    drawn(figures.bits_per_song({"summary": {}, "songs": {}}), tmp_path)
-    drawn(figures.learning_curves([]), tmp_path)
-    drawn(figures.forgetting({}, {}, set()), tmp_path)
+    drawn(figures_songs.bits_per_song({"summary": {}, "songs": {}}), tmp_path)
+    drawn(figures_training.learning_curves([]), tmp_path)
+    drawn(figures_training.forgetting({}, {}, set()), tmp_path)
 
 
 def test_learning_curves_carry_the_rows_and_mark_the_best_epoch():
-    figure = figures.learning_curves(rows(8.0, 6.5, 6.25, 6.75), 7.0)
+    figure = figures_training.learning_curves(rows(8.0, 6.5, 6.25, 6.75), 7.0)
     ax = figure.axes[0]
     np.testing.assert_allclose(line(ax, "validation").get_ydata(), [8.0, 6.5, 6.25, 6.75])
     np.testing.assert_allclose(line(figure.axes[1], "training").get_ydata(), [7.9, 6.4, 6.15, 6.65])
@@ -393,7 +442,7 @@ def test_learning_curves_carry_the_rows_and_mark_the_best_epoch():
 def test_learning_curves_skip_epochs_without_a_measure():
     table = [*rows(8.0, 7.0), {"step": 3, "train_bits_per_sample": 6.0}]
     table[0]["validation_bits_per_sample"] = None
-    ax, below = figures.learning_curves(table).axes
+    ax, below = figures_training.learning_curves(table).axes
     np.testing.assert_array_equal(line(ax, "validation").get_xydata(), [[2, 7.0]])
     np.testing.assert_allclose(line(below, "training").get_xdata(), [1, 2, 3])
     assert all(tick == int(tick) for tick in ax.get_xticks())
@@ -409,7 +458,7 @@ def test_learning_curves_skip_epochs_without_a_measure():
 def test_forgetting_tells_old_songs_from_new(measure, old, new):
     before = {"a": 6.0, "b": 5.0, "c": 7.0, "gone": 4.0}
     after = {"a": 6.1, "b": 5.2, "c": 5.5, "fresh": 6.0}
-    figure = figures.forgetting(before, after, {"c", "fresh"}, measure)
+    figure = figures_training.forgetting(before, after, {"c", "fresh"}, measure)
     assert title(figure) == f"After retraining: 2 old songs {old}, 1 new song {new} ({measure})"
     ax = figure.axes[0]
     labels = ax.get_yticklabels()

@@ -56,6 +56,18 @@ SMALL = {
             "windows_per_epoch": 500,
         },
     },
+    "continuation": {
+        "look_back": 8,
+        "slow_units": 4,
+        "fast_units": 4,
+        "head_units": [6, 4],
+        "unheard_seconds": 0.5,
+        "views": 4,
+        "epochs": 2,
+        "steps_per_epoch": 2,
+        "rows": 2,
+        "crop_steps": 1,
+    },
     "train": {
         **FIT,
         "without": [],
@@ -77,12 +89,21 @@ SMALL = {
     "evaluate": {"listening_seconds": 0.25},
 }
 PARAMS = {
-    section: {**values, **SMALL[section]}
+    section: {**values, **SMALL[section]} if section in SMALL else values
     for section, values in yaml.safe_load((REPOSITORY / "params.yaml").read_text()).items()
 }
 SONGS = {"old": 2, "new": 1}
 FORECASTERS = ["persistence", "ridge", "cascade", "notebook", "train", "retrain"]
-STAGES = ("prepare", "baselines", "train", "retrain", "evaluate", "register")
+STAGES = (
+    "prepare",
+    "baselines",
+    "continuation",
+    "train",
+    "retrain",
+    "evaluate",
+    "report",
+    "register",
+)
 
 
 def run(stage: str) -> None:
@@ -98,7 +119,8 @@ def read(path):
 
 def runs_and_versions():
     client = tracking_store.connect()
-    runs = client.search_runs([tracking_store.experiment_id(client)])
+    found = client.search_runs([tracking_store.experiment_id(client)])
+    runs = [run for run in found if run.data.tags["songcast.stage"] != "pipeline"]
     versions = client.search_model_versions("name='songcast'")
     return runs, versions
 
@@ -129,16 +151,23 @@ def test_every_stage_has_left_its_outputs(home):
         "prepared/songs.json",
         "models/ridge/bundle.json",
         "models/notebook/bundle.json",
+        "models/continuation/bundle.json",
         "models/train/bundle.json",
+        "models/train/continuation/network.keras",
+        "models/retrain/continuation/network.keras",
         "models/train/network.keras",
         "models/retrain/bundle.json",
+        "plots/continuation.csv",
         "plots/train.csv",
         "plots/retrain.csv",
         "metrics/retrain.json",
         "metrics/evaluation.json",
-        "plots/evaluate/bits.csv",
-        "plots/evaluate/bits.png",
-        "plots/evaluate/forgetting.png",
+        "plots/bits.csv",
+        "metrics/summary.json",
+        "plots/report/bits.png",
+        "plots/report/forgetting.png",
+        "plots/report/rhythm/old.png",
+        "report.html",
         "registered.json",
     }
     assert expected <= found
@@ -148,7 +177,7 @@ def test_every_stage_has_left_its_outputs(home):
 
 def test_the_evaluation_measures_every_forecaster_on_every_unseen_passage(home):
     evaluation = read(home / "metrics" / "evaluation.json")
-    assert list(evaluation) == ["summary", "songs"]
+    assert list(evaluation) == ["summary", "songs", "continuation"]
     assert sorted(evaluation["songs"]) == sorted(SONGS)
     assert list(evaluation["summary"]) == FORECASTERS
     keys = {"prediction_gain_db", "bits_per_sample", "lag_samples"}
@@ -197,6 +226,39 @@ def test_the_listening_files_are_the_same_frames_of_the_unseen_passage(home):
             np.testing.assert_allclose(heard.samples, expected, atol=0.51)
 
 
+def test_continuations_are_measured_by_horizon_beside_what_people_would_use(home):
+    found = read(home / "metrics" / "evaluation.json")["continuation"]
+    names = ["continuation", "silence", "loop", "burg", "paste"]
+    assert list(found["summary"]) == names
+    assert sorted(found["songs"]) == sorted(SONGS)
+    for song in found["songs"].values():
+        for name in names:
+            distances = song[name]["log_mel_distance_db"]
+            assert len(distances) == len(found["horizons_seconds"]) == 4
+            # Half a second is unheard: the later horizons cannot be measured.
+            assert all(value > 0 for value in distances[:2])
+            assert distances[2:] == [None, None]
+    means = [song["loop"]["log_mel_distance_db"][0] for song in found["songs"].values()]
+    assert found["summary"]["loop"]["log_mel_distance_db"][0] == pytest.approx(np.mean(means))
+
+
+def test_the_continuation_that_is_heard_goes_on_where_the_original_does(home):
+    for prepared in Corpus.open(home / "prepared"):
+        start, _ = prepared.splits["test"]
+        heard = Song(
+            samples=np.array(prepared.samples[:start]), sample_rate_hz=RATE_HZ, name="heard"
+        )
+        expected = load("models/train").continue_song(heard, 0.25).samples
+        found = read_song(home / "listening" / prepared.slug / "continuation.wav")
+        np.testing.assert_array_equal(found.samples, expected)
+
+
+def test_both_bundles_carry_the_network_that_continues(home):
+    alone = read_manifest(home / "models" / "continuation")["weights_sha256"]
+    for kind in ("train", "retrain"):
+        assert read_manifest(home / "models" / kind / "continuation")["weights_sha256"] == alone
+
+
 def test_retrain_begins_with_trains_weights_and_another_slope(home):
     train, retrain = (read_manifest(home / "models" / kind) for kind in ("train", "retrain"))
     assert retrain["parent_weights_sha256"] == train["weights_sha256"]
@@ -239,15 +301,37 @@ def test_both_bundles_are_versions_and_the_better_is_the_challenger(home):
 
 def test_each_stage_is_one_run_with_its_epochs(home):
     runs, _ = runs_and_versions()
-    assert sorted(found.info.run_name for found in runs) == ["baselines", "retrain", "train"]
+    assert sorted(found.info.run_name for found in runs) == [
+        "baselines",
+        "continuation",
+        "retrain",
+        "train",
+    ]
     client = tracking_store.connect()
     for found in runs:
         assert found.info.status == "FINISHED"
         if found.info.run_name == "baselines":
             continue
-        history = client.get_metric_history(found.info.run_id, "train_bits_per_sample")
+        practised = found.info.run_name == "continuation"
+        key = "train_bits" if practised else "train_bits_per_sample"
+        history = client.get_metric_history(found.info.run_id, key)
         assert [point.step for point in sorted(history, key=lambda p: p.step)] == [0, 1]
-        assert found.data.metrics["bits_per_sample"] > 0
+        assert practised or found.data.metrics["bits_per_sample"] > 0
+
+
+def test_the_parent_of_all_runs_carries_the_page_and_every_forecasters_numbers(home):
+    runs, _ = runs_and_versions()
+    (parent,) = {found.data.tags["mlflow.parentRunId"] for found in runs}
+    client = tracking_store.connect()
+    pipeline = client.get_run(parent)
+    assert pipeline.info.status == "FINISHED"
+    assert "| forecaster |" in pipeline.data.tags["mlflow.note.content"]
+    summary = read(home / "metrics" / "evaluation.json")["summary"]
+    for name in FORECASTERS:
+        logged = pipeline.data.metrics[f"{name}/bits_per_sample"]
+        assert logged == pytest.approx(summary[name]["bits_per_sample"])
+    paths = {file.path for file in client.list_artifacts(parent)}
+    assert paths == {"report.html", "plots"}
 
 
 def test_registering_again_registers_nothing_twice(home):
@@ -255,7 +339,7 @@ def test_registering_again_registers_nothing_twice(home):
     was_runs, was_versions = runs_and_versions()
     run("register")
     runs, versions = runs_and_versions()
-    assert (len(runs), len(versions)) == (len(was_runs), len(was_versions)) == (3, 2)
+    assert (len(runs), len(versions)) == (len(was_runs), len(was_versions)) == (4, 2)
     assert read(home / "registered.json") == before
 
 

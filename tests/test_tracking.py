@@ -1,5 +1,6 @@
 """Runs are logged whole, once, beside the database, and never stop a stage."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mlflow_store import make_bundle, use_repository, weights_of
-from songcast import lineage, tracking, tracking_store
+from songcast import lineage, tracking, tracking_live, tracking_send, tracking_store
 from songcast.errors import BundleError, TrackingError
 
 
@@ -24,9 +25,17 @@ def run_of(run_id):
     return tracking_store.connect().get_run(run_id)
 
 
-def all_runs():
+def all_runs(stage=None):
+    """Runs of the stages, or of one; those of ``pipeline`` are the parents."""
     client = tracking_store.connect()
-    return client.search_runs([tracking_store.experiment_id(client)])
+    found = client.search_runs([tracking_store.experiment_id(client)])
+    stages = {run.info.run_id: run.data.tags["songcast.stage"] for run in found}
+    wanted = {stage} if stage else set(stages.values()) - {"pipeline"}
+    return [run for run in found if stages[run.info.run_id] in wanted]
+
+
+def parent_of(run_id):
+    return run_of(run_of(run_id).data.tags["mlflow.parentRunId"])
 
 
 def steps_of(run_id, key):
@@ -92,7 +101,7 @@ def test_resuming_a_run_that_this_store_does_not_know_starts_a_new_one(repositor
 
 
 def test_system_metrics_are_logged_and_leave_no_thread_behind(repository, monkeypatch, capfd):
-    monkeypatch.setattr(tracking, "SYSTEM_METRICS_SECONDS", 0.05)
+    monkeypatch.setattr(tracking_live, "SYSTEM_METRICS_SECONDS", 0.05)
     before = set(threading.enumerate())
     with tracking.stage_run("train", {}) as run:
         time.sleep(0.6)
@@ -263,3 +272,102 @@ def test_lineage_tells_commit_dirt_songs_and_environment(tmp_path):
     assert state.dirty is False
     (tmp_path / "params.yaml").write_text("a: 2\n")
     assert lineage.git_state(tmp_path).dirty is True
+
+
+# --- one parent for each execution ---
+
+
+def stage(name, repository, weight=1.0):
+    """A stage that runs whole; returns its run id."""
+    bundle = make_bundle(repository / "models" / name, weight)
+    with tracking.stage_run(name, {"seed": 1}) as run:
+        assert parent_of(run.run_id).info.status == "RUNNING"
+        run.log_bundle(bundle)
+    return run.run_id
+
+
+def test_the_stages_of_one_execution_share_a_parent_that_ends_with_them(repository):
+    first, second = stage("train", repository), stage("retrain", repository, 2.0)
+    parent = parent_of(first)
+    assert parent_of(second).info.run_id == parent.info.run_id
+    assert (parent.info.run_name, parent.info.status) == ("pipeline", "FINISHED")
+    assert len(all_runs("pipeline")) == 1
+    assert tracking.ensure_parent() == parent.info.run_id
+
+
+def test_a_pipeline_that_was_stopped_and_goes_on_keeps_its_parent(repository):
+    with pytest.raises(KeyboardInterrupt), tracking.stage_run("train", {}) as stopped:
+        raise KeyboardInterrupt
+    assert parent_of(stopped.run_id).info.status == "KILLED"
+    with tracking.stage_run("train", {}, resume_id=stopped.run_id) as resumed:
+        assert parent_of(resumed.run_id).info.status == "RUNNING"
+    with pytest.raises(RuntimeError), tracking.stage_run("retrain", {}) as failed:
+        raise RuntimeError
+    anew = stage("retrain", repository)
+    parents = {parent_of(run_id).info.run_id for run_id in (resumed.run_id, failed.run_id, anew)}
+    assert len(parents) == 1
+    assert parent_of(anew).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("change", ["again", "params", "songs", "experiment"])
+def test_another_execution_gets_another_parent(repository, monkeypatch, change):
+    first = stage("train", repository)
+    if change == "params":
+        (repository / "params.yaml").write_text("train: {epochs: 2}")
+    if change == "songs":
+        (repository / "data.dvc").write_text("outs:\n- md5: 0123abcd.dir\n")
+    if change == "experiment":
+        monkeypatch.setenv("DVC_EXP_NAME", "brave-tune")
+    again, later = stage("train", repository, 2.0), stage("retrain", repository, 3.0)
+    assert parent_of(again).info.run_id != parent_of(first).info.run_id
+    assert parent_of(later).info.run_id == parent_of(again).info.run_id
+    expected = "pipeline brave-tune" if change == "experiment" else "pipeline"
+    assert parent_of(again).info.run_name == expected
+    assert all(run.info.status == "FINISHED" for run in all_runs() + all_runs("pipeline"))
+
+
+def test_what_was_killed_without_a_word_is_marked_when_the_next_stage_starts(repository):
+    client = tracking_store.connect()
+    experiment = tracking_store.experiment_id(client)
+    parent = tracking_send.open_parent(client, experiment, "train")
+    killed = tracking_send.create_run(client, "train", {}, parent)
+    client.update_run(parent, status="RUNNING")
+    (repository / "params.yaml").write_text("train: {epochs: 2}")
+    stage("train", repository)
+    assert {run_of(run_id).info.status for run_id in (killed, parent)} == {"KILLED"}
+
+
+def test_rebuilt_runs_have_one_parent_too_and_no_run_is_without(repository):
+    for name, weight in (("train", 1.0), ("retrain", 2.0)):
+        bundle = make_bundle(repository / "models" / name, weight)
+        for _ in range(2):
+            tracking.ensure_run(name, bundle, {})
+    assert len(all_runs()) == 2
+    assert len({parent_of(run.info.run_id).info.run_id for run in all_runs()}) == 1
+
+
+def test_the_songs_are_logged_as_the_runs_data_set(repository):
+    (repository / "data.dvc").write_text("outs:\n- md5: 0123456789abcdef0123456789abcdef.dir\n")
+    (repository / "prepared").mkdir()
+    songs = [{"slug": slug, "frames": 44100, "sample_rate_hz": 44100} for slug in ("a", "b")]
+    (repository / "prepared" / "songs.json").write_text(json.dumps({"songs": songs}))
+    (logged,) = run_of(stage("train", repository)).inputs.dataset_inputs
+    assert (logged.dataset.name, logged.dataset.digest) == (
+        "songs",
+        "0123456789abcdef0123456789abcdef.dir",
+    )
+    assert json.loads(logged.dataset.profile) == {
+        "num_songs": 2,
+        "seconds": 2.0,
+        "songs": ["a", "b"],
+    }
+    assert [(tag.key, tag.value) for tag in logged.tags] == [("mlflow.data.context", "training")]
+
+
+def test_what_was_measured_stands_on_the_models_page_and_above_the_run(repository):
+    run_id = stage("train", repository)
+    tracking.log_evaluation(run_id, {"bits_per_sample": 6.0}, {}, "**train** is good")
+    logged = run_of(run_id)
+    assert logged.data.tags["mlflow.note.content"] == "**train** is good"
+    model = tracking_store.connect().get_logged_model(logged.data.tags["songcast.model_id"])
+    assert {metric.key: metric.value for metric in model.metrics} == {"bits_per_sample": 6.0}

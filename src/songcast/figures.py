@@ -37,6 +37,7 @@ COLOURS = {
     "cascade": "#56B4E9",
     "train": BLUE,
     "retrain": VERMILION,
+    "continuation": GREEN,
 }
 MARKERS = {
     "persistence": "X",

@@ -11,11 +11,12 @@ from typing import Any
 
 from songcast import lineage
 from songcast.bundle import read_manifest
-from songcast.paths import root
 from songcast.serving.package import log_model
-from songcast.tracking_store import as_default, experiment_id
+from songcast.tracking_inputs import send_dataset
+from songcast.tracking_parent import PARENT, PIPELINE, STAGE, execution_tags, find_parent, here
+from songcast.tracking_store import as_default, experiment_id, locked
 
-STAGE, WEIGHTS, MODEL = "songcast.stage", "songcast.weights_sha256", "songcast.model_id"
+WEIGHTS, MODEL = "songcast.weights_sha256", "songcast.model_id"
 BATCH = 100  # MLflow takes at most 100 params and 1000 metrics in one request
 LONGEST_PARAM = 6000
 
@@ -24,18 +25,15 @@ Point = tuple[str, float, int, int]  # key, value, step, milliseconds since 1970
 
 
 def lineage_tags() -> dict[str, str]:
-    """Return where the present code, songs and environment come from, as tags.
-
-    The code is that of the working folder: a DVC experiment runs in a copy.
-    """
-    here = Path.cwd() if (Path.cwd() / "dvc.yaml").is_file() else root()
-    git = lineage.git_state(here)
+    """Return where the present code, songs and environment come from, as tags."""
+    folder = here()
+    git = lineage.git_state(folder)
     tags = {
         "songcast.git_commit": git.commit,
         "mlflow.source.git.commit": git.commit,
         "songcast.git_dirty": None if git.dirty is None else str(git.dirty).lower(),
-        "songcast.data_hash": lineage.data_hash(here),
-        "songcast.lock_sha256": lineage.lock_hash(here),
+        "songcast.data_hash": lineage.data_hash(folder),
+        "songcast.lock_sha256": lineage.lock_hash(folder),
         "songcast.hardware": lineage.hardware(),
         "songcast.backend": lineage.backend(),
         "dvc.exp_name": os.environ.get("DVC_EXP_NAME"),
@@ -56,21 +54,41 @@ def finished_run(client: Any, experiment: str, stage: str, sha256: str) -> str |
     return str(found[0].info.run_id) if found else None
 
 
-def create_run(client: Any, stage: str, tags: Mapping[str, Any]) -> str:
-    """Start a run named after ``stage``, tagged with where it comes from."""
+def create_run(
+    client: Any,
+    stage: str,
+    tags: Mapping[str, Any],
+    parent: str | None = None,
+    name: str | None = None,
+) -> str:
+    """Start a run named after ``stage``, tagged with where it comes from, below ``parent``."""
     with contextlib.suppress(OSError, KeyError):  # a container may know no user
         tags = {"mlflow.user": getpass.getuser(), **tags}
     every = {
         "mlflow.source.type": "LOCAL",
         "mlflow.source.name": f"songcast.stages.{stage}",
         **lineage_tags(),
+        **execution_tags(),
         **tags,
+        **({PARENT: parent} if parent else {}),
         STAGE: stage,
     }
     run = client.create_run(
-        experiment_id(client), run_name=stage, tags={k: str(v) for k, v in every.items()}
+        experiment_id(client), run_name=name or stage, tags={k: str(v) for k, v in every.items()}
     )
-    return str(run.info.run_id)
+    run_id = str(run.info.run_id)
+    send_dataset(client, run_id, "training" if parent else "evaluation")
+    return run_id
+
+
+def open_parent(client: Any, experiment: str, stage: str | None = None) -> str:
+    """Return the parent run for ``stage`` (see ``find_parent``), made where there is none."""
+    with locked(str(client.tracking_uri)):
+        found = find_parent(client, experiment, stage)
+        if found:
+            return found
+        name = " ".join(filter(None, (PIPELINE, os.environ.get("DVC_EXP_NAME"))))
+        return create_run(client, PIPELINE, {}, name=name)
 
 
 def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -109,11 +127,13 @@ def points_of(rows: Iterable[Row]) -> list[Point]:
     ]
 
 
-def send_metrics(client: Any, run_id: str, points: list[Point]) -> None:
-    """Log metrics, as few requests as there can be."""
+def send_metrics(
+    client: Any, run_id: str, points: list[Point], model_id: str | None = None
+) -> None:
+    """Log metrics, as few requests as there can be; ``model_id``: the model's page shows them."""
     from mlflow.entities import Metric
 
-    metrics = [Metric(key, value, ms, step) for key, value, step, ms in points]
+    metrics = [Metric(key, value, ms, step, model_id=model_id) for key, value, step, ms in points]
     for start in range(0, len(metrics), 10 * BATCH):
         client.log_batch(run_id, metrics=metrics[start : start + 10 * BATCH])
 

@@ -10,6 +10,7 @@ from typing import Any
 from songcast.commands import Subparsers, add_command
 
 WHERE = (
+    ("report.html", "hear and see it: original, predictions, continuation, residual"),
     ("make ui", "runs, metrics, plots and models in the MLflow UI"),
     ("listening/", "original and predicted passages of each song, as wav"),
     ("metrics/evaluation.json", "every number, song by song"),

@@ -1,0 +1,111 @@
+"""The page of `songcast serve`, used as a person would: drop a song, listen, read, try another."""
+
+import base64
+
+import httpx
+import numpy as np
+import pytest
+
+from serving_models import Echo, app_of, running
+from small_models import music
+from small_models import song as song_of
+from songcast.audio import write_song
+
+pytestmark = pytest.mark.browser
+
+PLAYS = """async id => {
+  const audio = document.getElementById(id);
+  audio.muted = true;
+  await audio.play();
+  await new Promise(done => setTimeout(done, 400));
+  return audio.currentTime;
+}"""
+SECONDS = "id => document.getElementById(id).duration"
+DRAWN = """id => {
+  const canvas = document.querySelector(`[data-of=${id}]`);
+  const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  return pixels.some(value => value > 0);
+}"""
+DROP = """async ([text, name]) => {
+  const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0));
+  const moved = new DataTransfer();
+  moved.items.add(new File([bytes], name));
+  const drop = document.getElementById("drop");
+  for (const kind of ["dragover", "drop"])
+    drop.dispatchEvent(new DragEvent(kind, { dataTransfer: moved, cancelable: true }));
+}"""
+
+
+@pytest.fixture(scope="module")
+def flac(tmp_path_factory):
+    path = tmp_path_factory.mktemp("song") / "my song.flac"
+    write_song(song_of(music(66_150)), path)
+    return path
+
+
+def test_a_song_is_heard_predicted_and_continued(watched, flac):
+    with running(app_of(Echo())) as client:
+        page, watch = watched()
+        page.goto(str(client.base_url))
+        page.set_input_files("#file", flac)
+        page.get_by_text("Done.").wait_for()
+        for name, seconds in (("original", 1.5), ("prediction", 1.5), ("continuation", 5.0)):
+            assert page.evaluate(SECONDS, name) == pytest.approx(seconds, abs=0.01)
+            assert page.evaluate(PLAYS, name) > 0.1
+            assert page.evaluate(DRAWN, name)
+        numbers = page.locator("#numbers").inner_text()
+        assert "bits per sample" in numbers and "44100 Hz" in numbers
+        assert "my song.flac" in page.locator("#name").inner_text()
+        served = page.request.get(f"{client.base_url}/version").json()
+        assert served["uri"] in page.locator("#served").inner_text()
+        page.fill("#seconds", "2")
+        page.set_input_files("#file", [])
+        page.set_input_files("#file", flac)
+        page.wait_for_function(
+            "() => Math.abs(document.getElementById('continuation').duration - 2) < 0.01"
+        )
+    assert (watch.errors, watch.foreign) == ([], [])
+
+
+def test_what_is_no_song_is_said_in_a_line_and_a_dropped_one_works_after(watched, tmp_path):
+    text = tmp_path / "letter.mp3"
+    text.write_text("dear friend")
+    with running(app_of(Echo())) as client:
+        page, watch = watched(width=390)
+        page.goto(str(client.base_url))
+        page.set_input_files("#file", text)
+        page.locator("#say.wrong").wait_for()
+        assert "letter.mp3: " in page.locator("#say").inner_text()
+        wav = tmp_path / "tone.wav"
+        tone = np.tile(np.array([[1000], [-1000]], np.int16), (11_025, 1))
+        write_song(song_of(tone), wav)
+        page.evaluate(DROP, [base64.b64encode(wav.read_bytes()).decode(), "tone.wav"])
+        page.get_by_text("Done.").wait_for()
+        narrow = page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        assert narrow
+    # The browser itself reports the refused request; nothing else may complain.
+    assert all("422" in line for line in watch.errors)
+    assert watch.foreign == []
+
+
+def test_a_token_is_asked_for_and_then_works(watched, flac):
+    with running(app_of(Echo(), token="secret")) as client:
+        page, _ = watched()
+        page.goto(str(client.base_url))
+        page.locator("#token").wait_for()
+        page.set_input_files("#file", flac)
+        page.locator("#say.wrong").wait_for()
+        page.fill("#token", "secret")
+        page.set_input_files("#file", [])
+        page.set_input_files("#file", flac)
+        page.get_by_text("Done.").wait_for()
+
+
+def test_the_reference_page_stands_alone(watched):
+    with running(app_of(Echo())) as client:
+        page, watch = watched()
+        page.goto(f"{client.base_url}/docs")
+        assert page.get_by_text("/invocations").first.is_visible()
+        page.get_by_text("openapi.json").click()
+        assert httpx.get(page.url, trust_env=False).json()["openapi"].startswith("3.")
+    assert watch.foreign == []
