@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from songcast import tracking_store
 from songcast.bundle import read_manifest, write_bundle
+from songcast.tracking import store as tracking_store
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from mlflow_store import numbers
 from small_models import music
 from songcast.audio import Song, write_song
 from songcast.figures import save_png
-from songcast.figures_songs import bits_per_song
+from songcast.figures.songs import bits_per_song
 from songcast.report.build import Report
 from songcast.report.sound import Passage
 

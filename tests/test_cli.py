@@ -57,9 +57,12 @@ def use_champion(monkeypatch, evaluation=None):
         kind="train",
         weights_sha256="ab",
         run_id="r1",
+        source="",
         aliases=("champion",),
         created_ms=0,
         evaluation=evaluation or {},
+        ridge={},
+        tags={},
     )
     monkeypatch.setattr(forecasting, "has_registry", lambda: True)
     monkeypatch.setattr(registry, "alias", {"champion": 3}.get)
@@ -343,7 +346,7 @@ def test_ui_prints_the_url_once_it_answers_and_ctrl_c_ends_it_quietly(monkeypatc
     port = free_port()
     command = [sys.executable, "-c", FAKE_SERVER, str(port)]
     monkeypatch.setattr(
-        "songcast.tracking_store.ui_command", lambda _: (command, dict(os.environ), "URL")
+        "songcast.tracking.store.ui_command", lambda _: (command, dict(os.environ), "URL")
     )
     wait = subprocess.Popen.wait
 
@@ -361,7 +364,7 @@ def test_ui_prints_the_url_once_it_answers_and_ctrl_c_ends_it_quietly(monkeypatc
 def test_ui_that_does_not_start_gives_its_last_words(monkeypatch, capfd):
     command = [sys.executable, "-c", "raise SystemExit('no disk')"]
     monkeypatch.setattr(
-        "songcast.tracking_store.ui_command", lambda _: (command, dict(os.environ), "URL")
+        "songcast.tracking.store.ui_command", lambda _: (command, dict(os.environ), "URL")
     )
     said = refusal(capfd, "ui", "--port", str(free_port()))
     assert said == "songcast ui: the MLflow UI did not start: no disk\n"

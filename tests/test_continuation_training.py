@@ -13,7 +13,7 @@ from songcast.continuation.views import PICKED, Length, Sampler, practice
 from songcast.corpus import PreparedSong, split_frames
 from songcast.errors import CorpusError
 from songcast.evaluation_continuation import by_horizon, summarise
-from songcast.figures_continuation import distance_over_horizon
+from songcast.figures.continuation import distance_over_horizon
 
 RATE_HZ = 8000
 FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}

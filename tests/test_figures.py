@@ -10,7 +10,11 @@ import pytest
 from PIL import Image
 from scipy.signal import welch
 
-from songcast import figures, figures_rhythm, figures_songs, figures_sound, figures_training
+from songcast import figures
+from songcast.figures import rhythm as figures_rhythm
+from songcast.figures import songs as figures_songs
+from songcast.figures import sound as figures_sound
+from songcast.figures import training as figures_training
 
 RATE = 44100
 LONG_NAME = "a-song-whose-name-$x_1$-never-ends-" * 4

@@ -5,9 +5,15 @@ import math
 import pytest
 
 from mlflow_store import numbers
-from songcast.gate import gate
+from songcast.registry.gate import gate
 
-RIDGE = numbers(7.0)
+
+def entry(measured, songs=("a", "b")):
+    """What is kept of an evaluation in which every song was measured alike."""
+    return {"summary": measured, "songs": dict.fromkeys(songs, measured)}
+
+
+RIDGE = entry(numbers(7.0))
 
 
 @pytest.mark.parametrize(
@@ -26,26 +32,38 @@ RIDGE = numbers(7.0)
         (numbers(math.inf), None, ["bits_per_sample is inf"]),
         (numbers(-math.inf), None, ["bits_per_sample is -inf"]),
         (numbers(6.0, prediction_gain_db=math.nan), None, ["prediction_gain_db is nan"]),
-        (numbers(6.0), numbers(math.nan), ["the champion has no finite bits"]),
-        (numbers(6.0), {}, ["the champion has no finite bits"]),
+        (numbers(6.0), numbers(math.nan), ["nothing to compare with the champion"]),
+        (numbers(6.0), {}, ["nothing to compare with the champion"]),
     ],
 )
 def test_each_fault_closes_the_gate_with_its_reason(candidate, champion, reasons):
-    verdict = gate(candidate, RIDGE, champion)
+    verdict = gate(entry(candidate), RIDGE, None if champion is None else entry(champion))
     assert verdict.passed is (not reasons)
     assert len(verdict.reasons) == len(reasons)
     for told, expected in zip(verdict.reasons, reasons, strict=True):
         assert told.startswith(expected)
 
 
+def test_a_lead_that_may_be_chance_does_not_move_the_champion():
+    def of(*bits):
+        songs = {f"song {i}": {"bits_per_sample": b} for i, b in enumerate(bits)}
+        return {"summary": numbers(sum(bits) / len(bits)), "songs": songs}
+
+    ridge, champion = of(9.0, 9.0, 9.0, 9.0), of(6.0, 5.0, 7.0, 6.5)
+    by_luck = gate(of(5.0, 5.1, 7.1, 6.6), ridge, champion)
+    assert by_luck.reasons[0].startswith("better than the champion by 0.1750 bits per sample over")
+    assert "not beyond chance" in by_luck.reasons[0]
+    assert gate(of(5.9, 4.9, 6.9, 6.3), ridge, champion).passed
+
+
 @pytest.mark.parametrize("key", sorted(numbers(6.0)))
 def test_a_number_that_is_missing_closes_the_gate(key):
     candidate = {k: v for k, v in numbers(6.0).items() if k != key}
-    verdict = gate(candidate, RIDGE, None)
+    verdict = gate(entry(candidate), RIDGE, None)
     assert not verdict.passed
     assert any(key in reason and "missing" in reason for reason in verdict.reasons)
 
 
 def test_without_a_measured_ridge_nothing_passes():
-    assert not gate(numbers(6.0), {}, None).passed
-    assert not gate(numbers(6.0), numbers(math.nan), None).passed
+    assert not gate(entry(numbers(6.0)), {}, None).passed
+    assert not gate(entry(numbers(6.0)), entry(numbers(math.nan)), None).passed

@@ -14,7 +14,6 @@ import yaml
 
 from mlflow_store import use_repository
 from small_models import music
-from songcast import tracking_store
 from songcast.audio import Song, read_song, write_song
 from songcast.bundle import read_manifest
 from songcast.corpus import Corpus
@@ -23,6 +22,7 @@ from songcast.forecasters.notebook import Notebook
 from songcast.models import load
 from songcast.stages import run_stage
 from songcast.stages.retrain import replay_shares
+from songcast.tracking import store as tracking_store
 
 # TensorFlow's variables do not know NumPy 2's copy keyword; Keras asks them when it saves.
 pytestmark = pytest.mark.filterwarnings(

@@ -14,8 +14,8 @@ from small_models import RATE_HZ, music
 from songcast import cluster
 from songcast.cli import main
 from songcast.corpus import PreparedSong, write_index
-from songcast.tracking_store import connect, experiment_id
-from songcast.tracking_sweep import SWEEP, TRIAL, Trial, log_sweep
+from songcast.tracking.store import connect, experiment_id
+from songcast.tracking.sweep import SWEEP, TRIAL, Trial, log_sweep
 
 REPOSITORY = Path(__file__).parents[1] / "params.yaml"
 SMALL = {

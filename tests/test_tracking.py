@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 
 from mlflow_store import make_bundle, use_repository, weights_of
-from songcast import lineage, tracking, tracking_live, tracking_send, tracking_store
+from songcast import lineage, tracking
 from songcast.errors import BundleError, TrackingError
+from songcast.tracking import live as tracking_live
+from songcast.tracking import send as tracking_send
+from songcast.tracking import store as tracking_store
 
 
 @pytest.fixture
@@ -185,7 +188,7 @@ def test_a_moved_repository_keeps_its_artifacts_and_takes_new_ones(
 
 def test_an_artifact_uri_cannot_leave_the_artifacts_folder(repository):
     mlflow = tracking_store.import_mlflow()
-    from songcast.artifact_store import locate
+    from songcast.tracking.artifact_store import locate
 
     database = repository / "mlruns" / "mlflow.db"
     assert locate("songcast:/a/b", database) == repository / "mlruns" / "artifacts" / "a" / "b"

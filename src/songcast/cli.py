@@ -14,10 +14,42 @@ from typing import NoReturn
 
 import songcast
 from songcast.backend import prepare_backend
-from songcast.commands import models, predict, score, summary, ui
+from songcast.commands import (
+    compare,
+    continue_,
+    history,
+    models,
+    predict,
+    promote,
+    pull,
+    reproduce,
+    rollback,
+    score,
+    serve,
+    summary,
+    sweep,
+    trace,
+    ui,
+)
 from songcast.errors import SongcastError
 
-COMMANDS = (score, predict, models, ui, summary)
+COMMANDS = (
+    score,
+    predict,
+    continue_,
+    models,
+    compare,
+    promote,
+    rollback,
+    history,
+    pull,
+    trace,
+    reproduce,
+    sweep,
+    serve,
+    ui,
+    summary,
+)
 USER_MISTAKE, INTERRUPTED, CLOSED_PIPE = 2, 130, 141
 
 

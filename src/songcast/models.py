@@ -37,7 +37,7 @@ def locate(uri: str | Path) -> Path:
     """Return the bundle folder that ``uri`` names. Raises ``RegistryError`` for a bad version."""
     text = str(uri)
     if text.startswith(REGISTRY_SCHEME):
-        from songcast.registry_files import resolve
+        from songcast.registry.files import resolve
 
         return resolve(text)
     folder = Path(uri)

@@ -20,7 +20,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from songcast import tracking_store
+from songcast.tracking import store as tracking_store
 
 ROOT = Path(__file__).parents[2]
 PICTURES = ROOT / "docs" / "tour"

@@ -14,9 +14,9 @@ import pytest
 
 from mlflow_store import make_bundle, use_repository, write_evaluation
 from report_pages import small_evaluation, small_passages, small_report, write_listening
-from songcast import tracking_store
 from songcast.report.build import write_report
 from songcast.stages.register import register
+from songcast.tracking import store as tracking_store
 
 pytestmark = pytest.mark.browser
 PATIENCE_MS = 60_000

@@ -15,7 +15,7 @@ from songcast.forecasters.base import Forecast, Forecaster, Session
 from songcast.forecasters.mixture import Mixture
 from songcast.models import REGISTRY_SCHEME, load
 from songcast.registry import CHAMPION, NAME
-from songcast.tracking_store import database, tracking_uri
+from songcast.tracking.store import database, tracking_uri
 
 CHAMPION_URI = f"{REGISTRY_SCHEME}{NAME}@{CHAMPION}"
 FITTED = ("ridge", "notebook")
@@ -28,15 +28,18 @@ def load_model(uri: str) -> Forecaster:
 
     Raises ``SongcastError`` as ``songcast.load`` does, and never creates a registry.
     """
-    if uri.startswith(REGISTRY_SCHEME) and not has_registry():
-        raise RegistryError(
-            f"{uri}: no model is registered yet: `make run` in the repository registers models"
-        )
+    check_model(uri)
+    with quiet_startup():
+        return load(uri)
+
+
+def check_model(uri: str) -> None:
+    """Raise ``SongcastError`` for a model that is visibly not there, before anything is loaded."""
+    if uri.startswith(REGISTRY_SCHEME):
+        require_registry(uri)
     folder = fitted_folder(uri) if uri in FITTED else Path(uri)
     if folder.is_dir():
         read_manifest(folder)
-    with quiet_startup():
-        return load(uri)
 
 
 def fitted_folder(name: str) -> Path:
@@ -48,6 +51,14 @@ def has_registry() -> bool:
     """Tell whether there is a store to ask; looking must not create one."""
     file = database(tracking_uri())
     return file is None or file.is_file()
+
+
+def require_registry(uri: str = f"{REGISTRY_SCHEME}{NAME}") -> None:
+    """Raise ``RegistryError`` where no store holds any model."""
+    if not has_registry():
+        raise RegistryError(
+            f"{uri}: no model is registered yet: `make run` in the repository registers models"
+        )
 
 
 def forecast(model: Forecaster, song: Song, what: str, advance: Advance) -> Forecast:

@@ -10,7 +10,7 @@ from songcast.commands import Subparsers, add_command
 
 if TYPE_CHECKING:
     from songcast.params import Params
-    from songcast.tracking_sweep import Trial
+    from songcast.tracking.sweep import Trial
 
 
 def add(subparsers: Subparsers) -> None:
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the sweep and print its trials, the best first."""
     from songcast import paths, terminal
     from songcast.params import Params
-    from songcast.tracking_sweep import log_sweep
+    from songcast.tracking.sweep import log_sweep
 
     root = paths.root()
     params = Params.load(root / paths.PARAMS)
@@ -108,7 +108,7 @@ def sweep_key(root: Path, params: "Params") -> str:
 def sweep(root: Path, params: "Params", folder: Path) -> list["Trial"]:
     """Run the trials, or those that ``folder`` does not have yet, and read what they found."""
     from songcast import cluster
-    from songcast.tracking_sweep import Trial
+    from songcast.tracking.sweep import Trial
 
     def trial(values: dict[str, Any], report: Callable[[dict[str, float]], None]) -> None:
         train(root, params, values, report)

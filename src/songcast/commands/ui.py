@@ -43,7 +43,7 @@ def port_number(text: str) -> int:
 def run(arguments: argparse.Namespace) -> int:
     """Serve the UI until it is stopped."""
     check_free(arguments.port)
-    from songcast.tracking_store import ui_command
+    from songcast.tracking.store import ui_command
 
     command, environment, url = ui_command(arguments.port)
     with tempfile.TemporaryFile() as said, serving(command, environment, said) as server:
@@ -59,17 +59,21 @@ def run(arguments: argparse.Namespace) -> int:
         raise TrackingError(f"the MLflow UI ended by itself: {last_line(said)}")
 
 
-def check_free(port: int) -> None:
-    """Raise ``TrackingError`` where nothing can listen on ``port``."""
-    with socket.socket() as probe:
+def check_free(port: int, host: str = HOST, command: str = "ui") -> None:
+    """Raise ``TrackingError`` where nothing can listen on ``port`` of ``host``."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise TrackingError(f"{host}: no address to listen on ({error.strerror})") from None
+    with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
         try:
-            probe.bind((HOST, port))
+            probe.bind(address)
         except OSError as error:
             other = port + 1 if port < 65535 else PORT
             raise TrackingError(
                 f"port {port} cannot be used ({error.strerror}): "
-                f"choose another, e.g. `songcast ui --port {max(other, 1024)}`"
+                f"choose another, e.g. `songcast {command} --port {max(other, 1024)}`"
             ) from None
 
 

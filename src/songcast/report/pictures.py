@@ -7,11 +7,11 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from songcast.figures import save_png
-from songcast.figures_continuation import distance_over_horizon
-from songcast.figures_rhythm import rhythm
-from songcast.figures_songs import bits_per_song
-from songcast.figures_sound import residual_spectrum, spectrograms, waveforms
-from songcast.figures_training import forgetting, learning_curves
+from songcast.figures.continuation import distance_over_horizon
+from songcast.figures.rhythm import rhythm
+from songcast.figures.songs import bits_per_song
+from songcast.figures.sound import residual_spectrum, spectrograms, waveforms
+from songcast.figures.training import forgetting, learning_curves
 from songcast.report.sound import CONTINUATION, ORIGINAL, Passage, Samples
 from songcast.tracking import read_history
 

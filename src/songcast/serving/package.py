@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from songcast.serving.tasks import DEFAULTS
+
 PACKAGE = Path(__file__).parent.parent
 # Everything that a forecast imports. MLflow would guess this list in 15 s, and wrongly.
 REQUIRED = (
@@ -29,14 +31,6 @@ REQUIRED = (
     "soxr",
     "tensorflow",
 )
-TASKS = ("forecast", "continue", "score")
-DEFAULTS: dict[str, Any] = {
-    "task": "forecast",
-    "seconds": 5.0,
-    "temperature": 1.0,
-    "seed": 0,
-    "format": "wav",
-}
 
 
 def requirements() -> list[str]:
@@ -59,8 +53,8 @@ def signature() -> Any:
             [
                 ColSpec(DataType.string, "audio", required=False),
                 ColSpec(DataType.string, "format", required=False),
-                ColSpec(Array(DataType.double), "prediction_gain_db"),
-                ColSpec(DataType.double, "bits_per_sample"),
+                ColSpec(Array(DataType.double), "prediction_gain_db", required=False),
+                ColSpec(DataType.double, "bits_per_sample", required=False),
                 ColSpec(DataType.long, "sample_rate_hz"),
             ]
         ),

@@ -8,14 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from songcast import lineage, promotion, registry, registry_files, tracking
+from songcast import lineage, registry
 from songcast.bundle import read_manifest
 from songcast.errors import RegistryError, SongcastError
 from songcast.files import write_json
-from songcast.model_card import model_card
-from songcast.stage_log import evaluation_log, measured, run_of
+from songcast.registry import files as registry_files
+from songcast.registry import promotion
+from songcast.registry.model_card import model_card
+from songcast.stage_log import log_evaluations, measured
 
-KINDS = ("train", "retrain")
 EVALUATION, REGISTERED = Path("metrics/evaluation.json"), Path("registered.json")
 
 
@@ -26,11 +27,9 @@ def register(folder: Path) -> dict[str, Any]:
     """
     evaluation = read_evaluation(folder / EVALUATION)
     numbers: dict[str, int] = {}
-    for kind in KINDS:
+    for kind, run_id in log_evaluations(evaluation, folder).items():
         bundle = folder / "models" / kind
         entry, ridge = measured(evaluation, kind), measured(evaluation, "ridge")
-        run_id = run_of(kind, bundle)
-        tracking.log_evaluation(run_id, *evaluation_log(evaluation, kind, folder))
         numbers[kind] = registry.register_bundle(
             run_id, bundle, kind, entry, ridge, tags=recipe(folder)
         )

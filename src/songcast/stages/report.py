@@ -26,7 +26,7 @@ from songcast.report.pictures import draw_song, draw_summary
 from songcast.report.sound import read_passages
 from songcast.stage_log import KINDS, log_evaluations
 from songcast.stages import run_stage
-from songcast.tracking_send import flatten, lineage_tags
+from songcast.tracking.send import flatten, lineage_tags
 
 log = logging.getLogger("songcast.report")
 

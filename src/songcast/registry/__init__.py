@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from songcast.bundle import read_manifest
-from songcast.comparison import Entry
 from songcast.errors import RegistryError
+from songcast.registry.comparison import Entry
 from songcast.tracking import EVALUATION as RUN_EVALUATION
-from songcast.tracking_send import MODEL, WEIGHTS
-from songcast.tracking_store import clear_errors, connect, locked, tracking_uri
+from songcast.tracking.send import MODEL, WEIGHTS
+from songcast.tracking.store import clear_errors, connect, locked, tracking_uri
 
 NAME = "songcast"
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -64,10 +64,11 @@ def register_bundle(
 ) -> int:
     """Register the model logged by ``run_id`` and return its version.
 
-    Weights that are registered already keep their version; only ``metrics`` and ``ridge`` are
-    brought up to date. ``kind``: train or retrain. ``tags``: where it came from, beside what its
-    run says. Raises ``RegistryError`` where the run has no model, ``TrackingError`` where the
-    store cannot be reached, ``BundleError`` for a bundle that is missing or altered.
+    Weights that are registered already keep their version; ``metrics`` and ``ridge`` are brought
+    up to date, ``tags`` that are missing are added. ``kind``: train or retrain. ``tags``: where
+    it came from, beside what its run says. Raises ``RegistryError`` where the run has no model,
+    ``TrackingError`` where the store cannot be reached, ``BundleError`` for a bundle that is
+    missing or altered.
     """
     manifest = read_manifest(bundle_dir)
     sha256 = str(manifest["weights_sha256"])
@@ -76,11 +77,18 @@ def register_bundle(
     with clear_errors(uri), locked(uri):
         client = connect(uri)
         known = {v.tags.get(WEIGHTS): v for v in search(client)}
+        parent = manifest.get("parent_weights_sha256")
+        tags = {
+            **(tags or {}),
+            **({PARENT_WEIGHTS: str(parent)} if parent else {}),
+            **({PARENT_VERSION: str(known[parent].version)} if parent in known else {}),
+        }
         if sha256 in known:
-            for key, value in measured.items():
-                if known[sha256].tags.get(key) != value:
-                    client.set_model_version_tag(NAME, known[sha256].version, key, value)
-            return int(known[sha256].version)
+            version = known[sha256]
+            for key, value in {**tags, **version.tags, **measured}.items():
+                if version.tags.get(key) != value:
+                    client.set_model_version_tag(NAME, version.version, key, value)
+            return int(version.version)
         run = client.get_run(run_id)
         model_id = run.data.tags.get(MODEL)
         if model_id is None or run.data.tags.get(WEIGHTS) != sha256:
@@ -89,7 +97,6 @@ def register_bundle(
                 "log it again with `make run`"
             )
         ensure_model(client)
-        parent = manifest.get("parent_weights_sha256")
         version = client.create_model_version(
             NAME,
             source=client.get_logged_model(model_id).artifact_location,
@@ -97,9 +104,7 @@ def register_bundle(
             model_id=model_id,
             tags={
                 **_origin(run.data.tags),
-                **(tags or {}),
-                **({PARENT_WEIGHTS: str(parent)} if parent else {}),
-                **({PARENT_VERSION: str(known[parent].version)} if parent in known else {}),
+                **tags,
                 KIND: kind,
                 WEIGHTS: sha256,
                 **measured,

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from songcast.tracking_send import Row, create_run, points_of, send_metrics, send_params
-from songcast.tracking_store import clear_errors, connect, experiment_id, locked, tracking_uri
+from songcast.tracking.send import Row, create_run, points_of, send_metrics, send_params
+from songcast.tracking.store import clear_errors, connect, experiment_id, locked, tracking_uri
 
 STAGE, SWEEP, TRIAL = "sweep", "songcast.sweep", "songcast.trial"
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from songcast.errors import TrackingError
-from songcast.tracking_parent import PARENT, mark_running
-from songcast.tracking_send import (
+from songcast.tracking.parent import PARENT, mark_running
+from songcast.tracking.send import (
     Point,
     Row,
     create_run,
@@ -24,7 +24,7 @@ from songcast.tracking_send import (
     send_params,
     send_tags,
 )
-from songcast.tracking_store import connect, experiment_id, explain, home, tracking_uri
+from songcast.tracking.store import connect, experiment_id, explain, home, tracking_uri
 
 SYSTEM_METRICS_SECONDS = 5.0
 FLUSH_SECONDS = 1.0

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from songcast.bundle import read_manifest
-from songcast.tracking_live import StageRun, stage_run
-from songcast.tracking_parent import mark_running
-from songcast.tracking_send import (
+from songcast.tracking.live import StageRun, stage_run
+from songcast.tracking.parent import mark_running
+from songcast.tracking.send import (
     MODEL,
     Row,
     create_run,
@@ -27,7 +27,7 @@ from songcast.tracking_send import (
     send_metrics,
     send_params,
 )
-from songcast.tracking_store import clear_errors, connect, experiment_id, locked, tracking_uri
+from songcast.tracking.store import clear_errors, connect, experiment_id, locked, tracking_uri
 
 __all__ = [
     "EVALUATION",

@@ -7,7 +7,7 @@ from typing import Any
 
 from songcast import lineage
 from songcast.paths import PREPARED
-from songcast.tracking_parent import here
+from songcast.tracking.parent import here
 
 NAME, LONGEST_DIGEST = "songs", 36
 

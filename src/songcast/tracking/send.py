@@ -12,9 +12,9 @@ from typing import Any
 from songcast import lineage
 from songcast.bundle import read_manifest
 from songcast.serving.package import log_model
-from songcast.tracking_inputs import send_dataset
-from songcast.tracking_parent import PARENT, PIPELINE, STAGE, execution_tags, find_parent, here
-from songcast.tracking_store import as_default, experiment_id, locked
+from songcast.tracking.inputs import send_dataset
+from songcast.tracking.parent import PARENT, PIPELINE, STAGE, execution_tags, find_parent, here
+from songcast.tracking.store import as_default, experiment_id, locked
 
 WEIGHTS, MODEL = "songcast.weights_sha256", "songcast.model_id"
 BATCH = 100  # MLflow takes at most 100 params and 1000 metrics in one request

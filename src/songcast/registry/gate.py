@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from songcast.comparison import Entry, compare
+from songcast.registry.comparison import Entry, compare
 
 Numbers = Mapping[str, Any]
+
+FINITE = ("bits_per_sample", "prediction_gain_db")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,10 @@ def gate(candidate: Entry, ridge: Entry, champion: Entry | None) -> Gate:
     >>> gate(entry(6.0), entry(6.0), None).reasons
     ('not better than ridge: 6.0000 against 6.0000 bits per sample over 1 song',)
     """
-    reasons = [*_faults(candidate["summary"]), *_not_better(candidate, ridge, "ridge")]
+    reasons = _faults(candidate["summary"])
+    if any(key in reason for key in FINITE for reason in reasons):
+        return Gate(passed=False, reasons=tuple(reasons))  # there is nothing to compare
+    reasons += _not_better(candidate, ridge, "ridge")
     if champion is not None:
         found = _not_better(candidate, champion, "the champion")
         reasons += found or _by_chance(candidate, champion)
@@ -71,13 +76,14 @@ def _faults(candidate: Numbers) -> list[str]:
     """Return what is wrong with the candidate by itself. A missing number is a fault."""
     reasons = [
         f"{key} is {candidate.get(key, 'missing')}: no finite number"
-        for key in ("bits_per_sample", "prediction_gain_db")
+        for key in FINITE
         if not math.isfinite(_number(candidate, key))
     ]
-    for key in ("lag_samples", "clipped_samples"):
-        if _number(candidate, key) != 0:
-            reasons.append(f"{key} is {candidate.get(key, 'missing')}: must be 0")
-    return reasons
+    return reasons + [
+        f"{key} is {candidate.get(key, 'missing')}: must be 0"
+        for key in ("lag_samples", "clipped_samples")
+        if _number(candidate, key) != 0
+    ]
 
 
 def _number(numbers: Numbers, key: str) -> float:

@@ -1,0 +1,231 @@
+"""How `songcast serve` bears load, on this machine, in one run.
+
+Clients send songs of five seconds, one after the other, as fast as they are answered. Then the
+same again while the champion moves back and forth. Told: latencies, songs per second, memory,
+and every answer that was none. Run after `make run`:
+
+    .venv/bin/python benchmarks/serving.py
+"""
+
+import argparse
+import base64
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+import songcast
+from songcast.audio import Song
+
+MOVE_EVERY_SECONDS = 10.0
+REFUSED = (429, 503)
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    with copied_store(), served(arguments.model) as (url, server):
+        bodies = list(songs(arguments.song_seconds))
+        ask(url, bodies[0])  # the decoder starts with the first song
+        found: dict[str, Any] = {"still": load(url, server, bodies, arguments)}
+        if not arguments.model:
+            with moving_champion() as moves:
+                found["moving"] = load(url, server, bodies, arguments)
+            found["moving"]["moves"] = len(moves)
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+    else:
+        for name, result in found.items():
+            print(f"{name}: {describe(result)}")
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--clients", type=int, default=8, help="asking at once (8)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of load, each time (60)")
+    parser.add_argument("--song-seconds", type=float, default=5.0, help="length of a song (5)")
+    parser.add_argument("--model", help="a bundle folder; then no champion is moved")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead")
+    return parser.parse_args()
+
+
+def songs(seconds: float) -> Iterator[bytes]:
+    """Yield requests with a passage from each song in data/, stereo and mono."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for path in sorted(Path("data").glob("*.*")):
+            if path.suffix not in (".wav", ".flac", ".ogg", ".mp3"):
+                continue
+            song = songcast.read_song(path)
+            passage = Song(
+                samples=song.samples[: round(seconds * song.sample_rate_hz)],
+                sample_rate_hz=song.sample_rate_hz,
+                name=song.name,
+            )
+            file = Path(scratch) / "song.flac"
+            songcast.write_song(passage, file)
+            text = base64.b64encode(file.read_bytes()).decode()
+            yield json.dumps({"dataframe_records": [{"song": text}]}).encode()
+
+
+def load(
+    url: str, server: psutil.Process, bodies: list[bytes], arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Ask for a while with all clients and return what was seen."""
+    answers: list[tuple[int, float]] = []
+    memory: list[int] = []
+    stop = time.monotonic() + arguments.seconds
+    cpu, start = cpu_seconds(server), time.monotonic()
+
+    def client(number: int) -> None:
+        turn = number
+        while time.monotonic() < stop:
+            before = time.perf_counter()
+            status = ask(url, bodies[turn % len(bodies)])
+            answers.append((status, time.perf_counter() - before))
+            turn += 1
+            if status in REFUSED:
+                time.sleep(0.5)
+
+    def watch() -> None:
+        while time.monotonic() < stop:
+            memory.append(resident_bytes(server))
+            time.sleep(1.0)
+
+    threads = [threading.Thread(target=client, args=(n,)) for n in range(arguments.clients)]
+    threads.append(threading.Thread(target=watch))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wall = time.monotonic() - start
+    latencies = [seconds for status, seconds in answers if status == 200]
+    return {
+        "statuses": dict(Counter(str(status) for status, _ in answers)),
+        "seconds": wall,
+        "songs_per_second": len(latencies) / wall,
+        "cpu_seconds_per_song": (cpu_seconds(server) - cpu) / max(1, len(latencies)),
+        "p50_seconds": float(np.quantile(latencies, 0.5)) if latencies else None,
+        "p99_seconds": float(np.quantile(latencies, 0.99)) if latencies else None,
+        "memory_mb": [memory[0] // 2**20, max(memory) // 2**20, memory[-1] // 2**20],
+    }
+
+
+def describe(result: dict[str, Any]) -> str:
+    first, highest, last = result["memory_mb"]
+    moves = f", champion moved {result['moves']} times" if "moves" in result else ""
+    return (
+        f"answers {result['statuses']}, {result['songs_per_second']:.2f} songs per second, "
+        f"p50 {result['p50_seconds']:.2f} s, p99 {result['p99_seconds']:.2f} s, "
+        f"{result['cpu_seconds_per_song']:.2f} CPU seconds per song, "
+        f"memory {first} MB at first, {highest} at most, {last} at last{moves}"
+    )
+
+
+def ask(url: str, body: bytes) -> int:
+    import httpx
+
+    headers = {"content-type": "application/json"}
+    try:
+        answer = httpx.post(
+            f"{url}/invocations", content=body, headers=headers, timeout=600, trust_env=False
+        )
+    except httpx.HTTPError as error:
+        print(f"failed: {error!r}", file=sys.stderr)
+        return 0
+    return answer.status_code
+
+
+@contextmanager
+def copied_store() -> Iterator[None]:
+    """Work on a copy of the embedded store: its history is for real moves."""
+    from songcast.tracking.store import SQLITE, database, tracking_uri
+
+    file = database(tracking_uri())
+    if file is None:
+        raise SystemExit(
+            "unset MLFLOW_TRACKING_URI: the champion of a server is not moved for this"
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "mlruns"
+        if file.is_file():
+            shutil.copytree(file.parent, copy)
+        os.environ["MLFLOW_TRACKING_URI"] = f"{SQLITE}{copy / file.name}"
+        yield
+
+
+@contextmanager
+def served(model: str | None) -> Iterator[tuple[str, psutil.Process]]:
+    """Run `songcast serve` and give its URL and process."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "songcast.cli", "serve", "--port", str(port)]
+    command += ["--model", model] if model else []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as server:
+        try:
+            line = server.stdout.readline() if server.stdout else b""
+            if not line:
+                raise SystemExit("the server did not start")
+            yield f"http://127.0.0.1:{port}", psutil.Process(server.pid)
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+
+
+@contextmanager
+def moving_champion() -> Iterator[list[int]]:
+    """Move the alias between the two newest versions within the block."""
+    from songcast import registry
+    from songcast.registry import promotion
+
+    newest = [version.number for version in registry.versions()[:2]]
+    done = threading.Event()
+    moves: list[int] = []
+
+    def move() -> None:
+        while not done.wait(MOVE_EVERY_SECONDS):
+            number = next(n for n in newest if n != registry.alias(registry.CHAMPION))
+            moves.append(promotion.promote(number, why="load", force=True).after)
+
+    thread = threading.Thread(target=move)
+    thread.start()
+    try:
+        yield moves
+    finally:
+        done.set()
+        thread.join()
+
+
+def resident_bytes(server: psutil.Process) -> int:
+    """Return the memory of the server and its decoders."""
+    found = 0
+    for process in (server, *server.children(recursive=True)):
+        try:
+            found += process.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def cpu_seconds(server: psutil.Process) -> float:
+    used = server.cpu_times()
+    return float(used.user + used.system)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

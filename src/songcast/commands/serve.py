@@ -1,0 +1,96 @@
+"""`songcast serve`: the champion behind HTTP, with a web page."""
+
+import argparse
+import contextlib
+import ipaddress
+import logging
+import os
+import signal
+import sys
+from typing import Any
+
+from songcast.commands import Subparsers, add_command
+from songcast.commands.ui import check_free, port_number
+
+HOST, PORT = "127.0.0.1", 8000
+TOKEN = "SONGCAST_TOKEN"
+
+
+def add(subparsers: Subparsers) -> None:
+    """Add the command."""
+    parser = add_command(
+        subparsers,
+        "serve",
+        run,
+        "serve a model over HTTP, with a web page",
+        "POST /invocations and /ping as MLflow's scoring server has them; /continue streams; "
+        "/docs is the reference. It follows the alias when it moves. It listens on this machine "
+        f"only, unless --host says otherwise; with {TOKEN} set, clients must bear that token.",
+        "songcast serve --port 8001",
+    )
+    parser.add_argument(
+        "--port", type=port_number, default=PORT, help=f"where it listens (default: {PORT})"
+    )
+    parser.add_argument("--host", default=HOST, help=f"the address it listens on (default: {HOST})")
+    parser.add_argument(
+        "--model",
+        metavar="URI",
+        help="models:/songcast@champion (the default), models:/songcast/3, a bundle folder",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until it is stopped; requests under way are answered first."""
+    check_free(arguments.port, arguments.host, "serve")
+    from songcast.commands.forecasting import CHAMPION_URI, check_model
+    from songcast.serving.app import create_app
+    from songcast.serving.champion import Champion
+    from songcast.serving.limits import Limits
+    from songcast.terminal import note
+
+    logging.basicConfig(format="songcast serve: %(message)s", stream=sys.stderr)
+    uri = arguments.model or CHAMPION_URI
+    check_model(uri)
+    token = os.environ.get(TOKEN) or None
+    if token is None and not is_loopback(arguments.host):
+        note(f"anyone who can reach {arguments.host} can use it: set {TOKEN} to demand a token")
+    limits = Limits()
+    app = create_app(Champion(uri), limits, token)
+    with contextlib.suppress(KeyboardInterrupt):
+        serve(app, arguments.host, arguments.port, limits.request_seconds)
+    return 0
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach ``host``."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def serve(app: Any, host: str, port: int, patience_seconds: float) -> None:
+    """Run the server until SIGINT or SIGTERM."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                shown = f"[{host}]" if ":" in host else host
+                print(f"songcast serves at http://{shown}:{port}  (Ctrl-C stops it)", flush=True)
+
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=round(patience_seconds),
+    )
+    # uvicorn handles both itself, and then raises the signal again: let that end us quietly.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        Server(config).run()
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,125 @@
+"""The model card: what a version learned from, how well it does, where it fails, how to call it.
+
+Format after Mitchell et al., "Model Cards for Model Reporting", 2019. Pure text from plain values.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+BASELINES = ("persistence", "ridge", "cascade")
+TITLE = "Learns songs from their raw amplitude and predicts what comes next."
+LIMITS = """\
+- It hears amplitudes, not music: one to two channels of 16 bits, at any sample rate. What it
+  learned, it learned at {rate}.
+- The filter bank adapts to every song; the network is frozen and was trained on {count} songs. On
+  music unlike them it adds little to the filter bank, and by construction loses little.
+- The numbers above hold for these songs, some of them decoded from mp3 and ogg. Other songs have
+  others: `songcast score song.flac` measures yours.
+- A continuation is a texture in the manner of the song. It is no composition, and it may resemble
+  its source: the licence of the song applies to it.
+"""
+CALL = """\
+```sh
+songcast predict song.flac -o predicted.wav --model {uri}
+songcast pull {uri} my_model           # the files, verified
+```
+
+```python
+import songcast
+
+model = songcast.load("{uri}")
+forecast = model.forecast(songcast.read_song("song.flac"))
+forecast.prediction_gain_db, forecast.bits_per_sample
+```
+"""
+
+
+def model_card(
+    uri: str,
+    kind: str,
+    evaluation: Mapping[str, Any],
+    songs: Sequence[Mapping[str, Any]],
+    tags: Mapping[str, str],
+    sample_rate_hz: int | None,
+) -> str:
+    """Return the card as markdown.
+
+    ``evaluation``: the content of metrics/evaluation.json. ``songs``: see ``lineage.songs``.
+    ``tags``: those of the version.
+    """
+    learned = [song for song in songs if song["learned"]]
+    rate = f"{sample_rate_hz} Hz" if sample_rate_hz else "the rate of its training songs"
+    return "\n".join(
+        [
+            f"# songcast, {uri}",
+            "",
+            f"{TITLE} This version is `{kind}`: {_what(kind, tags)}.",
+            "",
+            "## Accuracy",
+            "",
+            "On the last passage of each song, which no fit has seen. Gain in dB, more is better; "
+            "bits per sample, fewer is better.",
+            "",
+            *_accuracy(evaluation, kind),
+            "",
+            "## What it learned from",
+            "",
+            *_songs(learned),
+            "",
+            "## Limits",
+            "",
+            LIMITS.format(rate=rate, count=len(learned) or "few"),
+            "## How to call it",
+            "",
+            CALL.format(uri=uri),
+            "## Where it comes from",
+            "",
+            *(f"- {key.removeprefix('songcast.')}: {_cell(tags[key])}" for key in sorted(tags)),
+            "",
+        ]
+    )
+
+
+def _what(kind: str, tags: Mapping[str, str]) -> str:
+    if kind != "retrain":
+        return "trained from scratch"
+    parent = tags.get("songcast.parent_version")
+    return "a warm start" + (f" from version {parent}" if parent else "")
+
+
+def _accuracy(evaluation: Mapping[str, Any], kind: str) -> list[str]:
+    names = [n for n in (*BASELINES, kind) if n in evaluation["summary"]]
+    head = ["song", *(f"{name}, {unit}" for name in names for unit in ("dB", "bits"))]
+    rows = [head, ["---", *("--:" for _ in head[1:])]]
+    for slug, numbers in {**evaluation["songs"], "**mean**": evaluation["summary"]}.items():
+        cells = [
+            _number(numbers.get(name, {}).get(key), digits)
+            for name in names
+            for key, digits in (("prediction_gain_db", 2), ("bits_per_sample", 4))
+        ]
+        rows.append([slug, *cells])
+    return [f"| {' | '.join(row)} |" for row in rows]
+
+
+def _songs(songs: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not songs:
+        return ["Not recorded."]
+    rows = [
+        f"| {_cell(song['source'])} | {song['seconds']} | `{song['sha256'][:12]}` "
+        f"| {_cell(song['licence'] or 'not stated in data/SOURCES.md')} |"
+        for song in songs
+    ]
+    return ["| song | seconds | sha256 | licence |", "|---|--:|---|---|", *rows]
+
+
+def _number(value: object, digits: int) -> str:
+    """Return a number, the mean over channels for a list, ``-`` for what is none."""
+    values = value if isinstance(value, list) else [value]
+    known = [float(v) for v in values if isinstance(v, int | float) and math.isfinite(v)]
+    return f"{sum(known) / len(known):.{digits}f}" if known and len(known) == len(values) else "-"
+
+
+def _cell(text: str) -> str:
+    """Return text that stays in its cell and its line."""
+    return " ".join(str(text).split()).replace("|", "\\|")

@@ -1,0 +1,118 @@
+"""Hostile bytes end in one line, in a process that may crash, hang or swell without harm."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from songcast.audio import Song, write_song
+from songcast.errors import AudioError
+from songcast.serving.decoder import Decoder
+from songcast.serving.limits import Limits
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    found = Decoder(Limits(max_frames=200_000))
+    yield found
+    found.close()
+
+
+def file_bytes(song, suffix, folder):
+    write_song(song, folder / f"song{suffix}")
+    return (folder / f"song{suffix}").read_bytes()
+
+
+def test_it_decodes_as_read_song_does(decoder, chord, tmp_path):
+    found = decoder.decode(file_bytes(chord, ".flac", tmp_path), "mine")
+    np.testing.assert_array_equal(found.samples, chord.samples)
+    assert (found.sample_rate_hz, found.name) == (44100, "mine")
+    with pytest.raises(AudioError, match=r"^mine") as caught:
+        decoder.decode(b"RIFF....", "mine")
+    assert "/tmp" not in str(caught.value) and "song.file" not in str(caught.value)
+
+
+def test_a_decoder_that_dies_is_one_refusal_and_then_works_again(chord, tmp_path):
+    content = file_bytes(chord, ".wav", tmp_path)
+    decoder = Decoder(Limits())
+    decoder.decode(content, "x")
+    os.kill(decoder._process.pid, signal.SIGSTOP)  # as good as hanging
+    hanging, decoder._limits = decoder._limits, Limits(decoding_seconds=0.3)
+    with pytest.raises(AudioError, match=r"x: cannot be decoded within 0\.3 s"):
+        decoder.decode(content, "x")
+    decoder._limits = hanging
+    assert decoder.decode(content, "x").frames == chord.frames
+    os.kill(decoder._process.pid, signal.SIGSEGV)
+    decoder._process.wait()
+    assert decoder.decode(content, "x").frames == chord.frames
+    decoder.close()
+
+
+def test_a_decoder_has_no_more_memory_than_it_may(tmp_path):
+    """A song of 200 MB in a process that may hold 1 GB with its libraries."""
+    decoder = Decoder(Limits(decoding_bytes=512 * 2**20, max_frames=10**9))
+    silence = np.zeros((50_000_000, 2), np.int16)
+    content = file_bytes(Song(samples=silence, sample_rate_hz=44100, name=""), ".flac", tmp_path)
+    with pytest.raises(AudioError, match="cannot be decoded within"):
+        decoder.decode(content, "big")
+    decoder.close()
+
+
+def mutated(content, rng):
+    """Return ``content`` with flipped, dropped, doubled and foreign bytes, mostly near its head."""
+    found = bytearray(content)
+    for _ in range(int(rng.integers(1, 12))):
+        at = int(len(found) * rng.random() ** 4) if found else 0
+        size = int(rng.integers(1, 9))
+        kind = rng.integers(4)
+        if kind == 0 and found:
+            found[at % len(found)] ^= 1 << int(rng.integers(8))
+        elif kind == 1:
+            found[at : at + size] = rng.bytes(size)
+        elif kind == 2:
+            del found[at : at + size * 10]
+        else:
+            found[at:at] = found[at : at + size * 20]
+    return bytes(found)
+
+
+def survive(decoder, songs, count, seed):
+    """Decode ``count`` mutations; whatever happens is a song or one line."""
+    rng = np.random.default_rng(seed)
+    processes = set()
+    for i in range(count):
+        content = mutated(songs[SUFFIXES[i % len(SUFFIXES)]], rng)
+        try:
+            song = decoder.decode(content, "it")
+            assert song.samples.dtype == np.int16 and 1 <= song.channels <= 2
+        except AudioError as error:
+            assert str(error).startswith("it: ") and "\n" not in str(error)
+        processes.add(decoder._process.pid if decoder._process else None)
+    return processes
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 3000, (4000, 2)).astype(np.int16)
+    song = Song(samples=noise, sample_rate_hz=44100, name="noise")
+    folder = tmp_path_factory.mktemp("songs")
+    return {suffix: file_bytes(song, suffix, folder) for suffix in SUFFIXES}
+
+
+def test_mutated_songs_never_crash_a_decoder(decoder, songs):
+    assert len(survive(decoder, songs, 120, seed=1)) == 1
+
+
+@pytest.mark.slow
+def test_ten_thousand_mutated_songs_never_crash_a_decoder_nor_fill_it(decoder, songs):
+    import psutil
+
+    survive(decoder, songs, 100, seed=2)
+    process = psutil.Process(decoder._process.pid)
+    before = process.memory_info().rss
+    assert len(survive(decoder, songs, 10_000, seed=3)) == 1
+    assert process.memory_info().rss < before + 50 * 2**20
