@@ -29,7 +29,7 @@ IMPORTERS = {
     "pydub": r"codec\.py",
     "soundfile": r"codec\.py",
     "imageio_ffmpeg": r"codec\.py",
-    "mlflow": r"(tracking\w*|registry\w*|promotion|artifact_store|serving/\w+)\.py",
+    "mlflow": r"(tracking|registry|serving)/\w+\.py",
     "ray": r"cluster\.py",
     "pickle": r"(?!)",
     "cloudpickle": r"(?!)",

@@ -1,7 +1,7 @@
 """What all figures share: one style, colours, and the way onto the disk.
 
-Figures are functions in figures_sound.py, figures_rhythm.py, figures_songs.py and
-figures_training.py: arrays and plain values in, a matplotlib ``Figure`` out. Nothing
+Figures are functions in sound.py, rhythm.py, songs.py, continuation.py and
+training.py: arrays and plain values in, a matplotlib ``Figure`` out. Nothing
 touches pyplot, a display or a file but ``save_png``. Passages are (frames, channels) in LSB
 (int16 units), int16 or float, finite, with at least one frame. Titles say what the data show.
 A forecaster has the same colour in every figure (Okabe and Ito's palette, which colour-blind
