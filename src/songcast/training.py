@@ -69,7 +69,6 @@ def fit(
         # Batch by batch, not by `fit`: TensorFlow's generator dataset sets malloc's trim threshold
         # to 128 kB, after which every large array is faulted in anew (half the speed).
         for index, (inputs, target) in enumerate(_batches(sampler, epoch, settings)):
-            trainer.reset_metrics()  # or Keras returns the mean since the first batch of all
             losses.append(trainer.train_on_batch([*inputs.values(), state], target))
             if on_step:
                 on_step(epoch * settings.steps_per_epoch + index + 1)

@@ -49,9 +49,9 @@ def fit(
     for epoch in range(settings.epochs):
         losses = []
         for inputs, target in batches(learn, epoch, settings.steps_per_epoch):
-            losses.append(_loss(trainer.train_on_batch, inputs, target, trainer))
+            losses.append(trainer.train_on_batch(inputs, target))
         with averaged_weights(trainer):
-            found = [_loss(trainer.test_on_batch, *batch, trainer) for batch in checks]
+            found = [trainer.test_on_batch(*batch) for batch in checks]
             average = network.get_weights()
         row = {
             "step": float(epoch),
@@ -64,12 +64,6 @@ def fit(
         on_epoch(epoch, row)
     network.set_weights(best)
     return rows
-
-
-def _loss(do: Callable[..., Any], inputs: Any, target: Any, trainer: Any) -> float:
-    """Return the loss of this batch alone: Keras averages on until its metrics are reset."""
-    trainer.reset_metrics()
-    return float(do(inputs, target))
 
 
 def _trainer(network: Any, settings: FitSettings) -> Any:
