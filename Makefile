@@ -32,7 +32,7 @@ run: $(INSTALLED) $(PULLED)  ## songs to evaluated, registered models; does only
 	@$(BIN)/songcast summary
 
 test: $(INSTALLED)  ## the fast tests
-	@$(IN_VENV) $(BIN)/python -m pytest -q -n logical --maxprocesses 4 -m "not slow and not browser"
+	@$(IN_VENV) $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist worksteal -m "not slow and not browser"
 
 test-slow: $(INSTALLED)  ## the slow tests: kills, long songs, another backend
 	@$(IN_VENV) $(BIN)/python -m pytest -q -m "slow and not browser"

@@ -208,7 +208,8 @@ def test_training_and_forecasting_give_the_network_the_same_inputs(kind, channel
     x = music(FRAMES, channels)
     frame, look_back = model.settings.frame, model.settings.look_back
     features = open_features([prepared(tmp_path, x)], settings_of(model), frame, tmp_path / "f")[0]
-    model.network = recorder = Recorder(model.network)
+    recorder = Recorder(model.network)
+    model.network_for = lambda channels: recorder
     hear(model, x, range(BLOCK_FRAMES, FRAMES, BLOCK_FRAMES))
     names = [tensor.name for tensor in recorder.network.inputs]
     for start, given in zip(range(0, FRAMES, BLOCK_FRAMES), recorder.heard[:3], strict=True):
