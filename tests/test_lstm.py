@@ -105,6 +105,16 @@ def test_what_was_heard_before_changes_nothing_for_the_next_song():
         assert_array_equal(after[part], array)
 
 
+@pytest.mark.parametrize("kind", ["cascade", "none"])
+def test_experts_that_listen_ahead_change_no_bit(kind):
+    x = music(FRAMES + 100)
+    model = randomised(kind)
+    session = model.session(2, RATE_HZ)
+    blocks = np.split(x, range(BLOCK_FRAMES, len(x), BLOCK_FRAMES))
+    bits = [session.hear(block).bits(block) for block in blocks]
+    assert_array_equal(model.forecast(song(x)).bits, np.concatenate(bits))
+
+
 def test_the_last_stage_learns_what_is_left_in_the_errors():
     # The error of a mixture around 0, of which past and other channel tell a part.
     rng = np.random.default_rng(0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,6 +97,12 @@ class _WatchedSession(Session):
         self._inner, self._heard = inner, heard
 
     def hear(self, samples: NDArray[np.int16]) -> Mixture:
-        mixture = self._inner.hear(samples)
-        self._heard(len(samples))
+        return self.tell(self.listen(samples))
+
+    def listen(self, samples: NDArray[np.int16]) -> Any:
+        return self._inner.listen(samples)
+
+    def tell(self, heard: Any) -> Mixture:
+        mixture = self._inner.tell(heard)
+        self._heard(len(mixture.locations))
         return mixture

@@ -5,8 +5,10 @@ channels < c of frame t.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from songcast.continuation.continuer import Continuer, Stream
 
 MAX_CHANNELS = 2
+
+Block = NDArray[np.int16]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +67,14 @@ class Session(ABC):
         Hearing a song in blocks of any size gives, bit for bit, what hearing it whole gives.
         """
 
+    def listen(self, samples: NDArray[np.int16]) -> Any:
+        """Do the first part of ``hear``, which ``tell`` ends; it may run a block ahead of it."""
+        return samples
+
+    def tell(self, heard: Any) -> Mixture:
+        """End what ``listen`` began, block by block in the same order."""
+        return self.hear(heard)
+
 
 class Forecaster(ABC):
     """Gives a distribution for every next sample of a song of one or two channels."""
@@ -85,9 +97,10 @@ class Forecaster(ABC):
         session = self.session(song.channels, song.sample_rate_hz)
         mean = np.empty(song.samples.shape, np.float64)
         bits = np.empty(song.samples.shape, np.float64)
-        for start in range(0, song.frames, BLOCK_FRAMES):
-            block = np.ascontiguousarray(song.samples[start : start + BLOCK_FRAMES])
-            mixture = session.hear(block)
+        starts = range(0, song.frames, BLOCK_FRAMES)
+        blocks = (np.ascontiguousarray(song.samples[s : s + BLOCK_FRAMES]) for s in starts)
+        for start, (block, heard) in zip(starts, _listen_ahead(session, blocks), strict=True):
+            mixture = session.tell(heard)
             mean[start : start + BLOCK_FRAMES] = mixture.mean
             bits[start : start + BLOCK_FRAMES] = mixture.bits(block)
         return Forecast(samples=song.samples, mean=mean, bits=bits)
@@ -118,6 +131,19 @@ class Forecaster(ABC):
             f"{self.name} forecasts and cannot continue songs: use a bundle of `make run`, "
             "such as models/train, or a registered version"
         )
+
+
+def _listen_ahead(session: Session, blocks: Iterator[Block]) -> Iterator[tuple[Block, Any]]:
+    """Yield each block and what ``listen`` says of it, which works one block ahead in a thread."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting: list[tuple[Block, Future[Any]]] = []
+        for block in blocks:
+            waiting.append((block, pool.submit(session.listen, block)))
+            if len(waiting) > 1:
+                first, heard = waiting.pop(0)
+                yield first, heard.result()
+        for block, heard in waiting:
+            yield block, heard.result()
 
 
 def check_channels(song: Song) -> None:

@@ -146,6 +146,14 @@ class LstmSession(Session):
         """Return the distributions of ``samples`` (frames, channels), then learn from them."""
         return self.follow(self._front_end.hear(samples))
 
+    def listen(self, samples: NDArray[np.int16]) -> Heard:
+        """Let the experts hear ``samples``: what the network says changes nothing for them."""
+        return self._front_end.hear(samples)
+
+    def tell(self, heard: Heard) -> Mixture:
+        """End what ``listen`` began."""
+        return self.follow(heard)
+
     def follow(self, heard: Heard) -> Mixture:
         """Do as ``hear`` does, for what a front end of the same settings has heard already."""
         parts: list[Mixture] = []
