@@ -118,6 +118,7 @@ def pipeline(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # two whole pipelines
 def test_a_version_is_built_again_from_what_is_recorded_of_it(pipeline, monkeypatch, capfd):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("DVC_ROOT", str(pipeline))
