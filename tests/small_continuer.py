@@ -9,7 +9,7 @@ from songcast.continuation.settings import NetworkSettings
 SETTINGS = NetworkSettings(look_back=8, slow_units=5, fast_units=4, head_units=(6, 4), mixtures=2)
 
 
-def continuer(seed=0, spread=0.3, copy_share=0.5):
+def continuer(seed=0, spread=0.1, copy_share=0.5):
     """Every weight is random, the last layer's too; widths stay near unit level."""
     network = build_network(SETTINGS)
     rng = np.random.default_rng(seed)

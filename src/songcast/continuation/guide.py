@@ -23,6 +23,8 @@ BLOCK_SECONDS = 0.093
 # The filters hear this much: as long as a period of the lowest notes asks for.
 ORDER_SECONDS = 0.0116
 MIN_ORDER, MAX_ORDER = 32, 1024
+# Fewer frames than this for each coefficient say nothing sure about it, only ring.
+FRAMES_PER_STAGE = 4
 SEED_SECONDS = 1.0
 # What came longer ago is forgotten.
 MEMORY_SECONDS = 600.0
@@ -63,8 +65,8 @@ class Rows:
         self.sample_rate_hz = sample_rate_hz
         self.rotation = rotation
         self.block = block_frames(sample_rate_hz)
-        order = round(ORDER_SECONDS * sample_rate_hz)
-        self.order = min(max(order, MIN_ORDER), MAX_ORDER)
+        order = min(max(round(ORDER_SECONDS * sample_rate_hz), MIN_ORDER), MAX_ORDER)
+        self.order = min(order, max(len(samples) // FRAMES_PER_STAGE, 1))
 
     def __len__(self) -> int:
         return len(self.rotation)
