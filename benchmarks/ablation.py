@@ -26,6 +26,7 @@ from songcast.corpus import Corpus, PreparedSong
 from songcast.errors import SongcastError
 from songcast.params import Params, TrainParams
 from songcast.paths import FEATURES, PARAMS, PREPARED, root
+from songcast.terminal import note
 
 OTHERS = 3
 Row = dict[str, Any]
@@ -208,11 +209,6 @@ def print_markdown(columns: Sequence[str], rows: Sequence[Row]) -> None:
         ]
         print(f"| {row['name']} | " + " | ".join(cells) + " |")
     print()
-
-
-def note(line: str) -> None:
-    """Tell how far it is, on stderr."""
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

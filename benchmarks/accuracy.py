@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from songcast.errors import SongcastError
 from songcast.forecasters.base import Forecaster
 from songcast.models import load
 from songcast.paths import MODELS, PREPARED, root
-from songcast.terminal import number, print_table
+from songcast.terminal import note, number, print_table
 
 ALWAYS = ("persistence", "cascade")
 FITTED = ("ridge", "notebook", "train", "retrain")
@@ -224,8 +225,8 @@ def summarise(songs: dict[str, Found]) -> dict[str, Found]:
         gains = [mean_gain_db(one) for one in found]
         known = [gain for gain in gains if gain is not None]
         summary[name] = {
-            "bits_per_sample": mean([one["bits_per_sample"] for one in found]),
-            "prediction_gain_db": mean(known) if known else None,
+            "bits_per_sample": fmean([one["bits_per_sample"] for one in found]),
+            "prediction_gain_db": fmean(known) if known else None,
             "cpu_per_audio_second": sum(one["cpu_seconds"] for one in found) / seconds,
             "shared_by": found[0]["shared_by"],
         }
@@ -257,17 +258,7 @@ def print_results(songs: dict[str, Found], summary: dict[str, Found], *, alone: 
 def mean_gain_db(found: Found) -> float | None:
     """Mean over the channels of one song; codecs have none."""
     known = [gain for gain in found.get("prediction_gain_db", ()) if gain is not None]
-    return mean(known) if known else None
-
-
-def mean(values: list[float]) -> float:
-    """Arithmetic mean."""
-    return sum(values) / len(values)
-
-
-def note(line: str) -> None:
-    """Say what is no result on stderr."""
-    print(line, file=sys.stderr, flush=True)
+    return fmean(known) if known else None
 
 
 if __name__ == "__main__":

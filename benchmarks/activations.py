@@ -10,6 +10,7 @@ songs, and measured on the passages that no fit has seen. Run in the repository,
 import argparse
 import json
 import sys
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from songcast.errors import SongcastError
 from songcast.forecasters.base import Forecaster
 from songcast.forecasters.notebook import Activation, fit_notebook
 from songcast.paths import PREPARED, root
-from songcast.terminal import number, print_table
+from songcast.terminal import note, number, print_table
 
 ACTIVATIONS: tuple[Activation, ...] = ("relu", "leaky_relu")
 Measures = dict[str, Any]
@@ -44,7 +45,7 @@ def main() -> int:
         songs[song.slug] = {name: measure(forecast) for name, forecast in found.items()}
         note(song.slug)
     gains = {slug: {name: mean_gain_db(m) for name, m in by.items()} for slug, by in songs.items()}
-    gains["mean"] = {name: mean([g[name] for g in gains.values()]) for name in ACTIVATIONS}
+    gains["mean"] = {name: fmean([g[name] for g in gains.values()]) for name in ACTIVATIONS}
     if arguments.json:
         print(json.dumps({"settings": vars(arguments), "gain_db": gains, "songs": songs}))
         return 0
@@ -86,13 +87,9 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def mean_gain_db(found: Measures) -> float:
-    """Mean over the channels of one song."""
-    return mean([gain for gain in found["prediction_gain_db"] if gain is not None])
-
-
-def mean(values: list[float]) -> float:
-    """Arithmetic mean, 0 of nothing."""
-    return sum(values) / len(values) if values else 0.0
+    """Mean over the channels of one song, 0 where no channel has any."""
+    known = [gain for gain in found["prediction_gain_db"] if gain is not None]
+    return fmean(known) if known else 0.0
 
 
 def row(name: str, gains: dict[str, float]) -> list[str]:
@@ -100,11 +97,6 @@ def row(name: str, gains: dict[str, float]) -> list[str]:
     relu, leaky = (gains[activation] for activation in ACTIVATIONS)
     smaller = 10.0 ** ((leaky - relu) / 20.0)
     return [name, number(relu, 2), number(leaky, 2), number(smaller, 1)]
-
-
-def note(line: str) -> None:
-    """Tell how far it is, on stderr."""
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
