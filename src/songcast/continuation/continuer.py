@@ -1,6 +1,5 @@
 """The continuation of a song: primed on what it was, then free."""
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from songcast.archives import read_network
 from songcast.audio import Song
 from songcast.bundle import NETWORK, read_manifest, write_bundle
 from songcast.continuation.engine import FUTURE, Drawing, Engine, Weights
@@ -19,6 +19,7 @@ from songcast.continuation.guide import Block, Guide, Passage, Prime, to_int16
 from songcast.continuation.lattice import LatticeState
 from songcast.continuation.limits import check_request
 from songcast.continuation.settings import NetworkSettings
+from songcast.engine import free_cores
 from songcast.errors import BundleError, ContinuationError
 from songcast.forecasters.base import check_channels
 
@@ -65,7 +66,7 @@ class Continuer:
             samples = self.go_on(prime, frames, temperature, seed)
             return Song(samples=samples, sample_rate_hz=song.sample_rate_hz, name=song.name)
 
-        with ThreadPoolExecutor(min(len(seeds), os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(len(seeds), free_cores())) as pool:
             return list(pool.map(one, seeds))
 
     def stream_song(
@@ -114,9 +115,9 @@ class Continuer:
             raise BundleError(f"{folder}: no continuation network; train one with `make run`")
         settings = NetworkSettings(**{**said, "head_units": tuple(said["head_units"])})
         # The network's own layers must be known before it is read.
-        from songcast.continuation.network import keras
+        import songcast.continuation.network  # noqa: F401
 
-        network = keras.saving.load_model(folder / NETWORK, compile=False)
+        network = read_network(folder / NETWORK)
         return cls(network, settings, float(manifest["copy_share"]))
 
 

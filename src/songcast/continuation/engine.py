@@ -23,7 +23,7 @@ from songcast.continuation.features import (
     slow_features,
 )
 from songcast.continuation.settings import MAX_LOG_SCALE, MIN_LOG_SCALE
-from songcast.forecasters.linear_kernels import compiled
+from songcast.forecasters.linear_kernels import compiled, inlined
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -138,7 +138,7 @@ class Engine:
         )
 
 
-@compiled
+@inlined
 def add_product(x: F32, kernel: F32, out: F32) -> None:
     """Add ``x @ kernel`` to ``out`` (outputs,)."""
     for i in range(len(x)):
@@ -147,14 +147,14 @@ def add_product(x: F32, kernel: F32, out: F32) -> None:
             out[j] += xi * row[j]
 
 
-@compiled
+@inlined
 def leak(x: F32, slope: float) -> None:
     """LeakyReLU in place."""
     for i in range(len(x)):
         x[i] = max(x[i], np.float32(0)) + np.float32(slope) * min(x[i], np.float32(0))
 
 
-@compiled
+@inlined
 def lstm_step(x: F32, kernel: F32, recurrent: F32, bias: F32, state: F32, gates: F32) -> None:
     """One step of Keras' LSTM; ``state`` (2, units) holds h and c, ``gates`` (4 units,) scratch."""
     units = state.shape[1]
@@ -245,7 +245,7 @@ def run(
                     own[r, t] = draw(found, passage[r, t], u[0], u[1], temperature, copy_share)
 
 
-@compiled
+@inlined
 def finish(found: F32, passage: float) -> None:
     """Turn the answer (3 M + 1,) into log weights, locations, log scales and share, in place."""
     m = (len(found) - 1) // 3
@@ -263,7 +263,7 @@ def finish(found: F32, passage: float) -> None:
         found[2 * m + i] = min(max(found[2 * m + i], MIN_LOG_SCALE), MAX_LOG_SCALE)
 
 
-@compiled
+@inlined
 def draw(
     found: F32, passage: float, u: float, v: float, temperature: float, copy_share: float
 ) -> float:

@@ -9,7 +9,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.forecasters.linear_kernels import compiled
+from songcast.forecasters.linear_kernels import compiled, inlined
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -34,7 +34,7 @@ def limited(x: F64) -> F32:
     return np.ascontiguousarray(np.clip(x, -LIMIT, LIMIT), np.float32)
 
 
-@compiled
+@inlined
 def log_level(x: F32, start: int, stop: int) -> float:
     """Half the logarithm of the power of ``x`` (frames,) in [start, stop)."""
     power = 0.0
@@ -43,7 +43,7 @@ def log_level(x: F32, start: int, stop: int) -> float:
     return LEVEL_SCALE * 0.5 * math.log(power / (stop - start) + LEVEL_FLOOR)
 
 
-@compiled
+@inlined
 def log_edge(x: F32, start: int, stop: int) -> float:
     """As ``log_level``, of the differences of neighbours: the upper half of the spectrum."""
     power = 0.0
@@ -52,7 +52,7 @@ def log_edge(x: F32, start: int, stop: int) -> float:
     return LEVEL_SCALE * 0.5 * math.log(power / (stop - start) + LEVEL_FLOOR)
 
 
-@compiled
+@inlined
 def slow_features(own: F32, passage: F32, t: int, nearness: F32, out: F32) -> None:
     """Fill ``out`` (rows, SLOW_FEATURES) for the step that begins at frame ``t``.
 
@@ -83,7 +83,7 @@ def slow_features(own: F32, passage: F32, t: int, nearness: F32, out: F32) -> No
         out[r, place + 5] = nearness[1]
 
 
-@compiled
+@inlined
 def fast_features(own: F32, passage: F32, t: int, out: F32) -> None:
     """Fill ``out`` (rows, FAST_FEATURES) for the fast step that begins at frame ``t``."""
     rows = len(own)
@@ -96,7 +96,7 @@ def fast_features(own: F32, passage: F32, t: int, out: F32) -> None:
         out[r, 5] = log_level(passage[(r + 1) % rows], t, t + FAST)
 
 
-@compiled
+@inlined
 def sight(own: F32, passage: F32, t: int, look_back: int, out: F32) -> None:
     """Fill ``out`` (look_back + 2 AHEAD,): what the head sees of one row before sample ``t``."""
     for i in range(look_back):

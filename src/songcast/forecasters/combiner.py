@@ -21,6 +21,8 @@ from songcast.forecasters.linear_kernels import RANK
 from songcast.forecasters.mixture import HIGHEST, LOWEST, MAX_SCALE_LSB, MIN_SCALE_LSB, Mixture
 
 STACK_FORGETTING = (0.995, 0.9995)
+# What is slow to forget is slow to change: solved less often, it says the same.
+STACK_SOLVE_EVERY = (16, 64)
 STACK_RIDGE = 1.0
 SCALE_RATES = (1 / 16, 1 / 64, 1 / 512)
 WEIGHT_MEMORY, LEAST_WEIGHT = 0.99, 1e-4
@@ -96,7 +98,8 @@ class _Channel:
     """The state of one channel."""
 
     def __init__(self, experts: int) -> None:
-        self._stackers = [_Stacker(experts, forgetting) for forgetting in STACK_FORGETTING]
+        settings = zip(STACK_FORGETTING, STACK_SOLVE_EVERY, strict=True)
+        self._stackers = [_Stacker(experts, *setting) for setting in settings]
         self._heard = 0
         self._rates = np.array(Combiner.scale_rates)
         self._errors = np.full(experts, FIRST_ERROR_LSB)
@@ -132,8 +135,9 @@ class _Channel:
 
 
 class _Stacker:
-    def __init__(self, experts: int, forgetting: float) -> None:
+    def __init__(self, experts: int, forgetting: float, solve_every: int) -> None:
         self._forgetting = forgetting
+        self._solve_every = solve_every
         self._state = np.array([FIRST_VARIANCE, 0.0])
         self._matrix = np.zeros((2, experts, experts))
         self._vectors = np.zeros((3, experts))
@@ -153,6 +157,7 @@ class _Stacker:
             errors,
             self._forgetting,
             STACK_RIDGE,
+            self._solve_every,
             self._state,
             self._matrix,
             self._vectors,

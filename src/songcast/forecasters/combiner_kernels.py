@@ -16,7 +16,6 @@ Ints = NDArray[np.int64]
 LOGISTIC_MEAN_ABS = 2.0 * math.log(2.0)
 # Samples count by the inverse of the running variance: loud passages do not rule.
 VARIANCE_RATE, VARIANCE_FLOOR = 0.02, 0.1
-SOLVE_EVERY = 16
 FIRST_VARIANCE = 1e4
 # How far from the best expert, in its running mean errors.
 GUARD = 8.0
@@ -29,6 +28,7 @@ def stack(
     errors: F32,
     forgetting: float,
     ridge: float,
+    solve_every: int,
     state: F64,
     matrix: F64,
     vectors: F64,
@@ -38,10 +38,11 @@ def stack(
     """Weigh one channel's expert means by what fitted the past best.
 
     Ridge regression of the sample's distance from the plain average on the experts'
-    distances from it, exponentially weighted. ``x`` (frames,), ``means`` and their running
-    ``errors`` (frames, experts), ``out`` (frames,) the stacked mean, in LSB. State: ``state``
-    (2,) running variance and samples heard, ``matrix`` (2, K, K), ``vectors`` (3, K), ``rows``
-    (9, max(K, 8)) as in ``least_squares``.
+    distances from it, exponentially weighted, solved every ``solve_every`` frames, a multiple
+    of 8. ``x`` (frames,), ``means`` and their running ``errors`` (frames, experts), ``out``
+    (frames,) the stacked mean, in LSB. State: ``state`` (2,) running variance and samples
+    heard, ``matrix`` (2, K, K), ``vectors`` (3, K), ``rows`` (9, max(K, 8)) as in
+    ``least_squares``.
     """
     experts = means.shape[1]
     w = vectors[1]
@@ -76,7 +77,7 @@ def stack(
         rows[RANK, q] = importance * (x[t] - base)
         if q == RANK - 1 and experts > 1:
             accumulate(matrix[0], vectors[0], rows, forgetting)
-            if (heard + 1) % SOLVE_EVERY == 0:
+            if (heard + 1) % solve_every == 0:
                 solve_ridged(matrix[0], vectors[0], ridge, matrix[1], vectors[2], w)
 
 

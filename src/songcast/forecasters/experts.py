@@ -7,7 +7,6 @@ the second channel's least squares see the first channel's current sample.
 """
 
 import hashlib
-import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -16,13 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from songcast.engine import free_cores
 from songcast.errors import ParamsError
 from songcast.forecasters.filters import LeastSquaresFilter, LmsFilter
 from songcast.forecasters.linear_kernels import RANK
 
 BLOCK_FRAMES = 4096
 # Part of every cache key: raise it whenever the experts' arithmetic changes.
-KEY_VERSION = 8
+KEY_VERSION = 9
 LOWEST, HIGHEST = -32768.0, 32767.0
 
 F32 = NDArray[np.float32]
@@ -207,7 +207,7 @@ class ExpertBank:
         chains = self.settings.chains
         self._first = {chain[0]: StageFilters(chain[0], channels) for chain in chains}
         self._rest = [[StageFilters(stage, channels) for stage in chain[1:]] for chain in chains]
-        self._pool = ThreadPoolExecutor(min(threads or os.cpu_count() or 1, len(chains)))
+        self._pool = ThreadPoolExecutor(min(threads or free_cores(), len(chains)))
 
     def hear(self, samples: NDArray[np.int16]) -> F32:
         """Predict each sample from the past alone, then learn from it.

@@ -11,7 +11,7 @@ Monkey's Audio and MPEG-4 ALS RLS-LMS (Huang et al., IEEE TASLP 2013).
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.forecasters.linear_kernels import RANK, accumulate, compiled, solve_ridged
+from songcast.forecasters.linear_kernels import RANK, accumulate, compiled, inlined, solve_ridged
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -95,7 +95,7 @@ def least_squares(
             solve_ridged(matrix[0], correlation, ridge, matrix[1], vectors[3], w)
 
 
-@compiled
+@inlined
 def _follow(
     vectors: F64, edges: F64, k: int, own_taps: int, forgetting: float, target: float
 ) -> None:
@@ -109,7 +109,7 @@ def _follow(
             edges[k, channel, i] = forgetting * edges[before, channel, i] + newest * vectors[2, i]
 
 
-@compiled
+@inlined
 def _advance(covariance: F64, edges: F64, own_taps: int) -> None:
     """Bring the covariance of the regressors forward by as many samples as there are edges.
 
@@ -142,7 +142,7 @@ def _advance(covariance: F64, edges: F64, own_taps: int) -> None:
                     down[j * n] = edge[j]
 
 
-@compiled
+@inlined
 def _sweep(
     covariance: F64, correlation: F64, ridge: float, sweeps: int, scratch: F64, w: F64
 ) -> None:

@@ -29,7 +29,18 @@ def compiled(function: _F) -> _F:
     return result
 
 
-@compiled
+def inlined(function: _F) -> _F:
+    """Compile for other compiled functions, as a part of each: never called, never cached alone.
+
+    A function that is called from compiled code exists twice, alone and in its caller's module,
+    optimised and thus rounded differently; which one runs would depend on whether the caller
+    came from the cache.
+    """
+    result: _F = numba.njit(fastmath=FAST, nogil=True, forceinline=True)(function)
+    return result
+
+
+@inlined
 def cholesky_solve(a: F64, b: F64, factor: F64, w: F64) -> bool:
     """Solve ``a w = b`` for a positive definite ``a`` (n, n), of which the upper half is read.
 
@@ -76,7 +87,7 @@ def cholesky_solve(a: F64, b: F64, factor: F64, w: F64) -> bool:
     return True
 
 
-@compiled
+@inlined
 def solve_ridged(
     covariance: F64, correlation: F64, ridge: float, factor: F64, w: F64, out: F64
 ) -> None:
@@ -96,7 +107,7 @@ def solve_ridged(
             out[i] = w[i]
 
 
-@compiled
+@inlined
 def accumulate(covariance: F64, correlation: F64, rows: F64, forgetting: float) -> None:
     """Forget, then add the last 8 regressors in one pass over the matrix.
 

@@ -5,12 +5,12 @@ retrain.
 """
 
 import logging
-import os
 from pathlib import Path
 
 from songcast.backend import import_keras
 from songcast.continuation.unheard import heard_frames
 from songcast.corpus import Corpus
+from songcast.engine import free_cores
 from songcast.params import ContinuationParams, Params
 from songcast.paths import MODELS, PLOTS, PREPARED
 from songcast.stages import run_stage
@@ -43,7 +43,7 @@ def learn(params: ContinuationParams, corpus: Corpus, run: StageRun) -> None:
     songs = [(song, heard_frames(song, params.unheard_seconds)) for song in corpus]
     log.info("%s: listening to %d songs ...", STAGE, len(songs))
     crop = params.crop_steps * SLOW
-    views = practice(songs, params.views, crop, os.cpu_count() or 1)
+    views = practice(songs, params.views, crop, free_cores())
     settings = NetworkSettings(
         look_back=params.look_back,
         slow_units=params.slow_units,
