@@ -1,12 +1,12 @@
-"""How prepare grows: songs, workers, memory, against the bare decoder.
+"""How songcast grows: with songs, with workers, with trials. Best on a quiet machine.
 
-    .venv/bin/python benchmarks/scale.py            10, 100 and 1 000 songs: minutes
-    .venv/bin/python benchmarks/scale.py --songs 10 100
+    .venv/bin/python benchmarks/scale.py                    all of it
+    .venv/bin/python benchmarks/scale.py --songs 10 100     less of prepare
 
-Writes docs/scale.json and docs/scale.png and prints a Markdown table. Songs are generated: 30 s
-of stereo noise, flac at 48 kHz, so that every one is decoded and resampled to 44.1 kHz. Seconds
-are processor seconds of all processes together, which other programs on the machine disturb
-little; the wall clock stands beside them.
+Writes docs/scale.json, docs/scale.md and docs/scale.png. Songs are generated: 10 s of stereo
+noise, flac at 48 kHz, so that every one is decoded and resampled to 44.1 kHz. Every row is
+measured in a process of its own. Processor seconds are those of all its processes together, which
+other programs on the machine disturb little; training is measured by the wall clock.
 """
 
 import argparse
@@ -18,39 +18,74 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 
-from songcast.audio import Song, open_song, resampled, write_song
+from scale_report import draw, markdown
+from songcast.audio import Song, open_song, write_song
+from songcast.resampling import resampled
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-SONG_SECONDS, SOURCE_HZ, TARGET_HZ = 30, 48000, 44100
+SONG_SECONDS, SOURCE_HZ, TARGET_HZ = 10, 48000, 44100
 POLL_SECONDS = 0.02
+TRAINING_SONGS, STEPS = 4, 20
+TRIALS = (2, 6)
 
 Row = dict[str, Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure how prepare grows.")
+    parser = argparse.ArgumentParser(description="Measure how songcast grows.")
     parser.add_argument("--songs", type=int, nargs="+", default=[10, 100, 1000])
     parser.add_argument("--scratch", type=Path, help="a folder on the disk to be measured")
     arguments = parser.parse_args()
-    rows: list[Row] = []
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
-        for songs in arguments.songs:
-            home = Path(scratch) / str(songs)
-            generate(home / "data", songs)
-            shutil.copy(ROOT / "params.yaml", home)
-            rows.append(measured(home, songs, 0))
-            rows += [measured(home, songs, workers) for workers in (1, 2)]
-            shutil.rmtree(home)
-            print(table(rows), flush=True)
-    DOCS.joinpath("scale.json").write_text(json.dumps(rows, indent=2) + "\n")
-    draw(rows, DOCS / "scale.png")
+        found = {
+            "song_seconds": SONG_SECONDS,
+            "cores": len(os.sched_getaffinity(0)),
+            "prepare": [
+                row for songs in arguments.songs for row in prepare_rows(Path(scratch), songs)
+            ],
+            "start": [measured(Path(scratch), "start", what) for what in STARTS],
+            "training": training_rows(Path(scratch) / "training"),
+            "sweep": [measured(Path(scratch), "sweep", trials) for trials in TRIALS],
+        }
+    DOCS.joinpath("scale.json").write_text(json.dumps(found, indent=2) + "\n")
+    DOCS.joinpath("scale.md").write_text(markdown(found))
+    draw(found, DOCS / "scale.png")
+    print(DOCS.joinpath("scale.md").read_text())
+
+
+def prepare_rows(scratch: Path, songs: int) -> list[Row]:
+    """Measure the bare decoder, and prepare with one worker and with two."""
+    home = scratch / str(songs)
+    generate(home / "data", songs)
+    shutil.copy(ROOT / "params.yaml", home)
+    rows = []
+    for workers in (0, 1, 2):
+        for name in ("prepared", "checkpoints"):
+            shutil.rmtree(home / name, ignore_errors=True)
+        row = measured(home, "prepare", workers)
+        rows.append({"songs": songs, "audio_hours": songs * SONG_SECONDS / 3600, **row})
+    shutil.rmtree(home)
+    return rows
+
+
+def training_rows(home: Path) -> list[Row]:
+    """Measure steps of train: on Ray with one and two workers of one core each."""
+    generate(home / "data", TRAINING_SONGS)
+    shutil.copy(ROOT / "params.yaml", home)
+    measured(home, "prepare", 1)
+    hearing = measured(home, "hear", 1)
+    audio_seconds = TRAINING_SONGS * SONG_SECONDS * hearing["heard_share"]
+    rows = [measured(home, "train", workers) for workers in (1, 2)]
+    per_second = hearing["hearing_cpu_seconds"] / audio_seconds
+    return [{**row, "hearing_cpu_per_audio_second": round(per_second, 3)} for row in rows]
 
 
 def generate(folder: Path, songs: int) -> None:
@@ -65,25 +100,26 @@ def generate(folder: Path, songs: int) -> None:
         write_song(song, folder / f"song-{number:05d}.flac")
 
 
-def measured(home: Path, songs: int, workers: int) -> Row:
-    """Run the bare decoder (no workers) or prepare in a process of its own, and watch it."""
-    shutil.rmtree(home / "prepared", ignore_errors=True)
-    shutil.rmtree(home / "checkpoints", ignore_errors=True)
-    command = [sys.executable, __file__, "--child", str(workers)]
+def measured(home: Path, what: str, value: int | str) -> Row:
+    """Do ``what`` in a process of its own in folder ``home``, and watch it."""
+    command = [sys.executable, __file__, "--child", what, str(value)]
     environment = {k: v for k, v in os.environ.items() if k != "DVC_ROOT"}
     start = time.perf_counter()
-    with subprocess.Popen(command, cwd=home, env=environment) as process:
+    with subprocess.Popen(command, cwd=home, env=environment, stdout=subprocess.PIPE) as process:
         cpu_seconds, peak_mb = watch(psutil.Process(process.pid))
+        said = process.stdout.read() if process.stdout else b""
     if process.returncode:
         sys.exit(f"{command}: exit {process.returncode}")
-    return {
-        "songs": songs,
-        "workers": workers,
-        "audio_hours": songs * SONG_SECONDS / 3600,
+    lines = [line for line in said.splitlines() if line.startswith(b"{")]
+    row = {
+        what: value,
         "cpu_seconds": round(cpu_seconds, 2),
         "wall_seconds": round(time.perf_counter() - start, 2),
         "peak_mb_per_process": round(peak_mb),
+        **(json.loads(lines[-1]) if lines else {}),
     }
+    print(json.dumps(row), flush=True)
+    return row
 
 
 def watch(process: psutil.Process) -> tuple[float, float]:
@@ -102,9 +138,12 @@ def watch(process: psutil.Process) -> tuple[float, float]:
     return sum(seconds.values()), peak_bytes / 1e6
 
 
-def child(workers: int) -> None:
-    """Do the work that is measured, in the current folder."""
-    if workers == 0:
+# What the processes do, in the folder where they are started.
+
+
+def do_prepare(workers: str) -> None:
+    """Run prepare with so many workers; with none, only decode and resample."""
+    if workers == "0":
         for path in sorted(Path("data").iterdir()):
             with open_song(path) as reader:
                 blocks = reader.blocks()
@@ -115,52 +154,110 @@ def child(workers: int) -> None:
     from songcast.stages import prepare
 
     logging.basicConfig(level=logging.ERROR)
-    engine.free_cores = lambda: workers
+    engine.free_cores = lambda: int(workers)
     prepare.main()
 
 
-def table(rows: list[Row]) -> str:
-    """Return the rows as Markdown; hours of audio per minute of one core."""
-    lines = [
-        "| songs | what | hours of audio per core minute | wall s | against the bare decoder "
-        "| MB per process |",
-        "|--:|---|--:|--:|--:|--:|",
-    ]
-    for row in rows:
-        bare = next(r for r in rows if r["songs"] == row["songs"] and r["workers"] == 0)
-        what = f"prepare, {row['workers']} workers" if row["workers"] else "bare decoder"
-        lines.append(
-            f"| {row['songs']} | {what} | {per_minute(row):.2f} | {row['wall_seconds']:.1f} | "
-            f"{row['cpu_seconds'] / bare['cpu_seconds']:.2f} x | {row['peak_mb_per_process']} |"
+# What a process of prepare loads before its first song, one part on top of the other.
+STARTS = {
+    "Python, NumPy, psutil and the decoder": "songcast.audio",
+    "pydantic and YAML: params.yaml": "songcast.params",
+    "the rest of prepare": "songcast.stages.prepare",
+}
+
+
+def do_start(what: str) -> None:
+    """Load a part of prepare and those before it."""
+    __import__(STARTS[what])
+
+
+def do_hear(_: str) -> None:
+    """Hear the songs through the experts, as train does before it begins."""
+    opened("warm", 1)  # compiles
+    start = time.process_time()
+    features, _ = opened()
+    said = {
+        "hearing_cpu_seconds": time.process_time() - start,
+        "heard_share": features[0].splits["validation"][1] / (SONG_SECONDS * TARGET_HZ),
+    }
+    print(json.dumps(said))
+
+
+def do_train(workers: str) -> None:
+    """Train the network of params.yaml for some steps in so many processes of one core."""
+    from songcast import cluster
+    from songcast.checkpoint import Checkpoint
+    from songcast.stages.fitting import fit_on_cluster, fit_settings
+
+    _, sampler = opened()
+    params, model = network()
+    settings = fit_settings(params.model_copy(update={"epochs": 2, "steps_per_epoch": STEPS}))
+    ends: list[float] = []
+    ray = cluster.import_ray()
+    ray.init(address="local", num_cpus=int(workers), log_to_driver=False, logging_level="ERROR")
+    checkpoint = Checkpoint(Path("checkpoints").absolute(), "")
+    # Nothing to validate: between the two epochs' ends lie the steps of the second alone.
+    fit_on_cluster(
+        model, sampler, [], settings, checkpoint, int(workers),
+        lambda *_: ends.append(time.perf_counter()),
+    )  # fmt: skip
+    ray.shutdown()
+    shutil.rmtree("checkpoints")
+    print(json.dumps({"steps_per_second": round(STEPS / (ends[1] - ends[0]), 3),
+                      "weights": int(model.network.count_params())}))  # fmt: skip
+
+
+def network() -> tuple[Any, Any]:
+    """Return params.train without variants, and its network."""
+    from songcast.corpus import Corpus
+    from songcast.params import Params
+    from songcast.stages.train import new_model
+
+    params = Params.load().train.model_copy(update={"variants": 0})
+    return params, new_model(params, list(Corpus.open(Path("prepared").absolute())))
+
+
+def opened(folder: str = "features", songs: int = TRAINING_SONGS) -> tuple[Any, Any]:
+    """Return the features of the first songs, and what draws crops from them."""
+    from songcast.corpus import Corpus
+    from songcast.stages.fitting import open_crops
+
+    params, model = network()
+    corpus = Corpus.open(Path("prepared").absolute())
+    return open_crops(corpus.songs[:songs], model, params, Path(folder).absolute())
+
+
+def do_sweep(trials: str) -> None:
+    """Run trials that load what a trial loads, and learn nothing."""
+    from songcast import cluster
+
+    def trial(_: dict[str, Any], report: Callable[[dict[str, float]], None]) -> None:
+        import songcast.stages.train  # noqa: F401
+
+        report({"step": 0.0, "train_bits_per_sample": 0.0, "validation_bits_per_sample": 0.0})
+
+    with tempfile.TemporaryDirectory() as folder:
+        cluster.tune(
+            trial,
+            {"units": (1, 2)},
+            trials=int(trials),
+            epochs=2,
+            grace_epochs=1,
+            seed=0,
+            folder=Path(folder) / "sweep",
         )
-    return "\n".join(lines)
 
 
-def per_minute(row: Row) -> float:
-    """Hours of audio per minute of one core."""
-    return float(row["audio_hours"] / row["cpu_seconds"] * 60)
-
-
-def draw(rows: list[Row], path: Path) -> None:
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for workers, name in ((0, "bare decoder"), (1, "prepare, 1 worker"), (2, "prepare, 2 workers")):
-        mine = [row for row in rows if row["workers"] == workers]
-        hours = [row["audio_hours"] for row in mine]
-        axes.loglog(hours, [row["cpu_seconds"] for row in mine], "o-", label=name)
-    axes.set(xlabel="hours of audio", ylabel="processor seconds")
-    axes.set_title("prepare grows with the songs, and stays near the bare decoder")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
-
+CHILDREN = {
+    "prepare": do_prepare,
+    "start": do_start,
+    "hear": do_hear,
+    "train": do_train,
+    "sweep": do_sweep,
+}
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
-        child(int(sys.argv[2]))
+        CHILDREN[sys.argv[2]](sys.argv[3])
     else:
         main()

@@ -3,19 +3,28 @@
 import os
 import signal
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
-from small_models import EXPERTS
+from mlflow_store import use_repository
+from prepare_params import prepare_params
+from small_continuer import continuer
+from small_models import EXPERTS, forecaster, randomised, untrained
 from songcast import cluster, engine
 from songcast.audio import write_song
 from songcast.corpus import Corpus
+from songcast.crops import CropSampler
 from songcast.errors import AudioError, CorpusError, ParamsError
 from songcast.featurestore import open_features
 from songcast.forecasters.front_end import FrontEndSettings
-from songcast.params import PrepareParams
+from songcast.params import FitParams, Params
+from songcast.stages import fitting
+from songcast.stages.evaluate import evaluate
 from songcast.stages.prepare import prepare
+from songcast.tracking.store import connect, experiment_id
 
 # Ray complains of its own settings, and leaves its pipes to the garbage collector.
 pytestmark = [
@@ -24,14 +33,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
-PARAMS = PrepareParams(
-    sample_rate_hz=44100,
-    train_fraction=0.7,
-    validation_fraction=0.1,
-    test_fraction=0.2,
-    guard_seconds=0.01,
-    held_out=(),
-)
+PARAMS = prepare_params()
 
 
 def snapshot(folder):
@@ -117,6 +119,55 @@ def test_two_nodes_hear_the_same_features(two_nodes, data, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # on a busy machine
+def test_two_nodes_measure_the_same(two_nodes, data, tmp_path):
+    for name in ("b.flac", "c.ogg"):
+        (data / name).unlink()
+    models = tmp_path / "models"
+    continuer().save(models / "continuation", {})
+    for name in ("ridge", "notebook"):
+        forecaster(name).save(models / name, {})
+    for seed, name in enumerate(("train", "retrain")):
+        model = randomised("cascade", seed)
+        model.continuation = models / "continuation"
+        model.save(models / name, {})
+    prepare(data, tmp_path / "prepared", PARAMS)
+    corpus = Corpus.open(tmp_path / "prepared")
+    found = {
+        who: evaluate(
+            models,
+            corpus,
+            tmp_path / who,
+            listening_seconds=0.02,
+            unheard_seconds=0.1,
+            engine=who,
+        )
+        for who in ("local", "ray")
+    }
+    assert list(found["local"]["songs"]) == ["a", "d"]
+    assert list(found["local"]["songs"]["a"]) == list(found["local"]["summary"])
+    assert leaves(found["ray"]) == pytest.approx(leaves(found["local"]), rel=1e-5, abs=1e-5)
+    for song in corpus:
+        heard, again = (
+            snapshot(tmp_path / "local" / song.slug),
+            snapshot(tmp_path / "ray" / song.slug),
+        )
+        assert len(heard) == 5
+        assert {name: len(wav) for name, wav in again.items()} == {
+            name: len(wav) for name, wav in heard.items()
+        }
+
+
+def leaves(value, where=""):
+    """All numbers of a JSON document by their place in it; those that are null are left out."""
+    if isinstance(value, dict | list):
+        inside = value.items() if isinstance(value, dict) else enumerate(value)
+        parts = [leaves(item, f"{where}/{key}") for key, item in inside]
+        return {place: number for part in parts for place, number in part.items()}
+    return {} if value is None else {where: value}
+
+
+@pytest.mark.slow
 def test_a_bad_song_is_named_and_the_rest_is_finished(two_nodes, data, tmp_path):
     (data / "bad.wav").write_bytes(b"RIFF")
     with pytest.raises(AudioError, match=r"bad\.wav: is text, not a song"):
@@ -144,6 +195,89 @@ def test_a_lost_worker_loses_nothing_and_a_refusal_is_raised(two_nodes, tmp_path
     assert sorted(found) == ["0", "1", "2"]
     with pytest.raises(CorpusError, match="three is refused"):
         list(engine.each("ray", refuse, range(5)))
+
+
+FIT = FitParams(
+    epochs=4,
+    steps_per_epoch=5,
+    rows=4,
+    crop_frames=1024,
+    learning_rate=1.0e-2,
+    variants=0,
+    variant_seconds=1.0,
+    seed=0,
+)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # on a busy machine
+def test_training_shared_by_two_ends_the_same_though_one_of_them_is_killed(
+    two_nodes, data, tmp_path, monkeypatch
+):
+    marker = tmp_path / "killed"
+
+    class Deadly(CropSampler):
+        """Kills the second worker once, in the middle of the third epoch."""
+
+        def batch(self, epoch, index, rank=0, workers=1):
+            if (epoch, index, rank) == (2, 3, 1) and not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().batch(epoch, index, rank, workers)
+
+    home = use_repository(tmp_path, monkeypatch)
+    prepare(data, home / "prepared", PARAMS)
+    songs = list(Corpus.open(home / "prepared"))
+
+    def train(stage, workers):
+        who = "ray" if workers > 1 else "local"
+        job = fitting.Job(stage=stage, params=FIT, songs=songs, fingerprint="same", details={},
+                          engine=who, workers=workers)  # fmt: skip
+        model = untrained("none")
+        fitting.fit_and_log(job, model)
+        rows = (home / "plots" / f"{stage}.csv").read_text().splitlines()[1:]
+        return np.array([row.split(",") for row in rows], float), model.network.get_weights()
+
+    alone, weights = train("alone", 1)
+    monkeypatch.setattr(fitting, "CropSampler", Deadly)
+    shared, found = train("shared", 2)
+    assert marker.exists()
+    # Two halves of a gradient are summed in another order than the whole.
+    np.testing.assert_allclose(shared, alone, rtol=1e-4)
+    assert alone[-1, 2] < alone[0, 2]
+    for one, other in zip(found, weights, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-3)
+    client = connect()
+    (run,) = client.search_runs([experiment_id(client)], "attributes.run_name = 'shared'")
+    assert run.info.status == "FINISHED"
+    logged = client.get_metric_history(run.info.run_id, "validation_bits_per_sample")
+    assert [point.step for point in logged] == [0, 1, 2, 3]
+    assert not (home / "checkpoints" / "shared").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"workers": 2}, "workers: 2 take engine: ray;"),
+        (
+            {"workers": 3, "engine": "ray"},
+            "workers: 3 cannot share the 16 rows of train;",
+        ),
+        ({"workers": 0}, "workers is 0; allowed: "),
+    ],
+)
+def test_workers_that_cannot_share_a_training_are_one_line(tmp_path, changed, said):
+    repository = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({**repository, **changed}))
+    with pytest.raises(ParamsError) as error:
+        Params.load(tmp_path / "params.yaml")
+    assert said in str(error.value)
+
+
+def test_a_cluster_too_small_for_the_workers_is_one_line():
+    assert cluster.worker_resources([{"CPU": 2}, {"CPU": 7}], 4) == {"CPU": 2}
+    with pytest.raises(ParamsError, match="workers is 5, more than the Ray cluster has cores"):
+        cluster.worker_resources([{"CPU": 3}, {"CPU": 1}], 5)
 
 
 def test_a_cluster_that_is_not_there_is_one_line(monkeypatch):

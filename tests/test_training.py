@@ -331,3 +331,22 @@ def test_the_stage_killed_and_started_again_ends_with_the_same_weights(tmp_path,
     assert len(histories[0].splitlines()) == 7
     assert not (homes[1] / "checkpoints" / "train").exists()
     shutil.rmtree(tmp_path / "whole" / "mlruns")
+
+
+@pytest.mark.slow
+def test_on_jax_training_does_what_these_tests_say_too():
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-m",
+            "not slow",
+            __file__,
+        ],
+        env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
+        check=True,
+    )

@@ -22,14 +22,14 @@ class Checkpoint:
     """The state of a training in ``folder``, for trainings with this ``fingerprint`` alone."""
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
-        self._folder = folder
+        self.folder = folder
         self._fingerprint = fingerprint
         self._best: list[Array] = []
         self.run_id: str | None = None
 
     @property
     def _path(self) -> Path:
-        return self._folder / "state.npz"
+        return self.folder / "state.npz"
 
     def restore(self, trainer: Any) -> list[dict[str, float]]:
         """Load weights and optimiser state into ``trainer``; return the rows so far.
@@ -75,7 +75,7 @@ class Checkpoint:
         }
         for name, values in groups.items():
             arrays |= {f"{name}_{i}": value for i, value in enumerate(values)}
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(self._path) as temporary:
             np.savez(temporary, **arrays)
 
@@ -85,7 +85,7 @@ class Checkpoint:
 
     def clear(self) -> None:
         """Forget the training: its bundle is written."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _numbered(stored: Any, name: str) -> list[Array]:

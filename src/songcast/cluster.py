@@ -6,14 +6,16 @@ songcast installed and sees the repository's folder at the same path (a shared f
 
 import logging
 import os
+import shutil
 import socket
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from songcast.errors import ParamsError, SongcastError
+from songcast.errors import CorpusError, ParamsError, SongcastError
 from songcast.params import Range
 
 Item = TypeVar("Item")
@@ -106,6 +108,91 @@ def each(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Resu
             if isinstance(row["result"], SongcastError):
                 raise row["result"]
             yield row["result"]
+
+
+def train(
+    work: Callable[[int, Callable[[Any], None]], None],
+    *,
+    workers: int,
+    folder: Path,
+    on_report: Callable[[Any], None],
+) -> None:
+    """Run ``work(rank, report)`` in ``workers`` processes at once, of ranks 0, 1, ...
+
+    Each has ``TF_CONFIG`` and its part of the cluster's cores, and a GPU where there are enough.
+    What any of them reports comes to ``on_report`` here. When one dies all are started again,
+    three times; ``work`` keeps its own checkpoints. ``folder``: scratch that every node sees.
+    Raises ``CorpusError`` when they die too often, ``ParamsError`` for too small a cluster.
+    """
+    with connected() as ray:
+        from ray.train import (
+            FailureConfig,
+            RunConfig,
+            ScalingConfig,
+            TrainingFailedError,
+            get_context,
+        )
+        from ray.train.tensorflow import TensorflowTrainer
+        from ray.util.queue import Queue
+
+        resources = worker_resources(
+            [node["Resources"] for node in ray.nodes() if node["Alive"]], workers
+        )
+        reported = Queue(actor_options={"num_cpus": 0})
+
+        def loop() -> None:
+            work(get_context().get_world_rank(), reported.put)
+
+        def listen() -> None:
+            for said in iter(reported.get, None):
+                on_report(said)
+
+        # Of an earlier run: its bookkeeping, by which Ray would believe this one finished.
+        shutil.rmtree(folder, ignore_errors=True)
+        trainer = TensorflowTrainer(
+            loop,
+            scaling_config=ScalingConfig(
+                num_workers=workers, use_gpu="GPU" in resources, resources_per_worker=resources
+            ),
+            run_config=RunConfig(
+                name=folder.name,
+                storage_path=str(folder.parent),
+                failure_config=FailureConfig(max_failures=3),
+            ),
+        )
+        with ThreadPoolExecutor(1) as pool:
+            listening = pool.submit(listen)
+            try:
+                trainer.fit()
+            except TrainingFailedError as error:
+                raise CorpusError(
+                    f"workers failed too often ({_one_line(error)}); run it again: it goes on "
+                    "from its last epoch"
+                ) from error
+            finally:
+                reported.put(None)
+            listening.result()
+
+
+def worker_resources(nodes: Sequence[Mapping[str, float]], workers: int) -> dict[str, int]:
+    """Return what each of ``workers`` may have of ``nodes``' resources: GPUs first, then cores.
+
+    >>> worker_resources([{"CPU": 4}, {"CPU": 12}], 3)
+    {'CPU': 4}
+    >>> worker_resources([{"CPU": 16, "GPU": 2}, {"CPU": 64}], 2)
+    {'CPU': 8, 'GPU': 1}
+    """
+    most = int(max(node.get("CPU", 0) for node in nodes))
+    for given in ({"GPU": 1}, {}):
+        for cores in range(most, 0, -1):
+            wanted = {"CPU": cores, **given}
+            room = (min(int(node.get(k, 0)) // n for k, n in wanted.items()) for node in nodes)
+            if sum(room) >= workers:
+                return wanted
+    raise ParamsError(
+        f"params.yaml: workers is {workers}, more than the Ray cluster has cores; lower it, or "
+        "add machines"
+    )
 
 
 def tune(

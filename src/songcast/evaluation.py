@@ -1,13 +1,13 @@
 """Forecasting with many models at once, and what is measured of it. No files, no MLflow."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from songcast import metrics
+from songcast.ahead import one_ahead
 from songcast.audio import Song
 from songcast.forecasters.base import Forecast, Forecaster
 from songcast.forecasters.cascade import Cascade
@@ -111,21 +111,14 @@ def _follower(model: Forecaster, channels: int) -> Callable[[Heard], Mixture]:
 
 
 def _hear_ahead(settings: FrontEndSettings, song: Song, stop: int) -> Iterator[tuple[int, Heard]]:
-    """Yield (first frame, block heard), the experts working one block ahead in a thread."""
+    """Return pairs (first frame, block heard), the experts working one block ahead in a thread."""
     front_end = settings.open(song.channels)
-    firsts = range(0, stop, BLOCK_FRAMES)
 
     def hear(first: int) -> Heard:
         block = song.samples[first : min(first + BLOCK_FRAMES, stop)]
         return front_end.hear(np.ascontiguousarray(block))
 
-    with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(hear, 0)
-        for first in firsts:
-            heard = ahead.result()
-            if first + BLOCK_FRAMES < stop:
-                ahead = pool.submit(hear, first + BLOCK_FRAMES)
-            yield first, heard
+    return one_ahead(hear, range(0, stop, BLOCK_FRAMES))
 
 
 def _rows(mixture: Mixture, first: int) -> Mixture:

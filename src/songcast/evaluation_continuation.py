@@ -1,7 +1,6 @@
 """How good continuations are: against what the songs really did next, by horizon. No files."""
 
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ from songcast import spectral
 from songcast.continuation.continuer import Continuer
 from songcast.continuation.guide import Prime
 from songcast.continuation.rivals import RIVALS
-from songcast.continuation.unheard import first_unheard
 from songcast.corpus import PreparedSong
 from songcast.evaluation import finite
 from songcast.horizons import CONTINUATION, HORIZONS_SECONDS
@@ -23,26 +21,18 @@ Values = list[float | None]
 SHORTEST_RHYTHM_SECONDS = 0.5
 
 
-def evaluate_continuations(
-    continuer: Continuer, songs: Iterable[PreparedSong], unheard_seconds: float, threads: int
+def continuation_report(
+    songs: Mapping[str, Mapping[str, Mapping[str, Values]]],
 ) -> dict[str, Any]:
-    """Measure ``continuer`` and its rivals on the unheard end of each song.
+    """Return what ``measure_song`` found of ``songs``, by slug, with the means over songs.
 
     ``{"horizons_seconds": [[0, 0.1], ..], "summary": {NAME: {MEASURE: [one per horizon]}},
-    "songs": {SLUG: {NAME: {...}}}}`` with None where a song is too short for the horizon; the
-    summary has means over songs.
+    "songs": {SLUG: {NAME: {...}}}}`` with None where a song is too short for the horizon.
     """
-    songs = list(songs)
-
-    def one(song: PreparedSong) -> dict[str, dict[str, Values]]:
-        return measure_song(continuer, song, first_unheard(song, unheard_seconds), unheard_seconds)
-
-    with ThreadPoolExecutor(threads) as pool:
-        found = dict(zip((song.slug for song in songs), pool.map(one, songs), strict=True))
     return {
         "horizons_seconds": [list(horizon) for horizon in HORIZONS_SECONDS],
-        "summary": summarise(found),
-        "songs": found,
+        "summary": summarise(songs),
+        "songs": dict(songs),
     }
 
 

@@ -5,12 +5,15 @@ the key covers the song, the front end and the frame, so a change recomputes onl
 touches. The folder is a cache: it may be deleted at any time.
 """
 
+import fcntl
 import hashlib
 import json
+import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,12 +103,30 @@ def open_features(
     def work(passage: _Passage) -> SongFeatures:
         return _open_passage(passage, settings, frame, folder)
 
-    if engine == "ray":
-        found = {song.slug: song for song in each(engine, work, passages)}
-        return [found[passage.slug] for passage in passages]
-    # Experts release the interpreter lock: two songs keep two cores busy, without processes.
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(work, passages))
+    with _in_use(folder):
+        if engine == "ray":
+            found = {song.slug: song for song in each(engine, work, passages)}
+            return [found[passage.slug] for passage in passages]
+        # Experts release the interpreter lock: two songs keep two cores busy, without processes.
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(work, passages))
+
+
+@contextmanager
+def _in_use(folder: Path) -> Iterator[None]:
+    """Keep others from tidying ``folder``; where nobody uses it, remove what kills left behind."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # another training computes here
+            pass
+        else:
+            for half_written in folder.glob(".*-*"):
+                shutil.rmtree(half_written, ignore_errors=True)
+        with suppress(OSError):  # a network's file system may have no locks
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
 
 
 def training_frames(song: PreparedSong) -> int:
@@ -181,7 +202,15 @@ def _compute(passage: _Passage, settings: FrontEndSettings, frame: int, folder: 
                 shape = (passage.channels, rows, *stream.shape[2:])
                 path = folder / f"{name}.npy"
                 maps[name] = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+                _reserve(path)
             maps[name][:, at : at + stream.shape[1]] = stream
+
+
+def _reserve(path: Path) -> None:
+    """Give a mapped file all of its blocks: on a full disk, writing to a hole ends in SIGBUS."""
+    if hasattr(os, "posix_fallocate"):  # macOS has none
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def _digest(passage: _Passage, settings: FrontEndSettings, frame: int) -> str:

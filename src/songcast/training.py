@@ -6,14 +6,15 @@ epoch with the best validation code length.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from songcast.ahead import one_ahead
 from songcast.backend import import_keras
 from songcast.checkpoint import Checkpoint
 from songcast.corpus import VALIDATION
@@ -21,9 +22,11 @@ from songcast.crops import Batch, CropSampler, passage_batches
 from songcast.featurestore import SongFeatures
 from songcast.forecasters.lstm import absolute_mixture
 from songcast.forecasters.network import code_length_bits
+from songcast.team import Team
 
 keras = import_keras()
 
+ALONE = Team()
 VALIDATION_FRAMES = 4096
 VALIDATION_BLOCKS = 12
 
@@ -52,44 +55,49 @@ def fit(
     checkpoint: Checkpoint,
     on_epoch: Callable[[int, Row], None],
     on_step: Callable[[int], None] | None = None,
+    team: Team = ALONE,
 ) -> list[Row]:
     """Train ``network`` in place; return one row per epoch.
 
     Rows hold ``step`` (the epoch), ``train_bits_per_sample`` and
     ``validation_bits_per_sample``. Each epoch ends in a checkpoint; started again after
     any kind of stop, training goes on from the last one and ends with the same weights as
-    if it had never stopped.
+    if it had never stopped. Of a ``team``, the first worker alone writes checkpoints, reports,
+    and ends with the best weights.
     """
-    trainer = compile_trainer(network, settings)
+    trainer = compile_trainer(network, settings, team)
     rows = checkpoint.restore(trainer)
     best = min((row["validation_bits_per_sample"] for row in rows), default=math.inf)
-    state = np.zeros((settings.rows, *network.input_shape[-1][1:]), np.float32)
+    state = np.zeros((settings.rows // team.workers, *network.input_shape[-1][1:]), np.float32)
     for epoch in range(len(rows), settings.epochs):
         losses = []
         # Batch by batch, not by `fit`: TensorFlow's generator dataset sets malloc's trim threshold
         # to 128 kB, after which every large array is faulted in anew (half the speed).
-        for index, (inputs, target) in enumerate(_batches(sampler, epoch, settings)):
+        for index, (inputs, target) in enumerate(_batches(sampler, epoch, settings, team)):
             losses.append(trainer.train_on_batch([*inputs.values(), state], target))
             if on_step:
                 on_step(epoch * settings.steps_per_epoch + index + 1)
         with averaged_weights(trainer):
-            validation_bits = mean_bits(network, validation)
+            found = _song_bits(network, validation[team.rank :: team.workers])
             average = network.get_weights()
+        train_bits, total, songs = team.mean(np.array([np.mean(losses), np.sum(found), len(found)]))
         row = {
             "step": float(epoch),
-            "train_bits_per_sample": float(np.mean(losses)),
-            "validation_bits_per_sample": validation_bits,
+            "train_bits_per_sample": float(train_bits),
+            "validation_bits_per_sample": float(total / songs) if songs else math.inf,
         }
         rows.append(row)
-        improved = validation_bits <= best
-        best = min(best, validation_bits)
-        checkpoint.save(trainer, rows, average if improved else None)
-        on_epoch(epoch, row)
-    network.set_weights(checkpoint.best_weights())
+        improved = row["validation_bits_per_sample"] <= best
+        best = min(best, row["validation_bits_per_sample"])
+        if team.rank == 0:
+            checkpoint.save(trainer, rows, average if improved else None)
+            on_epoch(epoch, row)
+    if team.rank == 0:
+        network.set_weights(checkpoint.best_weights())
     return rows
 
 
-def compile_trainer(network: Any, settings: FitSettings) -> Any:
+def compile_trainer(network: Any, settings: FitSettings, team: Team = ALONE) -> Any:
     """Return a model over the same weights whose loss is the code length in bits."""
     steps = settings.epochs * settings.steps_per_epoch
     warmup = max(round(steps * settings.warmup_share), 1)
@@ -100,7 +108,7 @@ def compile_trainer(network: Any, settings: FitSettings) -> Any:
         warmup_target=settings.learning_rate,
         warmup_steps=warmup,
     )
-    optimizer = keras.optimizers.Adam(
+    optimizer = team.optimizer(keras.optimizers.Adam)(
         schedule,
         global_clipnorm=settings.clip_norm,
         use_ema=True,
@@ -117,6 +125,8 @@ def averaged_weights(trainer: Any) -> Iterator[None]:
     """Inside, the model has the moving average of its weights."""
     own = trainer.get_weights()
     trainer.optimizer.finalize_variable_values(trainer.trainable_variables)
+    # On JAX the weights are now the averages' own buffers, which predicting would consume.
+    trainer.set_weights([np.array(average) for average in trainer.get_weights()])
     try:
         yield
     finally:
@@ -125,12 +135,16 @@ def averaged_weights(trainer: Any) -> Iterator[None]:
 
 def mean_bits(network: Any, songs: Sequence[SongFeatures]) -> float:
     """Mean over songs of the code length on the beginning of their validation passages."""
-    means = [
+    means = _song_bits(network, songs)
+    return float(np.mean(means)) if means else math.inf
+
+
+def _song_bits(network: Any, songs: Sequence[SongFeatures]) -> list[float]:
+    return [
         float(np.mean(bits))
         for song in songs
         if (bits := _errors(network, song, VALIDATION_BLOCKS)[0]).size
     ]
-    return float(np.mean(means)) if means else math.inf
 
 
 def validation_measures(
@@ -174,12 +188,10 @@ def _errors(
     return np.concatenate(bits, axis=1), np.concatenate(errors, axis=1), start
 
 
-def _batches(sampler: CropSampler, epoch: int, settings: FitSettings) -> Iterator[Batch]:
+def _batches(
+    sampler: CropSampler, epoch: int, settings: FitSettings, team: Team
+) -> Iterator[Batch]:
     """Yield the batches of an epoch; a thread reads the next one while the last is learned."""
-    with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(sampler.batch, epoch, 0)
-        for index in range(settings.steps_per_epoch):
-            batch = ahead.result()
-            if index + 1 < settings.steps_per_epoch:
-                ahead = pool.submit(sampler.batch, epoch, index + 1)
-            yield batch
+    draw = partial(sampler.batch, epoch, rank=team.rank, workers=team.workers)
+    for _, batch in one_ahead(draw, range(settings.steps_per_epoch)):
+        yield batch

@@ -149,9 +149,7 @@ def train(
     from songcast.paths import FEATURES, PREPARED
 
     import_keras()
-    from songcast.crops import CropSampler
-    from songcast.featurestore import open_features
-    from songcast.stages.fitting import fit_settings, select_songs
+    from songcast.stages.fitting import fit_settings, open_crops, select_songs
     from songcast.stages.train import new_model
     from songcast.training import fit
 
@@ -160,21 +158,7 @@ def train(
     left_out = {song.slug for song in select_songs(corpus, tried.without)}
     songs = [song for song in corpus if song.slug not in left_out]
     model = new_model(tried, songs)
-    features = open_features(
-        songs,
-        model.front_end,
-        tried.frame,
-        root / FEATURES,
-        variants=tried.variants,
-        variant_seconds=tried.variant_seconds,
-    )
-    sampler = CropSampler(
-        features,
-        rows=tried.rows,
-        frames=tried.crop_frames,
-        look_back=tried.look_back,
-        seed=tried.seed,
-    )
+    features, sampler = open_crops(songs, model, tried, root / FEATURES)
     with tempfile.TemporaryDirectory() as scratch:
         fit(
             model.network,

@@ -7,10 +7,12 @@ have to drive the guide's filters to give the song's true next seconds is what m
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from songcast.ahead import one_ahead
 from songcast.continuation.features import (
     AHEAD,
     FAST,
@@ -228,10 +230,5 @@ def batches(
     sampler: Sampler, epoch: int, count: int
 ) -> Iterator[tuple[list[NDArray[np.generic]], F32]]:
     """Yield the batches of an epoch; a thread makes the next one while the last is learned."""
-    with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(sampler.batch, epoch, 0)
-        for index in range(count):
-            batch = ahead.result()
-            if index + 1 < count:
-                ahead = pool.submit(sampler.batch, epoch, index + 1)
-            yield batch
+    for _, batch in one_ahead(partial(sampler.batch, epoch), range(count)):
+        yield batch

@@ -5,14 +5,13 @@ channels < c of frame t.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from songcast.ahead import one_ahead
 from songcast.audio import Song
 from songcast.errors import AudioError, ContinuationError
 from songcast.forecasters.mixture import BLOCK_FRAMES, Mixture
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from songcast.continuation.continuer import Continuer, Stream
 
 MAX_CHANNELS = 2
-
-Block = NDArray[np.int16]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +96,8 @@ class Forecaster(ABC):
         bits = np.empty(song.samples.shape, np.float64)
         starts = range(0, song.frames, BLOCK_FRAMES)
         blocks = (np.ascontiguousarray(song.samples[s : s + BLOCK_FRAMES]) for s in starts)
-        for start, (block, heard) in zip(starts, _listen_ahead(session, blocks), strict=True):
+        heard_blocks = one_ahead(session.listen, blocks)
+        for start, (block, heard) in zip(starts, heard_blocks, strict=True):
             mixture = session.tell(heard)
             mean[start : start + BLOCK_FRAMES] = mixture.mean
             bits[start : start + BLOCK_FRAMES] = mixture.bits(block)
@@ -131,19 +129,6 @@ class Forecaster(ABC):
             f"{self.name} forecasts and cannot continue songs: use a bundle of `make run`, "
             "such as models/train, or a registered version"
         )
-
-
-def _listen_ahead(session: Session, blocks: Iterator[Block]) -> Iterator[tuple[Block, Any]]:
-    """Yield each block and what ``listen`` says of it, which works one block ahead in a thread."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting: list[tuple[Block, Future[Any]]] = []
-        for block in blocks:
-            waiting.append((block, pool.submit(session.listen, block)))
-            if len(waiting) > 1:
-                first, heard = waiting.pop(0)
-                yield first, heard.result()
-        for block, heard in waiting:
-            yield block, heard.result()
 
 
 def check_channels(song: Song) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 LOWEST, HIGHEST = -32768, 32767
 VALUES = HIGHEST - LOWEST + 1
@@ -60,6 +59,9 @@ class Mixture:
 
 def _component_mass(x: Floats, locations: Floats, scales: Floats) -> Floats:
     """Mass of ``x`` under each component; broadcasts, keeps precision in both tails."""
+    # Here: prepare and the CLI read this module's constants, and SciPy takes half their start.
+    from scipy.special import expit
+
     distance = x - locations
     # Both CDFs near 1 would cancel: measure from the nearer tail instead.
     mirrored = distance > 0

@@ -4,12 +4,13 @@ import csv
 import io
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from songcast import cluster
 from songcast.checkpoint import Checkpoint
 from songcast.corpus import Corpus, PreparedSong
 from songcast.crops import CropSampler
@@ -20,6 +21,7 @@ from songcast.files import atomic_path
 from songcast.forecasters.lstm import Lstm
 from songcast.params import FitParams
 from songcast.paths import CHECKPOINTS, FEATURES, MODELS, PLOTS, root
+from songcast.team import TensorflowTeam
 from songcast.tracking import StageRun, stage_run
 from songcast.training import FitSettings, Row, fit
 
@@ -31,7 +33,8 @@ class Job:
     """One training: its name, what it learns from, and what its checkpoint belongs to.
 
     ``shares``: how often each song is drawn, by slug; 1 where it says nothing. ``engine``: who
-    hears the songs through the experts.
+    hears the songs through the experts. ``workers``: how many processes of its cluster share
+    each step; one means this process.
     """
 
     stage: str
@@ -40,13 +43,14 @@ class Job:
     fingerprint: str
     details: dict[str, Any]
     engine: Engine = "local"
+    workers: int = 1
     shares: dict[str, float] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
 
 
 def fit_and_log(job: Job, model: Lstm) -> list[SongFeatures]:
     """Train ``model``, write models/STAGE and plots/STAGE.csv; return the songs' features."""
-    params, look_back = job.params, model.settings.look_back
+    params = job.params
     checkpoint = Checkpoint(root() / CHECKPOINTS / job.stage, job.fingerprint)
     checkpoint.run_id = checkpoint.peek_run_id()
     with stage_run(
@@ -54,25 +58,13 @@ def fit_and_log(job: Job, model: Lstm) -> list[SongFeatures]:
     ) as run:
         checkpoint.run_id = run.run_id
         log.info("%s: hearing %d songs through the experts ...", job.stage, len(job.songs))
-        songs = open_features(
-            job.songs,
-            model.front_end,
-            model.settings.frame,
-            root() / FEATURES,
-            variants=params.variants,
-            variant_seconds=params.variant_seconds,
-            engine=job.engine,
-        )
-        sampler = CropSampler(
-            songs,
-            rows=params.rows,
-            frames=params.crop_frames,
-            look_back=look_back,
-            seed=params.seed,
-            shares=[job.shares.get(song.slug.partition("+")[0], 1.0) for song in songs],
+        songs, sampler = open_crops(
+            job.songs, model, params, root() / FEATURES, job.engine, job.shares
         )
         settings = fit_settings(params)
         with _reporting(job, run, settings) as (on_epoch, on_step):
+            if job.workers > 1:
+                fit_on_cluster(model, sampler, songs, settings, checkpoint, job.workers, on_epoch)
             rows = fit(model.network, sampler, songs, settings, checkpoint, on_epoch, on_step)
         bundle = Path(MODELS) / job.stage
         details = {**job.details, "params": params.model_dump(mode="json")}
@@ -82,6 +74,70 @@ def fit_and_log(job: Job, model: Lstm) -> list[SongFeatures]:
         run.log_bundle(bundle)
     checkpoint.clear()
     return songs
+
+
+def open_crops(
+    songs: Sequence[PreparedSong],
+    model: Lstm,
+    params: FitParams,
+    folder: Path,
+    engine: Engine = "local",
+    shares: Mapping[str, float] | None = None,
+) -> tuple[list[SongFeatures], CropSampler]:
+    """Return the features of ``songs``, kept in ``folder``, and what draws crops from them.
+
+    ``shares``: how often each song is drawn, by slug; 1 where it says nothing.
+    """
+    features = open_features(
+        songs,
+        model.front_end,
+        model.settings.frame,
+        folder,
+        variants=params.variants,
+        variant_seconds=params.variant_seconds,
+        engine=engine,
+    )
+    drawn = shares or {}
+    sampler = CropSampler(
+        features,
+        rows=params.rows,
+        frames=params.crop_frames,
+        look_back=model.settings.look_back,
+        seed=params.seed,
+        shares=[drawn.get(song.slug.partition("+")[0], 1.0) for song in features],
+    )
+    return features, sampler
+
+
+def fit_on_cluster(
+    model: Lstm,
+    sampler: CropSampler,
+    songs: Sequence[SongFeatures],
+    settings: FitSettings,
+    checkpoint: Checkpoint,
+    workers: int,
+    on_epoch: Callable[[int, Row], None],
+) -> None:
+    """Train a copy of ``model`` in ``workers`` processes of a Ray cluster.
+
+    What they learned is in the checkpoint: ``fit`` finds all epochs done there.
+    """
+    weights, shape = model.network.get_weights(), model.settings
+
+    def learn(rank: int, report: Callable[[Row], None]) -> None:
+        team = TensorflowTeam(rank, workers)
+        from songcast.forecasters.network import build_network
+
+        network = build_network(shape)
+        network.set_weights(weights)
+        fit(network, sampler, songs, settings, checkpoint, lambda _, row: report(row), team=team)
+
+    cluster.train(
+        learn,
+        workers=workers,
+        folder=checkpoint.folder / "ray",
+        on_report=lambda row: on_epoch(int(row["step"]), row),
+    )
 
 
 def fit_settings(params: FitParams) -> FitSettings:
@@ -152,6 +208,8 @@ def _reporting(job: Job, run: StageRun, settings: FitSettings) -> Iterator[Any]:
 
         def on_epoch_shown(epoch: int, row: Row) -> None:
             console.print(line(epoch, row), highlight=False)
+            # The workers of a cluster report no steps.
+            progress.update(task, completed=(epoch + 1) * settings.steps_per_epoch)
             run.log_metrics(metrics(row), epoch)
 
         yield on_epoch_shown, lambda step: progress.update(task, completed=step)

@@ -16,6 +16,7 @@ from songcast.registry import files as registry_files
 from songcast.registry import promotion
 from songcast.registry.model_card import model_card
 from songcast.stage_log import log_evaluations, measured
+from songcast.stages import run_stage
 
 EVALUATION, REGISTERED = Path("metrics/evaluation.json"), Path("registered.json")
 
@@ -93,4 +94,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_stage(main)

@@ -29,7 +29,7 @@ def main() -> None:
     import_keras()
     settings = Params.load()
     params = settings.retrain
-    corpus = Corpus.open(PREPARED)
+    corpus = Corpus.open(Path(PREPARED).absolute())
     folder = locate(params.parent)
     parent = load_bundle(folder)
     if not isinstance(parent, Lstm):
@@ -52,6 +52,7 @@ def main() -> None:
             "parent_weights_sha256": weights,
         },
         engine=settings.engine,
+        workers=settings.workers,
         shares=shares,
         tags={"songcast.parent": params.parent, "songcast.parent_weights_sha256": weights},
     )

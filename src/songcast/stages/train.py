@@ -26,7 +26,7 @@ def main() -> None:
     import_keras()
     settings = Params.load()
     params = settings.train
-    corpus = Corpus.open(PREPARED)
+    corpus = Corpus.open(Path(PREPARED).absolute())
     left_out = {song.slug for song in select_songs(corpus, params.without)}
     songs = [song for song in corpus if song.slug not in left_out]
     job = Job(
@@ -36,6 +36,7 @@ def main() -> None:
         fingerprint=fingerprint(params.model_dump(mode="json"), songs),
         details={"sample_rate_hz": corpus.sample_rate_hz, "channels": 2},
         engine=settings.engine,
+        workers=settings.workers,
     )
     model = new_model(params, songs)
     model.continuation = Path(MODELS) / CONTINUATION
