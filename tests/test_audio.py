@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.signal import resample_poly
 
-from songcast import codec
 from songcast.audio import (
     SONG_SUFFIXES,
     Song,
@@ -24,10 +23,11 @@ from songcast.audio import (
     check_writable,
     open_song,
     read_song,
-    resampled,
     write_song,
 )
 from songcast.errors import AudioError
+from songcast.ffmpeg import _ENCODERS
+from songcast.resampling import resampled
 
 FULL = np.iinfo(np.int16)
 
@@ -524,7 +524,7 @@ def test_lossy_writing_leaves_no_temporary_file_also_when_it_fails(
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     write_song(chord, tmp_path / f"good{suffix}")
-    monkeypatch.setitem(codec._BY_PYDUB, suffix, ("mp3", ["-c:a", "no_such_encoder"]))
+    monkeypatch.setitem(_ENCODERS, suffix, ("mp3", ["-c:a", "no_such_encoder"]))
     with pytest.raises(AudioError, match=r"cannot be written .*no_such_encoder.*; try \.wav"):
         write_song(chord, tmp_path / f"bad{suffix}")
     assert list(scratch.iterdir()) == []
@@ -617,7 +617,9 @@ def test_memory_does_not_grow_with_the_song(tmp_path):
             file.write(header + struct.pack("<I", size))
             file.truncate(len(header) + 4 + size)  # sparse: zeros that take no disk
         script = (
-            "import resource, sys; from songcast.audio import open_song, resampled\n"
+            "import resource, sys\n"
+            "from songcast.audio import open_song\n"
+            "from songcast.resampling import resampled\n"
             "with open_song(sys.argv[1]) as r:\n"
             "    for b in resampled(r.blocks(), r.sample_rate_hz, 48000, 2): pass\n"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from songcast.errors import ParamsError
@@ -27,7 +28,6 @@ def prepare_section(tmp_path):
 
     The other sections are those of the repository.
     """
-    import yaml
 
     def write(**changes):
         others = yaml.safe_load(REPOSITORY.read_text())
@@ -98,16 +98,51 @@ def test_a_mistake_is_one_line_with_key_value_and_rule(prepare_section, changes,
     ("text", "said"),
     [
         ("", "params.yaml: the file is None; allowed: a section"),
-        ("- 1\n", "params.yaml: the file is (1,); allowed: a section"),
+        ("- 1\n", "params.yaml: the file is [1]; allowed: a section"),
         ("prepare: 3\n", "params.yaml: prepare is 3; allowed: a section of key: value lines"),
         ("1: 2\n", "params.yaml: "),
         ("\0", "params.yaml: not valid YAML"),
+        ("a: 2026-02-31\n", "params.yaml: not valid YAML (day is out of range for month)"),
+        (f"a: {'9' * 5000}\n", "params.yaml: not valid YAML (Exceeds the limit (4300 digits)"),
+        ("a: !!timestamp x\n", "params.yaml: not valid YAML"),
+        ("[" * 3000, "params.yaml: not valid YAML"),
+        ("&a [*a]\n", "params.yaml: not valid YAML"),
     ],
 )
 def test_another_document_is_refused(tmp_path, text, said):
     (tmp_path / "params.yaml").write_text(text)
     with pytest.raises(ParamsError, match=re.escape(said)):
         Params.load(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (64, "units is 64; allowed: a list, such as [64, 96], or a range: {low: 1.0e-3, high: 1."),
+        ([], "units is []; allowed: 1 or more in it"),
+        ({"low": 0, "high": 1}, "units.low is 0; allowed: greater than 0"),
+        ({"low": 2, "high": 1}, "units: low 2 must be below high 1; correct it"),
+        ({"low": 1, "hgh": 2}, "units.high is missing; add it"),
+        ({"low": 1, "high": 2, "step": 1}, "units.step is unknown; allowed there: low, high"),
+    ],
+)
+def test_what_a_sweep_tries_is_a_list_or_a_range(tmp_path, values, said):
+    document = yaml.safe_load(REPOSITORY.read_text())
+    document["sweep"]["space"]["units"] = values
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(document))
+    with pytest.raises(ParamsError, match=re.escape(f"params.yaml: sweep.space.{said}")):
+        Params.load(tmp_path / "params.yaml")
+
+
+def test_a_seed_is_one_that_keras_takes(tmp_path):
+    text = REPOSITORY.read_text()
+    for seed, fits in ((2**32 - 1, True), (2**32, False)):
+        (tmp_path / "params.yaml").write_text(text.replace("seed: 0", f"seed: {seed}"))
+        if fits:
+            assert Params.load(tmp_path / "params.yaml").train.seed == seed
+        else:
+            with pytest.raises(ParamsError, match=r"seed is 4294967296; allowed: less than"):
+                Params.load(tmp_path / "params.yaml")
 
 
 def test_an_unknown_section_and_a_missing_file_are_named(tmp_path, prepare_section):

@@ -11,30 +11,17 @@ import time
 import numpy as np
 import pytest
 
+from prepare_params import prepare_params
 from songcast import decoding, digests, engine
-from songcast.audio import Song, read_song, resampled, write_song
+from songcast.audio import Song, read_song, write_song
 from songcast.corpus import Corpus
 from songcast.errors import AudioError, CorpusError, ParamsError
 from songcast.files import sha256_of_file
-from songcast.params import PrepareParams
+from songcast.resampling import resampled
 from songcast.stages import prepare as stage
 from songcast.stages.prepare import prepare
 
 RATE = 44100
-
-
-def params(**changes):
-    return PrepareParams(
-        **{
-            "sample_rate_hz": RATE,
-            "train_fraction": 0.7,
-            "validation_fraction": 0.1,
-            "test_fraction": 0.2,
-            "guard_seconds": 0.01,
-            "held_out": (),
-            **changes,
-        }
-    )
 
 
 @pytest.fixture
@@ -82,7 +69,7 @@ def snapshot(folder):
 
 
 def test_every_song_becomes_an_array_at_the_wanted_rate(data, home):
-    prepare(data, home, params())
+    prepare(data, home, prepare_params())
     corpus = Corpus.open(home)
     assert [song.slug for song in corpus] == ["lossy", "mono", "stereo-song"]
     for song in corpus:
@@ -100,68 +87,68 @@ def test_every_song_becomes_an_array_at_the_wanted_rate(data, home):
 
 
 def test_arrays_are_what_numpy_itself_saves(data, home, tmp_path):
-    prepare(data, home, params())
+    prepare(data, home, prepare_params())
     np.save(tmp_path / "a.npy", read_song(data / "Stereo Song.wav").samples)
     assert (home / "stereo-song.npy").read_bytes() == (tmp_path / "a.npy").read_bytes()
 
 
 def test_two_runs_give_identical_bytes(data, home, tmp_path):
-    prepare(data, home, params())
-    prepare(data, tmp_path / "again", params())
+    prepare(data, home, prepare_params())
+    prepare(data, tmp_path / "again", prepare_params())
     first = snapshot(home)
     assert first == snapshot(tmp_path / "again")
-    prepare(data, home, params())
+    prepare(data, home, prepare_params())
     assert first == snapshot(home)
 
 
 def test_only_new_and_changed_songs_are_decoded_and_removed_ones_vanish(
     data, home, make_song, decoded, tmp_path
 ):
-    prepare(data, home, params())
+    prepare(data, home, prepare_params())
     assert sorted(decoded) == ["Stereo Song.wav", "lossy.OGG", "mono.flac"]
     decoded.clear()
     (data / "lossy.OGG").unlink()
     (data / "mono.flac").touch()
     write_song(make_song(9000, seed=4), data / "new.wav")
     write_song(make_song(22050, 2, RATE, seed=5), data / "Stereo Song.wav")
-    prepare(data, home, params())
+    prepare(data, home, prepare_params())
     assert sorted(decoded) == ["Stereo Song.wav", "new.wav"]
     assert sorted(snapshot(home)) == ["mono.npy", "new.npy", "songs.json", "stereo-song.npy"]
-    prepare(data, tmp_path / "fresh", params())
+    prepare(data, tmp_path / "fresh", prepare_params())
     assert snapshot(home) == snapshot(tmp_path / "fresh")
 
 
 def test_new_splits_decode_nothing_and_a_new_rate_decodes_all(data, home, decoded):
-    prepare(data, home, params())
+    prepare(data, home, prepare_params())
     decoded.clear()
-    prepare(data, home, params(train_fraction=0.5, test_fraction=0.4, held_out=("mono",)))
+    prepare(data, home, prepare_params(train_fraction=0.5, test_fraction=0.4, held_out=("mono",)))
     assert decoded == []
     assert Corpus.open(home)["lossy"].splits["train"] == (0, 10584)
-    prepare(data, home, params(sample_rate_hz=22050))
+    prepare(data, home, prepare_params(sample_rate_hz=22050))
     assert len(decoded) == 3
     assert {song.frames for song in Corpus.open(home)} == {11025}
 
 
 @pytest.mark.parametrize("name", ["stereo-song", "Stereo Song.wav"])
 def test_a_held_out_song_is_all_test(data, home, name):
-    prepare(data, home, params(held_out=(name,)))
+    prepare(data, home, prepare_params(held_out=(name,)))
     corpus = Corpus.open(home)
     assert corpus["stereo-song"].splits == {"test": (0, 22050)}
     assert list(corpus["mono"].splits) == ["train", "validation", "test"]
     with pytest.raises(ParamsError, match=r"prepare\.held_out names 'x', .* allowed: lossy, mono"):
-        prepare(data, home, params(held_out=("x",)))
+        prepare(data, home, prepare_params(held_out=("x",)))
 
 
 def test_damaged_arrays_are_decoded_again(data, home, decoded):
-    prepare(data, home, params())
+    prepare(data, home, prepare_params())
     good = snapshot(home)
     decoded.clear()
     (home / "mono.npy").unlink()
     (home / "lossy.npy").write_bytes(good["lossy.npy"][:-2])
-    prepare(data, home, params())
+    prepare(data, home, prepare_params())
     assert sorted(decoded) == ["lossy.OGG", "mono.flac"]
     (home / "songs.json").write_text("{")
-    prepare(data, home, params())
+    prepare(data, home, prepare_params())
     assert snapshot(home) == good
 
 
@@ -171,7 +158,7 @@ def test_a_bad_song_names_itself_and_nothing_changes_but_the_rest_is_done(
     data, home, make_song, decoded, existing, damage
 ):
     if existing:
-        prepare(data, home, params())
+        prepare(data, home, prepare_params())
     before = snapshot(home) if existing else None
     write_song(make_song(90000, seed=9), data / "also new.wav")
     bad = data / "bad.flac"
@@ -182,12 +169,12 @@ def test_a_bad_song_names_itself_and_nothing_changes_but_the_rest_is_done(
         content = bad.read_bytes()
         bad.write_bytes(content[: len(content) // 2])
     with pytest.raises(AudioError, match=r"bad\.flac: .*; copy or download it again"):
-        prepare(data, home, params())
+        prepare(data, home, prepare_params())
     assert snapshot(home) == (before or {})
     assert "also new.wav" in decoded
     decoded.clear()
     bad.unlink()
-    prepare(data, home, params())
+    prepare(data, home, prepare_params())
     assert decoded == []
     assert not (home / ".incoming").exists()
 
@@ -197,7 +184,7 @@ def test_every_bad_song_is_named_in_one_line_the_first_by_name_in_full(data, hom
         (data / name).write_bytes(b"RIFF")
     for _ in range(5):
         with pytest.raises(AudioError) as caught:
-            prepare(data, home, params())
+            prepare(data, home, prepare_params())
         line = str(caught.value)
         assert line.startswith(f"{data / 'a.wav'}: ")
         assert line.endswith(f"(and 2 more: {data / 'b.wav'}, {data / 'c.wav'})")
@@ -209,7 +196,7 @@ def test_strangers_in_data_are_mentioned_and_documents_are_not(data, home, caplo
     (data / "album").mkdir()
     (data / "copy.wav").write_bytes((data / "Stereo Song.wav").read_bytes())
     with caplog.at_level(logging.INFO, "songcast"):
-        prepare(data, home, params())
+        prepare(data, home, prepare_params())
     text = caplog.text
     assert "cover.jpg: passed over, not one of .wav" in text
     assert "album: folders are passed over" in text
@@ -225,7 +212,7 @@ def test_float_songs_beyond_full_scale_are_mentioned(data, home, caplog):
 
     soundfile.write(data / "loud.wav", np.full((99, 1), 1.5), RATE, subtype="FLOAT")
     with caplog.at_level(logging.INFO, "songcast"):
-        prepare(data, home, params())
+        prepare(data, home, prepare_params())
     assert "loud.wav: 99 samples beyond full scale were clipped" in caplog.text
     assert Corpus.open(home)["loud"].peak == 32767
 
@@ -233,19 +220,19 @@ def test_float_songs_beyond_full_scale_are_mentioned(data, home, caplog):
 def test_one_sample_is_prepared_and_one_that_vanishes_is_refused(data, home):
     song = Song(samples=np.array([[-32768]], np.int16), sample_rate_hz=RATE, name="one")
     write_song(song, data / "one.wav")
-    prepare(data, home, params())
+    prepare(data, home, prepare_params())
     one = Corpus.open(home)["one"]
     assert (one.frames, one.peak, one.splits) == (1, 32768, {"test": (0, 1)})
     with pytest.raises(AudioError, match=r"one\.wav: is too short for 8000 Hz"):
-        prepare(data, home, params(sample_rate_hz=8000))
+        prepare(data, home, prepare_params(sample_rate_hz=8000))
 
 
 def test_no_songs_and_no_folder_are_refused(tmp_path, home):
     with pytest.raises(CorpusError, match="there is no such folder"):
-        prepare(tmp_path / "data", home, params())
+        prepare(tmp_path / "data", home, prepare_params())
     (tmp_path / "data").mkdir()
     with pytest.raises(CorpusError, match=r"no songs; add one of \.wav"):
-        prepare(tmp_path / "data", home, params())
+        prepare(tmp_path / "data", home, prepare_params())
 
 
 def test_a_full_disk_is_one_line(data, home, monkeypatch):
@@ -254,7 +241,7 @@ def test_a_full_disk_is_one_line(data, home, monkeypatch):
 
     monkeypatch.setattr(decoding.os, "fsync", full)
     with pytest.raises(CorpusError, match=r"mono\.npy: No space left on device; check space"):
-        prepare(data, home, params())
+        prepare(data, home, prepare_params())
     assert snapshot(home) == {}
 
 
@@ -263,7 +250,7 @@ def test_a_crash_at_any_step_of_publication_is_repaired_by_the_next_run(
     data, home, make_song, monkeypatch, tmp_path, step
 ):
     """After the crash the old files of data/ return: nothing stale may be taken for them."""
-    prepare(data, home, params())
+    prepare(data, home, prepare_params())
     good = snapshot(home)
     original = (data / "Stereo Song.wav").read_bytes()
     write_song(make_song(22050, 2, RATE, seed=6), data / "Stereo Song.wav")  # same size
@@ -288,7 +275,7 @@ def test_a_crash_at_any_step_of_publication_is_repaired_by_the_next_run(
         monkeypatch.setattr(stage.Path, name, limited(getattr(stage.Path, name)))
     monkeypatch.setattr(stage.shutil, "rmtree", lambda *_, **__: None)  # no tidying when killed
     try:
-        prepare(data, home, params())
+        prepare(data, home, prepare_params())
     except Killed:
         pass
     else:
@@ -297,7 +284,7 @@ def test_a_crash_at_any_step_of_publication_is_repaired_by_the_next_run(
     (data / "Stereo Song.wav").write_bytes(original)
     (data / "new.wav").unlink()
     (tmp_path / "aside").rename(data / "lossy.OGG")
-    prepare(data, home, params())
+    prepare(data, home, prepare_params())
     assert snapshot(home) == good
 
 
@@ -348,7 +335,7 @@ def finished_songs(repository):
 
 
 def test_killed_while_decoding_it_goes_on_with_the_unfinished_songs(repository):
-    prepare(repository / "data", repository / "wanted", params(guard_seconds=0.1))
+    prepare(repository / "data", repository / "wanted", prepare_params(guard_seconds=0.1))
     long = np.zeros((RATE * 600, 2), np.int16)
     write_song(Song(samples=long, sample_rate_hz=48000, name="long"), repository / "data/z.wav")
     process = run_stage(repository)
@@ -376,41 +363,41 @@ def test_a_finished_array_is_never_taken_for_another_content(data, home, make_so
     bad = data / "zz.wav"
     bad.write_bytes(b"RIFF")
     with pytest.raises(AudioError):
-        prepare(data, home, params())
+        prepare(data, home, prepare_params())
     write_song(make_song(22050, 2, RATE, seed=8), data / "Stereo Song.wav")  # same size
     (array,) = (home / ".incoming").glob("mono-*.npy")
     array.write_bytes(array.read_bytes()[:-2])
     with (home / ".incoming" / "finished.jsonl").open("a") as listed:
         listed.write('{"array": "lossy-')  # a kill in mid-line
     bad.unlink()
-    prepare(data, home, params())
-    prepare(data, tmp_path / "fresh", params())
+    prepare(data, home, prepare_params())
+    prepare(data, tmp_path / "fresh", prepare_params())
     assert snapshot(home) == snapshot(tmp_path / "fresh")
 
 
 def test_several_processes_give_the_same_bytes(data, home, tmp_path, monkeypatch):
-    prepare(data, tmp_path / "one", params())
+    prepare(data, tmp_path / "one", prepare_params())
     monkeypatch.setattr(engine, "free_cores", lambda: 2)
-    prepare(data, home, params())
+    prepare(data, home, prepare_params())
     assert snapshot(home) == snapshot(tmp_path / "one")
     (data / "bad.wav").write_bytes(b"RIFF")
     with pytest.raises(AudioError, match=r"bad\.wav: is text, not a song"):
-        prepare(data, home, params(sample_rate_hz=22050))
+        prepare(data, home, prepare_params(sample_rate_hz=22050))
 
 
 def test_unchanged_files_are_not_read_again(data, home, monkeypatch):
     """Files of the last two seconds might still change: they are made older here."""
     for path in data.iterdir():
         os.utime(path, ns=(10**18, 10**18))
-    prepare(data, home, params())
+    prepare(data, home, prepare_params())
     read = []
     original = digests.sha256_of_file
     monkeypatch.setattr(
         digests, "sha256_of_file", lambda path: read.append(path.name) or original(path)
     )
-    prepare(data, home, params())
+    prepare(data, home, prepare_params())
     assert read == []
     (data / "mono.flac").write_bytes((data / "Stereo Song.wav").read_bytes())
-    prepare(data, home, params())
+    prepare(data, home, prepare_params())
     assert read == ["mono.flac"]
     assert Corpus.open(home)["mono"].sha256 == Corpus.open(home)["stereo-song"].sha256

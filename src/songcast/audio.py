@@ -13,24 +13,20 @@ from numpy.typing import NDArray
 from songcast.codec import (
     BLOCK_FRAMES,
     WRITABLE_SUFFIXES,
-    EncodingError,
-    SongReader,
     encode,
     open_song,
 )
 from songcast.containers import audio_error, shown
+from songcast.ffmpeg import EncodingError
 from songcast.files import atomic_path
-from songcast.resampling import resampled
 
 __all__ = [
     "SONG_SUFFIXES",
     "Song",
-    "SongReader",
     "SongWarning",
     "check_writable",
     "open_song",
     "read_song",
-    "resampled",
     "write_song",
 ]
 

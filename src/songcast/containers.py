@@ -24,7 +24,7 @@ _UNKNOWN_SIZES = (range(0x7FFFF000, 0x80000000), range(0xFFFFF000, 0x100000000))
 _MAX_OGG_PAGE = 65307
 _MAX_MP3_JUNK = 65536
 _ID3V1_BYTES = 128
-_MP3_RATES_HZ = (44100, 48000, 32000)
+_MPEG1_RATES_HZ = (44100, 48000, 32000)
 _MP3_KBPS = {
     (1, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (1, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
@@ -46,6 +46,12 @@ class Container:
 def audio_error(path: Path, wrong: str, todo: str) -> AudioError:
     """One line: where, what is wrong, what to do."""
     return AudioError(f"{shown(path)}: {wrong}; {todo}")
+
+
+def undecodable(path: Path, why: str) -> AudioError:
+    """What a decoder said against the file at ``path``."""
+    why = why.strip().removeprefix("Error : ").rstrip(".")
+    return audio_error(path, f"is damaged, it cannot be decoded ({why})", COPY_AGAIN)
 
 
 def shown(path: Path) -> str:
@@ -194,7 +200,7 @@ def _mp3_header(data: bytes, at: int, offset: int) -> _Mp3Header | None:
     if version_bits == 1 or layer_bits == 0 or kbps_index in (0, 15) or rate_index == 3:
         return None
     version, layer = (1 if version_bits == 3 else 2), 4 - layer_bits
-    rate_hz = _MP3_RATES_HZ[rate_index] // {3: 1, 2: 2, 0: 4}[version_bits]
+    rate_hz = _MPEG1_RATES_HZ[rate_index] // {3: 1, 2: 2, 0: 4}[version_bits]
     samples = 384 if layer == 1 else 576 if (version, layer) == (2, 3) else 1152
     slot = 4 if layer == 1 else 1
     padding = data[at + 2] >> 1 & 1

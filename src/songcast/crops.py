@@ -1,7 +1,6 @@
 """Batches for training: random crops of the songs' features, reproducible by their number."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +10,13 @@ from songcast.errors import CorpusError
 from songcast.featurestore import SongFeatures
 
 Rows = NDArray[np.float32]
+# Inputs of the network by name, and the target.
 Batch = tuple[dict[str, Rows], Rows]
 
 
 def network_inputs(
     song: SongFeatures, channel: int, start: int, frames: int, look_back: int
-) -> tuple[dict[str, Rows], Rows]:
+) -> Batch:
     """Inputs of the network for [start, start + frames) of one channel, and the target.
 
     ``start`` and ``frames`` are multiples of the song's ``frame``. Before the song's first
@@ -104,19 +104,21 @@ class CropSampler:
             start = (self._first[i] + int(rng.integers(self._places[i]))) * song.frame
             if number % workers == rank:
                 rows.append(network_inputs(song, channel, start, self._frames, self._look_back))
-        inputs = {name: np.stack([row[0][name] for row in rows]) for name in rows[0][0]}
-        return inputs, np.stack([row[1] for row in rows])
+        return _stacked(rows)
 
 
-def passage_batches(
-    song: SongFeatures, split: str, frames: int, look_back: int
-) -> list[tuple[dict[str, Rows], Rows]]:
+def passage_batches(song: SongFeatures, split: str, frames: int, look_back: int) -> list[Batch]:
     """Consecutive inputs of a passage, all channels at once; the state goes on from each."""
     start, stop = song.splits.get(split, (0, 0))
     start = -(-start // song.frame) * song.frame
-    batches: list[Any] = []
+    batches = []
     for at in range(start, stop - frames + 1, frames):
         rows = [network_inputs(song, c, at, frames, look_back) for c in range(song.channels)]
-        inputs = {name: np.stack([row[0][name] for row in rows]) for name in rows[0][0]}
-        batches.append((inputs, np.stack([row[1] for row in rows])))
+        batches.append(_stacked(rows))
     return batches
+
+
+def _stacked(rows: Sequence[Batch]) -> Batch:
+    """Give rows (inputs, target) a batch axis."""
+    inputs = {name: np.stack([row[0][name] for row in rows]) for name in rows[0][0]}
+    return inputs, np.stack([row[1] for row in rows])

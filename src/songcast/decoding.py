@@ -7,10 +7,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from songcast.audio import open_song, resampled
+from songcast.audio import open_song
 from songcast.containers import audio_error, shown
 from songcast.corpus import PreparedSong
 from songcast.errors import AudioError, CorpusError
+from songcast.resampling import resampled
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,26 +5,17 @@ params.yaml holds every value, so that DVC sees every change.
 """
 
 import os
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from songcast.augment import VARIANTS
 from songcast.engine import Engine
-from songcast.errors import ParamsError
 from songcast.forecasters.mixture import BLOCK_FRAMES
+from songcast.settings import Settings, load
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
 HeadUnits = Annotated[int, Field(ge=1, le=4096)]
-Section = TypeVar("Section", bound="Settings")
-
-
-class Settings(BaseModel):
-    """Base of all sections: immutable, no unknown keys, no conversion from another type."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+Seed = Annotated[int, Field(ge=0, lt=1 << 32)]  # what Keras takes
 
 
 class PrepareParams(Settings):
@@ -58,9 +49,9 @@ class BaselinesParams(Settings):
     """Forecasters that train must beat."""
 
     look_back: int = Field(ge=1, le=1024)
-    alpha: float = Field(ge=0)
+    alpha: float = Field(ge=0, le=1e9)
     notebook: NotebookParams
-    seed: int = Field(ge=0)
+    seed: Seed
 
 
 class ContinuationParams(Settings):
@@ -79,7 +70,7 @@ class ContinuationParams(Settings):
     rows: int = Field(ge=1, le=4096)
     crop_steps: int = Field(ge=1, le=4096)
     learning_rate: float = Field(gt=0, le=1)
-    seed: int = Field(ge=0)
+    seed: Seed
 
 
 class FitParams(Settings):
@@ -92,7 +83,7 @@ class FitParams(Settings):
     learning_rate: float = Field(gt=0, le=1)
     variants: int = Field(ge=0, le=len(VARIANTS))
     variant_seconds: float = Field(gt=0, le=600)
-    seed: int = Field(ge=0)
+    seed: Seed
 
 
 class TrainParams(FitParams):
@@ -136,8 +127,8 @@ class EvaluateParams(Settings):
 class Range(Settings):
     """Numbers from ``low`` to ``high``, their logarithm evenly spread."""
 
-    low: float = Field(gt=0)
-    high: float = Field(gt=0)
+    low: float = Field(gt=0, le=1 << 32)
+    high: float = Field(gt=0, le=1 << 32)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -146,19 +137,36 @@ class Range(Settings):
         return self
 
 
+def _form(values: Any) -> str | None:
+    if isinstance(values, dict | Range):
+        return "range"
+    return "list" if isinstance(values, tuple) else None
+
+
+TrialValues = Annotated[
+    Annotated[Range, Tag("range")] | Annotated[tuple[Any, ...], Field(min_length=1), Tag("list")],
+    Discriminator(
+        _form,
+        custom_error_type="trial_values",
+        custom_error_message="a list, such as [64, 96], or a range: {low: 1.0e-3, high: 1.0e-2}",
+    ),
+]
+
+
 class SweepParams(Settings):
     """What `songcast sweep` tries: ``space`` names keys of train, each a list or a range."""
 
     trials: int = Field(ge=1, le=10_000)
     grace_epochs: int = Field(ge=1, le=100_000)
-    space: dict[str, Range | tuple[Any, ...]] = Field(min_length=1)
-    seed: int = Field(ge=0)
+    space: dict[str, TrialValues] = Field(min_length=1)
+    seed: Seed
 
 
 class Params(Settings):
     """All of params.yaml.
 
-    ``engine``: who works on many songs, this machine's cores or a Ray cluster.
+    ``engine``: who works on many songs, this machine's cores or a Ray cluster, of which
+    ``workers`` processes share each step of train and retrain.
     """
 
     prepare: PrepareParams
@@ -169,77 +177,21 @@ class Params(Settings):
     evaluate: EvaluateParams
     sweep: SweepParams
     engine: Engine
+    workers: int = Field(ge=1, le=4096)
+
+    @field_validator("workers")
+    @classmethod
+    def _shared(cls, workers: int, info: ValidationInfo) -> int:
+        if workers > 1 and info.data.get("engine") == "local":
+            raise ValueError(f"{workers} take engine: ray")
+        for name in ("train", "retrain"):
+            if name in info.data and info.data[name].rows % workers:
+                raise ValueError(
+                    f"{workers} cannot share the {info.data[name].rows} rows of {name}"
+                )
+        return workers
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] = "params.yaml") -> Self:
         """Read and check the file; raises ``ParamsError`` naming section, key and value."""
         return load(cls, path)
-
-
-def load(cls: type[Section], path: str | os.PathLike[str]) -> Section:
-    """Read the YAML file at ``path`` into ``cls``; any mistake is a one-line ``ParamsError``."""
-    name = Path(path).name
-    try:
-        document = yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeys)
-    except OSError as error:
-        raise ParamsError(
-            f"{path}: cannot be read ({error.strerror}); run in the repository"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{name}: not valid YAML ({_one_line(error)}); correct it") from error
-    try:
-        return cls.model_validate(_tuples(document))
-    except ValidationError as error:
-        raise ParamsError(f"{name}: {_explain(cls, error)}") from error
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """Plain YAML takes the last of two equal keys in silence."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for key in {key for key in keys if keys.count(key) > 1}:
-            raise yaml.MarkedYAMLError(problem=f"{key} stands there twice")
-        return super().construct_mapping(node, deep)
-
-
-def _tuples(value: Any) -> Any:
-    """Lists as tuples: strict and immutable settings know only tuples."""
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
-_RULES = {
-    "model_type": "a section of key: value lines",
-    "tuple_type": "a list, such as [a, b]",
-    "float_type": "a number (in YAML, write 1.0e-3 for 1e-3)",
-}
-
-
-def _explain(cls: type[Settings], error: ValidationError) -> str:
-    """Say the first mistake in one line: section.key, what was received, what is allowed."""
-    first = error.errors()[0]
-    key = ".".join(map(str, first["loc"])) or "the file"
-    kind, received = first["type"], first["input"]
-    if kind == "missing":
-        return f"{key} is missing; add it"
-    if kind == "extra_forbidden":
-        return f"{key} is unknown; allowed there: {', '.join(_known(cls, first['loc'][:-1]))}"
-    if kind == "value_error":
-        return f"{key}: {first['ctx']['error']}; correct it"
-    rule = _RULES.get(kind, first["msg"].removeprefix("Input should be "))
-    return f"{key} is {received!r}; allowed: {rule}"
-
-
-def _known(cls: type[Settings], location: tuple[int | str, ...]) -> list[str]:
-    for part in location:
-        section = cls.model_fields[str(part)].annotation
-        if not (isinstance(section, type) and issubclass(section, Settings)):
-            break
-        cls = section
-    return list(cls.model_fields)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

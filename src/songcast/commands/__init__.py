@@ -10,6 +10,8 @@ from typing import Any
 
 Subparsers = Any  # argparse's own class for them is private
 
+SONG_HELP = "wav, mp3, flac, ogg, m4a, ..."
+
 
 def add_command(
     subparsers: Subparsers,

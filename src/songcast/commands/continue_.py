@@ -1,9 +1,9 @@
 """`songcast continue`: the song, and what a model makes of it afterwards."""
 
 import argparse
-from pathlib import Path
 
 from songcast.commands import Subparsers, add_command
+from songcast.commands.one_song import add_song_and_output, check_song_and_output
 
 
 def add(subparsers: Subparsers) -> None:
@@ -17,14 +17,7 @@ def add(subparsers: Subparsers) -> None:
         "--model: the champion of the registry.",
         "songcast continue song.mp3 -o longer.wav --seconds 10",
     )
-    parser.add_argument("song", metavar="SONG", help="wav, mp3, flac, ogg, m4a, ...")
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="OUT",
-        required=True,
-        help="where to write it; the suffix says the format: .wav .flac .ogg .mp3 .m4a",
-    )
+    add_song_and_output(parser)
     parser.add_argument(
         "--seconds", type=float, required=True, metavar="S", help="of continuation, up to 3600"
     )
@@ -54,17 +47,13 @@ def run(arguments: argparse.Namespace) -> int:
     import numpy as np
 
     from songcast import terminal
-    from songcast.audio import Song, check_writable, open_song, read_song, write_song
+    from songcast.audio import Song, read_song, write_song
     from songcast.commands.forecasting import CHAMPION_URI, load_model
-    from songcast.commands.predict import check_target
     from songcast.containers import shown
     from songcast.continuation.limits import check_request
 
-    source, target = Path(arguments.song), Path(arguments.output)
     check_request(arguments.seconds, arguments.temperature, arguments.seed)
-    with open_song(source):
-        check_target(source, target)
-    check_writable(target)
+    source, target, _ = check_song_and_output(arguments)
     uri = arguments.model or CHAMPION_URI
     continuer = load_model(uri).continuer
     with terminal.song_warnings_as_lines():

@@ -1,4 +1,4 @@
-"""What score and predict share: loading a model, and forecasting while a bar moves."""
+"""What the commands share that need a model: loading it, and forecasting while a bar moves."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,9 +1,9 @@
 """`songcast predict`: the song as a model expects it, one sample ahead of the true past."""
 
 import argparse
-from pathlib import Path
 
 from songcast.commands import Subparsers, add_command
+from songcast.commands.one_song import add_song_and_output, check_song_and_output
 
 
 def add(subparsers: Subparsers) -> None:
@@ -17,14 +17,7 @@ def add(subparsers: Subparsers) -> None:
         "it, rounded and limited to int16. Without --model: the champion of the registry.",
         "songcast predict song.mp3 -o predicted.wav",
     )
-    parser.add_argument("song", metavar="SONG", help="wav, mp3, flac, ogg, m4a, ...")
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="OUT",
-        required=True,
-        help="where to write it; the suffix says the format: .wav .flac .ogg .mp3 .m4a",
-    )
+    add_song_and_output(parser)
     parser.add_argument(
         "--model",
         metavar="URI",
@@ -36,15 +29,11 @@ def add(subparsers: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the predicted song; what can be refused is refused before computing."""
     from songcast import terminal
-    from songcast.audio import check_writable, open_song, read_song, write_song
+    from songcast.audio import read_song, write_song
     from songcast.commands.forecasting import CHAMPION_URI, clipped_mean, forecast, load_model
     from songcast.containers import shown
 
-    source, target = Path(arguments.song), Path(arguments.output)
-    with open_song(source) as reader:
-        seconds = (reader.frames or 0) / reader.sample_rate_hz
-    check_target(source, target)
-    check_writable(target)
+    source, target, seconds = check_song_and_output(arguments)
     uri = arguments.model or CHAMPION_URI
     model = load_model(uri)
     with terminal.song_warnings_as_lines(), terminal.progress(seconds) as advance:
@@ -57,11 +46,3 @@ def run(arguments: argparse.Namespace) -> int:
         f"prediction gain {gains} dB, {result.bits_per_sample:.4f} bits per sample"
     )
     return 0
-
-
-def check_target(source: Path, target: Path) -> None:
-    """Raise ``AudioError`` where writing ``target`` would destroy ``source``."""
-    from songcast.containers import audio_error
-
-    if target.exists() and target.samefile(source):
-        raise audio_error(target, "is the song itself", "write to another file")

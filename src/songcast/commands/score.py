@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from songcast.commands import Subparsers, add_command
+from songcast.commands import SONG_HELP, Subparsers, add_command
 
 if TYPE_CHECKING:
     from songcast.audio import Song
@@ -28,7 +28,7 @@ def add(subparsers: Subparsers) -> None:
         "registry, cascade, ridge and persistence.",
         "songcast score song.mp3 other.flac --model cascade --model models/train",
     )
-    parser.add_argument("songs", metavar="SONG", nargs="+", help="wav, mp3, flac, ogg, m4a, ...")
+    parser.add_argument("songs", metavar="SONG", nargs="+", help=SONG_HELP)
     parser.add_argument(
         "--model",
         metavar="URI",
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     seconds = 0.0
     for path in arguments.songs:  # headers only: what is visibly no song costs no waiting
         with open_song(path) as reader:
-            seconds += (reader.frames or 0) / reader.sample_rate_hz
+            seconds += reader.promised_seconds
     models = named_models(arguments.model) if arguments.model else default_models()
     with (
         terminal.song_warnings_as_lines(),

@@ -1,0 +1,49 @@
+"""What may become of a hostile song, at each entry."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sound_files import FRAMES, RATE_HZ
+
+ENTRIES = ("score", "predict", "continue", "prepare", "serve", "serve /continue")
+SOUND, REFUSED, NOT_SENT = "sound", "refused", "cannot be sent"
+# Root mean square of uniform noise with a peak of 9000, in LSB.
+NOISE_LEVEL = 9000 / 3**0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sound:
+    """What must come out. ``level``: root mean square in LSB; lossy codecs may miss it a little.
+
+    ``frames`` None: any number above 0 (lossy codecs pad). ``too_short``: to go on from.
+    """
+
+    frames: int | None = FRAMES
+    channels: int = 2
+    rate_hz: int = RATE_HZ
+    level: float = NOISE_LEVEL
+    too_short: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hostile:
+    """One song. ``sound``: what must be heard; None: refused, with ``said`` in the one line.
+
+    ``is_file`` False: no client could read it to send it.
+    """
+
+    name: str
+    write: Callable[[Path], object]
+    file: str = "a.wav"
+    sound: Sound | None = None
+    said: str = ""
+    is_file: bool = True
+
+    def outcome(self, entry: str) -> str:
+        """What must become of it at one of ``ENTRIES``."""
+        if entry.startswith("serve") and not self.is_file:
+            return NOT_SENT
+        if self.sound is None or (self.sound.too_short and "continue" in entry):
+            return REFUSED
+        return SOUND

@@ -1,0 +1,98 @@
+"""Sound files of every kind, whole and damaged, and the plainest reader of a wav."""
+
+import functools
+import struct
+import subprocess
+import tempfile
+import wave
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+from numpy.typing import NDArray
+
+from songcast.audio import Song, write_song
+
+RATE_HZ = 44100
+FRAMES = 2400
+LOSSY = (".mp3", ".ogg", ".m4a", ".aac", ".opus")
+LOSSY_RATE_HZ, LOSSY_FRAMES = 48000, 24000
+
+
+def noise(frames: int = FRAMES, channels: int = 2, peak: int = 9000) -> NDArray[np.int16]:
+    rng = np.random.default_rng(frames + channels)
+    return rng.integers(-peak, peak, (frames, channels)).astype(np.int16)
+
+
+def pcm(path: Path, samples: NDArray[np.int16], rate_hz: int = RATE_HZ) -> None:
+    """16 bit by the stdlib."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(samples.shape[1])
+        file.setsampwidth(2)
+        file.setframerate(rate_hz)
+        file.writeframes(samples.astype("<i2").tobytes())
+
+
+def read_pcm(file: Path) -> tuple[NDArray[np.int16], int]:
+    """Samples and rate of a 16-bit wav, by the stdlib: no reader of ours vouches for ours."""
+    with wave.open(str(file), "rb") as sound:
+        assert sound.getsampwidth() == 2
+        samples = np.frombuffer(sound.readframes(sound.getnframes()), "<i2")
+        return samples.reshape(-1, sound.getnchannels()), sound.getframerate()
+
+
+def wav(samples: NDArray[np.generic], valid_bits: int | None = None) -> bytes:
+    """A wav by hand, integer or float by dtype; ``valid_bits`` makes it extensible."""
+    channels, width = samples.shape[1], samples.dtype.itemsize
+    tag = 3 if samples.dtype.kind == "f" else 1
+    base = (channels, RATE_HZ, RATE_HZ * channels * width, channels * width, 8 * width)
+    fmt = struct.pack("<HHIIHH", tag, *base)
+    if valid_bits is not None:
+        guid = struct.pack("<H", tag) + bytes.fromhex("000000001000800000aa00389b71")
+        fmt = struct.pack("<HHIIHHHHI", 0xFFFE, *base, 22, valid_bits, 0) + guid
+    body = b"WAVE" + b"fmt " + struct.pack("<I", len(fmt)) + fmt
+    body += b"data" + struct.pack("<I", samples.nbytes) + samples.tobytes()
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+@functools.cache
+def encoded(suffix: str) -> bytes:
+    """Noise at 48 kHz in the format of the suffix: half a second where lossy, else 2400 frames."""
+    samples = noise(LOSSY_FRAMES if suffix in LOSSY else FRAMES)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / f"a{suffix}"
+        if suffix in (".aac", ".opus"):
+            source = path.with_name("source.wav")
+            pcm(source, samples, LOSSY_RATE_HZ)
+            command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", source, path]
+            subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+        else:
+            write_song(Song(samples=samples, sample_rate_hz=LOSSY_RATE_HZ, name="noise"), path)
+        return path.read_bytes()
+
+
+def cut(suffix: str, part: float) -> bytes:
+    """The first part of a song's file."""
+    whole = encoded(suffix)
+    return whole[: int(len(whole) * part)]
+
+
+def header_then_noise(suffix: str) -> bytes:
+    """48 bytes of a song's file, and random ones to its end."""
+    whole = wav(noise()) if suffix == ".wav" else encoded(suffix)
+    return whole[:48] + np.random.default_rng(1).bytes(len(whole) - 48)
+
+
+def boastful_flac() -> bytes:
+    """A flac that declares 2^36 - 1 frames."""
+    data = bytearray(encoded(".flac"))
+    data[21] |= 0x0F  # STREAMINFO: 36 bits of total samples, RFC 9639 section 8.2
+    data[22:26] = b"\xff\xff\xff\xff"
+    return bytes(data)
+
+
+def with_header(place: int, form: str, value: int) -> bytes:
+    """A wav with one field of its header overwritten."""
+    data = bytearray(wav(noise()))
+    struct.pack_into(form, data, place, value)
+    return bytes(data)

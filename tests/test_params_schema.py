@@ -1,0 +1,177 @@
+"""Every mistake at every key of params.yaml: what is tried is drawn from the schema itself."""
+
+import copy
+import functools
+import math
+import reprlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from songcast.params import Params
+from songcast.stages import prepare, run_stage
+
+REPOSITORY = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())
+SCHEMA = Params.model_json_schema()
+Place = tuple[str | int, ...]
+
+# One value of each kind; at a key it is a mistake unless the key takes that kind.
+KINDS: dict[str, Any] = {
+    "null": None,
+    "boolean": True,
+    "integer": 7,
+    "number": 7.5,
+    "string": "no such word",
+    "array": ["no such word"],
+    "object": {"no such word": 7},
+}
+NO_NUMBERS = (math.nan, math.inf)
+HUGE = (10**400, -1e300)
+
+
+def resolved(schema: dict[str, Any]) -> dict[str, Any]:
+    return SCHEMA["$defs"][schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+
+
+def members(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """The forms that a value may have: one, or those of a union."""
+    return [resolved(s) for s in schema.get("anyOf") or schema.get("oneOf") or [schema]]
+
+
+def places(schema: dict[str, Any], document: Any, at: Place = ()) -> Iterator[tuple[Place, Any]]:
+    """Every key and list entry, at any depth, with its schema."""
+    for form in members(resolved(schema)):
+        if form.get("type") == "array" and isinstance(document, list):
+            entries = form.get("prefixItems") or [form["items"]]
+            below = dict(enumerate(entries[: len(document)]))
+        elif form.get("type") == "object" and isinstance(document, dict):
+            below = form.get("properties") or dict.fromkeys(document, form["additionalProperties"])
+        else:
+            continue
+        for key, entry in below.items():
+            if entry:  # {}: anything goes
+                yield (*at, key), entry
+                yield from places(entry, document[key], (*at, key))
+
+
+PLACES = dict(places(SCHEMA, REPOSITORY))
+NUMBERS = {
+    at: form
+    for at, schema in PLACES.items()
+    for form in members(schema)
+    if form.get("type") in ("integer", "number")
+}
+
+
+def wrong(schema: dict[str, Any]) -> Iterator[Any]:
+    """What must not stand at a key of this schema."""
+    forms = members(schema)
+    kinds = {form["type"] for form in forms}
+    kinds |= {"integer"} if "number" in kinds else set()
+    yield from (value for kind, value in KINDS.items() if kind not in kinds)
+    for form in forms:
+        if "enum" in form:
+            yield KINDS["string"]
+        if "maximum" in form or "exclusiveMaximum" in form:
+            yield from out_of_range(form)
+        if form.get("minItems") or form.get("minProperties"):
+            yield [] if form["type"] == "array" else {}
+        if "maxItems" in form:
+            yield [1] * (form["maxItems"] + 1)
+        if "minLength" in form:
+            yield ""
+    if kinds & {"integer", "number"}:
+        yield from (*NO_NUMBERS, *HUGE)
+
+
+def out_of_range(form: dict[str, Any]) -> Iterator[float]:
+    """The first values beyond the bounds."""
+    whole = form["type"] == "integer"
+    for bound, way in (("Minimum", -1), ("Maximum", 1)):
+        if f"exclusive{bound}" in form:
+            yield form[f"exclusive{bound}"]
+        else:
+            last = form[bound.lower()]
+            yield last + way if whole else math.nextafter(last, way * math.inf)
+
+
+def changed(at: Place, value: Any) -> dict[str, Any]:
+    document = copy.deepcopy(REPOSITORY)
+    functools.reduce(lambda inner, key: inner[key], at[:-1], document)[at[-1]] = value
+    return document
+
+
+@pytest.fixture
+def refusal(tmp_path, monkeypatch, capfd):
+    """refusal(document) -> the one line with which a stage ends."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+
+    def run(document: Any) -> str:
+        text = yaml.dump(document, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper))
+        (tmp_path / "params.yaml").write_text(text)
+        with pytest.raises(SystemExit) as caught:
+            run_stage(prepare.main)
+        out, err = capfd.readouterr()
+        assert (caught.value.code, out, err.count("\n")) == (2, "", 1), err
+        return err
+
+    return run
+
+
+def named(at: Place) -> str:
+    return "songcast prepare: params.yaml: " + ".".join(map(str, at))
+
+
+def test_every_key_of_the_file_is_tried():
+    def keys(document: Any, at: Place = ()) -> Iterator[Place]:
+        for key, value in document.items() if isinstance(document, dict) else ():
+            yield (*at, key)
+            yield from keys(value, (*at, key))
+
+    assert set(keys(REPOSITORY)) <= PLACES.keys()
+    assert len(NUMBERS) > 50
+
+
+@pytest.mark.parametrize("at", NUMBERS, ids=lambda at: ".".join(map(str, at)))
+def test_every_number_has_bounds(at):
+    assert {"minimum", "exclusiveMinimum"} & NUMBERS[at].keys()
+    assert {"maximum", "exclusiveMaximum"} & NUMBERS[at].keys()
+
+
+@pytest.mark.parametrize("at", PLACES, ids=lambda at: ".".join(map(str, at)))
+def test_a_wrong_value_is_named_with_its_key_and_what_is_allowed(at, refusal):
+    for value in wrong(PLACES[at]):
+        said = refusal(changed(at, value))
+        assert said.startswith(named(at)), (value, said)
+        if isinstance(value, list | dict):  # the mistake may be one of what is in it
+            assert any(words in said for words in ("; allowed: ", "; allowed there: ", "; add it"))
+        else:
+            assert f" is {reprlib.repr(value)}; allowed: " in said, said
+
+
+def at_place(at: Place) -> Any:
+    return functools.reduce(lambda inner, key: inner[key], at, REPOSITORY)
+
+
+# What has keys of its own; the file itself too.
+SECTIONS = [
+    at
+    for at, schema in {(): SCHEMA, **PLACES}.items()
+    if isinstance(at_place(at), dict) and any("properties" in form for form in members(schema))
+]
+
+
+@pytest.mark.parametrize("at", SECTIONS, ids=lambda at: ".".join(at) or "the file")
+def test_a_missing_and_an_unknown_key_are_named(at, refusal):
+    section = at_place(at)
+    for key in section:
+        without = {k: v for k, v in section.items() if k != key}
+        said = refusal(changed(at, without) if at else without)
+        assert said == f"{named((*at, key))} is missing; add it\n"
+    more = {**section, "no_such_key": 1}
+    said = refusal(changed(at, more) if at else more)
+    assert said.startswith(f"{named((*at, 'no_such_key'))} is unknown; allowed there: ")
+    assert set(said.partition("there: ")[2].strip().split(", ")) == set(section)
