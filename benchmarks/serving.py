@@ -188,7 +188,7 @@ def served(model: str | None) -> Iterator[tuple[str, psutil.Process]]:
 
 
 @contextmanager
-def moving_champion() -> Iterator[list[int]]:
+def moving_champion(every_seconds: float = MOVE_EVERY_SECONDS) -> Iterator[list[int]]:
     """Move the alias between the two newest versions within the block."""
     from songcast import registry
     from songcast.registry import promotion
@@ -198,7 +198,7 @@ def moving_champion() -> Iterator[list[int]]:
     moves: list[int] = []
 
     def move() -> None:
-        while not done.wait(MOVE_EVERY_SECONDS):
+        while not done.wait(every_seconds):
             number = next(n for n in newest if n != registry.alias(registry.CHAMPION))
             moves.append(promotion.promote(number, why="load", force=True).after)
 

@@ -280,11 +280,60 @@ def test_pull_leaves_what_is_there_alone(repository, capfd):
     ]
 
 
+def test_pull_takes_what_was_registered_and_nothing_beside_it(repository, tmp_path):
+    outputs(repository)
+    registered(repository)
+    folder = registry_files.resolve("models:/songcast/1")
+    (tmp_path / "secret").write_text("mine")
+    (folder / "letter.txt").symlink_to(tmp_path / "secret")
+    (folder / "evil.py").write_text("raise SystemExit")
+    registry_files.pull("models:/songcast/1", tmp_path / "mine")
+    assert {p.name for p in (tmp_path / "mine").iterdir()} == {
+        *("arrays.npz", "bundle.json", "model_card.md")
+    }
+
+
+def test_other_weights_under_the_registered_name_are_not_loaded(repository, capfd):
+    """A bundle that is sound in itself, and claims the sha256 that the registry knows."""
+    outputs(repository)
+    registered(repository)
+    folder = registry_files.resolve("models:/songcast/1")
+    claimed = weights_of(folder)
+    make_bundle(folder, 99.0)
+    manifest = json.loads((folder / "bundle.json").read_text())
+    (folder / "bundle.json").write_text(json.dumps({**manifest, "weights_sha256": claimed}))
+    assert weights_of(folder) == claimed
+    assert cli.main(["pull", "models:/songcast/1", "mine"]) == 2
+    assert "not those that were registered" in capfd.readouterr().err
+    assert not (repository / "mine").exists()
+
+
+@pytest.mark.parametrize("digest", ["../../victim", "/victim", "", "A" * 64])
+def test_a_digest_from_a_server_never_becomes_a_path(repository, digest):
+    outputs(repository)
+    registered(repository)
+    client = tracking_store.connect()
+    client.set_model_version_tag("songcast", "1", "songcast.weights_sha256", digest)
+    with pytest.raises(BundleError, match="no sha256 of its weights"):
+        registry_files.resolve("models:/songcast/1")
+
+
+class Evil:
+    """A server that lists what suits it: one entry, or folder in folder without end."""
+
+    def __init__(self, path, is_dir=False):
+        self.path, self.is_dir = path, is_dir
+
+    def list_artifacts(self, folder):
+        return [SimpleNamespace(path=self.path.format(folder=folder), is_dir=self.is_dir)]
+
+
 @pytest.mark.parametrize("path", ["../evil", "/etc/passwd", "artifacts/../../evil", "a\\b"])
 def test_a_server_cannot_write_outside_the_folder(path):
-    class Evil:
-        def list_artifacts(self, folder):
-            return [SimpleNamespace(path=path, is_dir=False)]
-
     with pytest.raises(BundleError, match="leaves the folder"):
-        list(registry_files.listing(Evil(), "artifacts"))
+        list(registry_files.listing(Evil(path), "artifacts"))
+
+
+def test_a_server_cannot_send_folders_without_end():
+    with pytest.raises(BundleError, match="so deep"):
+        list(registry_files.listing(Evil("{folder}/more", is_dir=True), "artifacts"))

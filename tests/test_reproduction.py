@@ -77,6 +77,8 @@ def test_without_its_commit_a_version_cannot_be_built_again(tmp_path, monkeypatc
     for tags, message in (
         ({}, "no git commit"),
         ({"git_commit": "f" * 40}, "cannot be checked out"),
+        ({"git_commit": "--upload-pack=evil"}, "is none"),
+        ({"git_commit": "f" * 40, "data_hash": "x\n- path: /etc"}, "is none"),
     ):
         monkeypatch.setattr(registry, "named", lambda uri, tags=tags: version(**tags))
         with pytest.raises(RegistryError, match=message) as caught:

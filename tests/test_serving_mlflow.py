@@ -17,6 +17,7 @@ from mlflow_store import (
     weights_of,
     write_evaluation,
 )
+from pickles import pickles_below
 from serving_models import Echo, app_of, running
 from songcast.errors import AudioError
 from songcast.registry import files as registry_files
@@ -70,6 +71,12 @@ def test_the_served_model_answers_each_song(served):
     (scored,) = served.predict({"song": example_song()}, params={"task": "score"})
     assert (scored["audio"], scored["format"]) == (None, None)
     assert scored["prediction_gain_db"] == rows[0]["prediction_gain_db"]
+
+
+def test_the_registered_model_holds_no_pickle(served):
+    folder = registry_files.resolve("models:/songcast@champion").parents[1]
+    assert {"MLmodel", "code", "requirements.txt"} <= {p.name for p in folder.iterdir()}
+    assert pickles_below(folder) == []
 
 
 def test_the_served_model_continues_songs(served):

@@ -1,12 +1,11 @@
 """The same on a real MLflow server: PostgreSQL behind it, artifacts through it.
 
-Wants Debian's `postgresql` and the Python package `psycopg2-binary`; skipped, saying so, without.
+Wants Debian's `postgresql`; skipped, saying so, without.
 Run alone: `python -m pytest -m slow tests/test_serving_postgres.py`.
 """
 
 import base64
 import contextlib
-import importlib.util
 import json
 import os
 import pwd
@@ -36,9 +35,6 @@ BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1:]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not BINARIES, reason="no PostgreSQL: apt-get install postgresql"),
-    pytest.mark.skipif(
-        importlib.util.find_spec("psycopg2") is None, reason="pip install psycopg2-binary"
-    ),
     # TensorFlow's variables do not know NumPy 2's copy keyword; Keras asks them when it saves.
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]

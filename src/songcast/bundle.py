@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from songcast.archives import check_archive
 from songcast.errors import BundleError
-from songcast.files import sha256_of_file
+from songcast.files import atomic_folder, sha256_of_file
 
 MANIFEST = "bundle.json"
 ARRAYS = "arrays.npz"
@@ -49,36 +50,34 @@ def write_bundle(
     as the outer bundle's own. ``details``: further JSON-able keys
     of bundle.json, such as sample_rate_hz, channels, look_back, scales and params.
     """
-    scratch = folder.with_name(f".{folder.name}.writing")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    weights: dict[str, Array] = {}
-    if arrays:
-        (scratch / ARRAYS).write_bytes(_npz_bytes(arrays))
-        weights.update(arrays)
-    if network is not None:
-        network.save(scratch / NETWORK)
-        _fix_dates(scratch / NETWORK)
-        weights.update(network_weights(network))
-    for name, text in (texts or {}).items():
-        (scratch / name).write_text(text)
-    for name, inner in (nested or {}).items():
-        weights[f"{name}/"] = np.array(read_manifest(inner)["weights_sha256"])
-        shutil.copytree(inner, scratch / name)
-    manifest = {
-        "kind": kind,
-        **details,
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
-        "weights_sha256": weights_sha256(weights),
-        "files": {
-            p.relative_to(scratch).as_posix(): sha256_of_file(p)
-            for p in sorted(scratch.rglob("*"))
-            if p.is_file()
-        },
-    }
-    (scratch / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    scratch.rename(folder)
+    with atomic_folder(folder) as scratch:
+        weights: dict[str, Array] = {}
+        if arrays:
+            (scratch / ARRAYS).write_bytes(_npz_bytes(arrays))
+            weights.update(arrays)
+        if network is not None:
+            network.save(scratch / NETWORK)
+            _fix_dates(scratch / NETWORK)
+            weights.update(network_weights(network))
+        for name, text in (texts or {}).items():
+            (scratch / name).write_text(text)
+        for name, inner in (nested or {}).items():
+            weights[f"{name}/"] = np.array(read_manifest(inner)["weights_sha256"])
+            (scratch / name).mkdir()
+            for file in inner.iterdir():  # not by copytree, which hides what the disk says
+                shutil.copy2(file, scratch / name)
+        manifest = {
+            "kind": kind,
+            **details,
+            "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
+            "weights_sha256": weights_sha256(weights),
+            "files": {
+                p.relative_to(scratch).as_posix(): sha256_of_file(p)
+                for p in sorted(scratch.rglob("*"))
+                if p.is_file()
+            },
+        }
+        (scratch / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
 def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
@@ -109,6 +108,25 @@ def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
     return manifest
 
 
+def check_weights(folder: Path, network: Any) -> None:
+    """Raise ``BundleError`` where a bundle's weights are not those that bundle.json names.
+
+    Its hashes of files tell of a file that was altered; this tells of one that was exchanged,
+    hash and all. ``network``: the Keras model as loaded.
+    """
+    weights = network_weights(network)
+    if (folder / ARRAYS).is_file():
+        weights |= read_arrays(folder)
+    for inner in folder.glob(f"*/{MANIFEST}"):
+        sha256 = read_manifest(inner.parent)["weights_sha256"]
+        weights[f"{inner.parent.name}/"] = np.array(sha256)
+    if weights_sha256(weights) != read_manifest(folder, verify=False)["weights_sha256"]:
+        raise BundleError(
+            f"{folder}: holds other weights than its {MANIFEST} names (sha256 differs); "
+            "restore the bundle, e.g. with `dvc checkout` or `make run`"
+        )
+
+
 def _inside(name: str) -> bool:
     """Whether ``name`` is that of a file in a bundle, or in one nested in it."""
     parts = name.split("/")
@@ -116,7 +134,8 @@ def _inside(name: str) -> bool:
 
 
 def read_arrays(folder: Path) -> dict[str, Array]:
-    """Return the arrays of a bundle."""
+    """Return the arrays of a bundle. Raises ``BundleError`` for an archive that is not ours."""
+    check_archive(folder / ARRAYS)
     with np.load(folder / ARRAYS, allow_pickle=False) as stored:
         return {name: stored[name] for name in stored.files}
 
@@ -138,7 +157,7 @@ def weights_sha256(weights: Mapping[str, Array]) -> str:
 
 def _npz_bytes(arrays: Mapping[str, Array]) -> bytes:
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(stream, "w") as archive:
         for name in sorted(arrays):
             member = io.BytesIO()
             np.lib.format.write_array(member, np.ascontiguousarray(arrays[name]))
@@ -154,7 +173,7 @@ def _fix_dates(path: Path) -> None:
     metadata.pop("date_saved", None)
     members["metadata.json"] = json.dumps(metadata).encode()
     members["config.json"] = _number_shared_objects(members["config.json"])
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, "w") as archive:
         for name, content in members.items():
             archive.writestr(zipfile.ZipInfo(name, EPOCH), content)
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from songcast import paths
-from songcast.bundle import read_manifest
+from songcast.bundle import check_weights, read_manifest
 from songcast.errors import BundleError
 from songcast.forecasters.base import Forecaster
 
@@ -61,7 +61,9 @@ def load_bundle(folder: Path) -> Forecaster:
     if kind == "lstm":
         from songcast.forecasters.lstm import Lstm
 
-        return Lstm.load(folder)
+        model = Lstm.load(folder)
+        check_weights(folder, model.network)
+        return model
     raise BundleError(
         f"{folder}: a bundle of unknown kind {kind!r}; this songcast knows ridge, notebook, lstm"
     )

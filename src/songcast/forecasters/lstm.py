@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from songcast.archives import read_network
 from songcast.bundle import NETWORK, read_arrays, read_manifest, write_bundle
 from songcast.errors import BundleError
 from songcast.forecasters import features
@@ -91,13 +92,11 @@ class Lstm(Forecaster):
 
     @classmethod
     def load(cls, folder: Path) -> "Lstm":
-        """Read a bundle written by ``save``."""
-        import keras
-
+        """Read a bundle written by ``save``. Raises ``BundleError``."""
         manifest = read_manifest(folder)
         said = manifest["network"]
         settings = NetworkSettings(**{**said, "head_units": tuple(said["head_units"])})
-        network = keras.saving.load_model(folder / NETWORK, compile=False)
+        network = read_network(folder / NETWORK)
         arrays = read_arrays(folder) if manifest["front_end"]["kind"] == "ridge" else {}
         taps = {int(name.removeprefix("taps_")): array for name, array in arrays.items()}
         front_end = FrontEndSettings.from_json(manifest["front_end"], taps or None)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from songcast.archives import read_network
 from songcast.bundle import NETWORK, read_manifest, write_bundle
 from songcast.forecasters.base import Forecaster, Session
 from songcast.forecasters.blocks import AlignedBlocks
@@ -56,11 +57,9 @@ class Notebook(Forecaster):
 
     @classmethod
     def load(cls, folder: Path) -> "Notebook":
-        """Read a bundle written by ``save``."""
-        import keras
-
+        """Read a bundle written by ``save``. Raises ``BundleError``."""
         read_manifest(folder)
-        return cls(keras.saving.load_model(folder / NETWORK, compile=False))
+        return cls(read_network(folder / NETWORK))
 
 
 def build_network(look_back: int, activation: Activation) -> Any:

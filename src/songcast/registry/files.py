@@ -1,10 +1,11 @@
 """The files of a registered version: its bundle, its model card, where it came from.
 
-What a server says about them is not believed: names that would leave their folder are refused,
-and the weights' sha256 must be the registered one.
+What a server says about them is not believed: names that would leave their folder are refused.
+The sha256 of bundle.json, which holds that of every other file, must be the registered one.
 """
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,27 +14,31 @@ from typing import Any
 
 from songcast.bundle import MANIFEST, read_manifest
 from songcast.errors import BundleError, RegistryError
-from songcast.files import TEMPORARY_PREFIX
+from songcast.files import TEMPORARY_PREFIX, sha256_of_file
 from songcast.registry import Version, named
+from songcast.tracking.send import BUNDLE
 from songcast.tracking.store import clear_errors, connect, database, import_mlflow, tracking_uri
 
 CARD, LINEAGE = "model_card.md", "lineage.json"
 # Where MLflow keeps what a model made from code was given.
 BUNDLES = "artifacts"
+# artifacts/train/continuation/network.keras
+MOST_PARTS = 4
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def resolve(uri: str) -> Path:
     """Return the local bundle folder of ``models:/songcast@ALIAS`` or ``models:/songcast/N``.
 
-    From a server it is downloaded once, into the user's cache. The weights' sha256 is verified
-    each time. Raises ``RegistryError`` where there is no such version, ``BundleError`` where
+    From a server it is downloaded once, into the user's cache. Its sha256 is verified each
+    time. Raises ``RegistryError`` where there is no such version, ``BundleError`` where
     its files are missing or altered, ``TrackingError`` where the store cannot be reached.
     """
     found = named(uri)
     folder = _fetch(found)
-    if read_manifest(folder)["weights_sha256"] != found.weights_sha256:
+    if not _is_registered(folder, found):
         raise BundleError(
-            f"{uri}: the weights in {folder} are not those that were registered "
+            f"{uri}: the files in {folder} are not those that were registered "
             "(sha256 differs): restore the artifacts"
         )
     return folder
@@ -53,7 +58,9 @@ def pull(uri: str, folder: Path) -> Version:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=TEMPORARY_PREFIX) as scratch:
             copy = Path(scratch) / "bundle"
-            shutil.copytree(bundle, copy)
+            for name in (MANIFEST, *read_manifest(bundle)["files"]):  # and nothing beside them
+                (copy / name).parent.mkdir(exist_ok=True)
+                shutil.copyfile(bundle / name, copy / name)
             read_manifest(copy)
             card = read_attached(found, CARD)
             if card is not None:
@@ -88,12 +95,14 @@ def _fetch(found: Version) -> Path:
     uri = tracking_uri()
     with clear_errors(uri):
         connect(uri)
+        if not SHA256.fullmatch(found.weights_sha256):  # it names a folder below
+            raise BundleError(f"{found.uri}: no sha256 of its weights is registered")
         repository = _repository(found)
         if database(uri):  # in place, nothing is copied
             return _only_bundle(Path(repository.download_artifacts(BUNDLES)))
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "songcast"
         kept = cache / found.weights_sha256
-        if _is_whole(kept):
+        if kept.is_dir() and _is_whole(kept, found):
             return kept
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as scratch:
@@ -109,12 +118,15 @@ def _fetch(found: Version) -> Path:
 def listing(repository: Any, folder: str) -> Iterator[str]:
     """Yield the paths of all files in ``folder`` of an artifact repository.
 
-    Raises ``BundleError`` for a path that does not lie directly in the folder it was listed in.
+    Raises ``BundleError`` for a path that does not lie directly in the folder it was listed in,
+    or lies deeper than any file of a bundle.
     """
     for info in repository.list_artifacts(folder):
         path = PurePosixPath(info.path)
         if str(path.parent) != folder or path.name in ("", "..") or "\\" in info.path:
             raise BundleError(f"{info.path}: leaves the folder {folder}: this server is not sound")
+        if len(path.parts) > MOST_PARTS:
+            raise BundleError(f"{info.path}: in no bundle lies anything so deep: not downloaded")
         if info.is_dir:
             yield from listing(repository, info.path)
         else:
@@ -136,9 +148,16 @@ def _only_bundle(artifacts: Path) -> Path:
     raise BundleError(f"{artifacts}: the registered model carries no {MANIFEST}: register it again")
 
 
-def _is_whole(bundle: Path) -> bool:
+def _is_registered(bundle: Path, found: Version) -> bool:
+    """Whether these are the files that were registered. Raises ``BundleError``."""
+    weights = read_manifest(bundle)["weights_sha256"]
+    # Versions of before its sha256 was kept have none: then the weights that it names must do.
+    proof = found.tags.get(BUNDLE) or sha256_of_file(bundle / MANIFEST)
+    return (weights, sha256_of_file(bundle / MANIFEST)) == (found.weights_sha256, proof)
+
+
+def _is_whole(bundle: Path, found: Version) -> bool:
     try:
-        read_manifest(bundle)
+        return _is_registered(bundle, found)
     except BundleError:
         return False
-    return True

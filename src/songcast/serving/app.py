@@ -16,7 +16,7 @@ from songcast.serving.champion import Champion
 from songcast.serving.decoder import Decoder
 from songcast.serving.failures import REFUSALS, add_failures, first_mistake, guard_of
 from songcast.serving.limits import Limits, RefusedError
-from songcast.serving.payload import file_content, raw_song
+from songcast.serving.payload import sent_bytes
 from songcast.serving.reference import reference_page
 from songcast.serving.streaming import WavStream, wav_header
 from songcast.serving.tasks import (
@@ -129,7 +129,7 @@ def _add_invocations(app: FastAPI, champion: Champion, work: Work, telemetry: Te
             def task(decoder: Decoder) -> list[dict[str, Any]]:
                 rows = []
                 for place, text in enumerate(songs):
-                    song = _decoded(decoder, text, f"song {place}", work.limits)
+                    song = decoder.decode(sent_bytes(text, f"song {place}"), f"song {place}")
                     rows.append(answer(model, song, settings, job.check))
                     telemetry.heard(song.seconds)
                 return rows
@@ -179,12 +179,6 @@ def _add_continuation(app: FastAPI, champion: Champion, work: Work, telemetry: T
             parts = work.stream(job, task)
             first, second = await anext(parts), await anext(parts)  # what is refused, is by now
             return WavStream(first + second, parts, held.pop_all())
-
-
-def _decoded(decoder: Decoder, text: str, name: str, limits: Limits) -> Any:
-    if text.lstrip()[:1] == "{":
-        return raw_song(text, name, limits.max_frames)
-    return decoder.decode(file_content(text, name), name)
 
 
 async def _read(request: Request, job: Job, limits: Limits) -> bytes:

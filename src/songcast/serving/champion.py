@@ -1,5 +1,6 @@
 """The model being served: one at a time, changed when its alias moves."""
 
+import gc
 import logging
 import threading
 from dataclasses import dataclass
@@ -66,6 +67,8 @@ class Champion:
             return False
         self.current = load_served(self.uri)
         self.reloads += 1
+        # Keras networks are rings of references: left to itself, each move keeps some 10 MB.
+        gc.collect()
         return True
 
     def _follow(self) -> None:

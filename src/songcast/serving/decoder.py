@@ -4,8 +4,8 @@ Decoders are C code that reads hostile bytes. Here they may crash, hang or swell
 process has a memory limit, is killed when it is late, and a new one takes its place.
 
 One request and one reply at a time, over pipes; each part is its length in 8 bytes, then itself.
-Request: the greatest number of frames (JSON), the file. Reply: a description (JSON), the samples
-as little-endian int16.
+Request: the greatest number of frames (JSON), what was sent. Reply: a description (JSON), the
+samples as little-endian int16.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ import numpy as np
 from songcast.audio import Song
 from songcast.errors import AudioError
 from songcast.serving.limits import Limits
-from songcast.serving.payload import TooLongError, decode_file
+from songcast.serving.payload import TooLongError, decode_bytes
 
 LENGTH = struct.Struct("<Q")
 
@@ -38,7 +38,7 @@ class Decoder:
         self._process: subprocess.Popen[bytes] | None = None
 
     def decode(self, content: bytes, name: str) -> Song:
-        """Return the song in the bytes of a file. Raises ``AudioError``, ``TooLongError``."""
+        """Return the song in what ``sent_bytes`` gives. Raises ``AudioError``, ``TooLongError``."""
         try:
             with self._watched() as process:
                 send(process.stdin, json.dumps(self._limits.max_frames).encode(), content)
@@ -132,7 +132,7 @@ def main() -> None:
             return
         reply: dict[str, Any]
         try:
-            song = decode_file(content, "song.file", max_frames)
+            song = decode_bytes(content, "song.file", max_frames)
             reply = {"channels": song.channels, "sample_rate_hz": song.sample_rate_hz}
             pcm = song.samples.astype("<i2").tobytes()
         except AudioError as error:

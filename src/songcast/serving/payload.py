@@ -29,13 +29,13 @@ def decode_song(text: Any, name: str, max_frames: float = math.inf) -> Song:
     Raw: ``{"samples": [[left, right], ...], "sample_rate_hz": 44100}``, for mono also a flat list.
     Raises ``AudioError``, one line that starts with ``name``.
     """
+    return decode_bytes(sent_bytes(text, name), name, max_frames)
+
+
+def sent_bytes(text: Any, name: str) -> bytes:
+    """Return the file in base64 ``text``, or raw samples as they are. Raises ``AudioError``."""
     if isinstance(text, str) and text.lstrip()[:1] == "{":
-        return raw_song(text, name, max_frames)
-    return decode_file(file_content(text, name), name, max_frames)
-
-
-def file_content(text: Any, name: str) -> bytes:
-    """Return the bytes of base64 ``text``. Raises ``AudioError``."""
+        return text.lstrip().encode(errors="replace")
     try:
         content = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError, TypeError):
@@ -45,7 +45,13 @@ def file_content(text: Any, name: str) -> bytes:
     return content
 
 
-def raw_song(text: str, name: str, max_frames: float = math.inf) -> Song:
+def decode_bytes(content: bytes, name: str, max_frames: float = math.inf) -> Song:
+    """Return the song in what ``sent_bytes`` gives. Raises ``AudioError``."""
+    decode = raw_song if content[:1] == b"{" else decode_file
+    return decode(content, name, max_frames)
+
+
+def raw_song(text: str | bytes, name: str, max_frames: float = math.inf) -> Song:
     """Return the song of raw samples as JSON. Raises ``AudioError``."""
     try:
         said = json.loads(text)
