@@ -16,12 +16,12 @@ STORE := $(or $(MLFLOW_TRACKING_URI),embedded)
 # `python` of the stages is ours, and their lines come as they are written.
 IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONUNBUFFERED=1
 
-.PHONY: help run test test-slow test-browser check audit format readme lock gpu ui clean FORCE
+.PHONY: help run test test-slow test-faults test-browser check audit format readme lock gpu ui clean writable FORCE
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
-run: $(INSTALLED) $(PULLED)  ## songs to evaluated, registered models; does only what is not done yet
+run: writable $(INSTALLED) $(PULLED)  ## songs to evaluated, registered models; does only what is not done yet
 	@store="$$(printf %s '$(STORE)' | cksum)"; \
 	if [ "$$(cat $(REGISTRY) 2>/dev/null)" != "$$store" ] \
 		|| { [ '$(STORE)' = embedded ] && [ ! -f mlruns/mlflow.db ]; }; \
@@ -31,11 +31,20 @@ run: $(INSTALLED) $(PULLED)  ## songs to evaluated, registered models; does only
 	@echo
 	@$(BIN)/songcast summary
 
-test: $(INSTALLED)  ## the fast tests
-	@$(IN_VENV) $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist worksteal -m "not slow and not browser"
+writable:
+	@test -w . || { echo "$(CURDIR) may not be written: copy it to a place of your own" >&2; exit 2; }
 
-test-slow: $(INSTALLED)  ## the slow tests: kills, long songs, another backend
-	@$(IN_VENV) $(BIN)/python -m pytest -q -m "slow and not browser"
+test: $(INSTALLED)  ## the fast tests
+	@$(IN_VENV) $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist worksteal -m "not slow and not browser and not faults"
+
+test-slow: $(INSTALLED)  ## the slow tests: long songs, Ray, PostgreSQL (installed when there is none)
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || ! command -v apt-get >/dev/null || { \
+		SUDO="$$(command -v sudo || true)"; $$SUDO apt-get update -q && \
+		$$SUDO apt-get install -q -y --no-install-recommends postgresql; }
+	@$(IN_VENV) $(BIN)/python -m pytest -q -m "slow and not browser and not faults"
+
+test-faults: $(INSTALLED)  ## kills, full disks, dead servers: nothing is lost
+	@$(IN_VENV) $(BIN)/python -m pytest -q -m faults
 
 test-browser: $(INSTALLED)  ## the tests in a real browser; installs Debian's chromium when there is none
 	@command -v chromium >/dev/null || { SUDO="$$(command -v sudo || true)"; \
@@ -45,8 +54,8 @@ test-browser: $(INSTALLED)  ## the tests in a real browser; installs Debian's ch
 check: $(INSTALLED)  ## lint, format, types; changes nothing
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-audit: $(INSTALLED)  ## known vulnerabilities in the locked versions
-	@$(BIN)/pip-audit --progress-spinner off --disable-pip --require-hashes -r requirements.lock
+audit: $(INSTALLED)  ## what songcast rests on: known vulnerabilities, licences, bill of materials
+	@$(BIN)/python benchmarks/dependencies.py
 
 format: $(INSTALLED)  ## format the code and correct what can be corrected
 	@$(BIN)/ruff check -q --fix . ; $(BIN)/ruff format .

@@ -28,6 +28,7 @@ from songcast.commands import (
     serve,
     summary,
     sweep,
+    sync,
     trace,
     ui,
 )
@@ -46,6 +47,7 @@ COMMANDS = (
     trace,
     reproduce,
     sweep,
+    sync,
     serve,
     ui,
     summary,

@@ -1,11 +1,14 @@
-"""Files that are either whole or not there."""
+"""Files and folders that are either whole or not there."""
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 TEMPORARY_PREFIX = ".songcast-"
@@ -17,8 +20,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     On an exception it is removed and ``path`` is what it was. Data reaches the disk before the
     name does, so after a power cut ``path`` is the old file or the new one. A killed process
-    leaves at most a ``.songcast-*`` file. The suffix is kept: encoders look at it. Raises
-    ``OSError``.
+    leaves at most a ``.songcast-*`` file, for ``sweep`` to find. The suffix is kept: encoders
+    look at it. Raises ``OSError``.
 
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "note.txt"
@@ -29,16 +32,95 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     temporary = target.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{target.suffix}")
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     try:
+        with suppress(OSError):  # a network's file system may have no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        _sync_file(temporary)
         temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(handle)
     sync_folder(target.parent)
+
+
+def sweep(folder: Path) -> None:
+    """Remove from ``folder`` the half-written files of processes that were killed.
+
+    Who still writes holds a lock.
+    """
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        with suppress(OSError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a new empty folder beside ``path``; it takes the name ``path`` when the block succeeds.
+
+    On an exception it is removed and ``path`` is what it was. A folder cannot be renamed over
+    another, so the old one stands aside for a moment: a process killed in that moment leaves it
+    there, and the next call puts it back. Raises ``OSError``.
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "notes"
+    >>> with atomic_folder(target) as temporary:
+    ...     _ = (temporary / "note.txt").write_text("whole")
+    >>> [path.name for path in target.iterdir()]
+    ['note.txt']
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.writing")
+    aside = target.with_name(f".{target.name}.replaced")
+    _put_back(aside, target)
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for found in temporary.rglob("*"):
+            (sync_folder if found.is_dir() else _sync_file)(found)
+        sync_folder(temporary)
+        if target.exists():
+            target.rename(aside)
+        temporary.rename(target)
+    except BaseException:
+        _put_back(aside, target)
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_folder(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def disk_fault(error: BaseException) -> str | None:
+    """Return the one line for an error that the disk caused, None where it was not the disk.
+
+    Libraries wrap what the system said, so the errors behind ``error`` are looked at too.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            place = f"{cause.filename}: " if cause.filename else ""
+            if cause.errno in (errno.ENOSPC, errno.EDQUOT):
+                return f"{place}the disk is full; free some space and run it again"
+            if cause.errno in (errno.EROFS, errno.EACCES):
+                return f"{place}may not be written or read ({cause.strerror}); check permissions"
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _put_back(aside: Path, target: Path) -> None:
+    if aside.exists() and not target.exists():
+        aside.rename(target)
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

@@ -35,6 +35,7 @@ def log_evaluations(evaluation: Mapping[str, Any], folder: Path) -> dict[str, st
     ``BundleError`` for a bundle that is missing or altered.
     """
     logs = {kind: evaluation_log(evaluation, kind, folder) for kind in KINDS}
+    tracking.deliver_kept()  # or what only waits to be sent would be built again
     runs = {kind: run_of(kind, folder / "models" / kind) for kind in KINDS}
     for kind, run_id in runs.items():
         tracking.log_evaluation(run_id, *logs[kind], note_of_run(evaluation, kind))

@@ -14,6 +14,7 @@ from typing import Any
 
 from songcast.bundle import read_manifest
 from songcast.tracking.live import StageRun, stage_run
+from songcast.tracking.outbox import deliver_kept
 from songcast.tracking.parent import mark_running
 from songcast.tracking.send import (
     MODEL,
@@ -32,6 +33,7 @@ from songcast.tracking.store import clear_errors, connect, experiment_id, locked
 __all__ = [
     "EVALUATION",
     "StageRun",
+    "deliver_kept",
     "ensure_parent",
     "ensure_run",
     "find_run",

@@ -1,37 +1,40 @@
-"""A stage's run while it runs: logged live, and nothing here can stop a training."""
+"""A stage's run while it runs: logged live, and nothing here can stop or slow a training."""
 
 import contextlib
-import json
-import os
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from songcast.errors import TrackingError
-from songcast.tracking.parent import PARENT, mark_running
+from songcast.bundle import read_manifest
+from songcast.tracking.outbox import Outbox, Record, now_ms, own_path, send_record
+from songcast.tracking.parent import PARENT, execution_tags, mark_running
 from songcast.tracking.send import (
     Point,
     Row,
     create_run,
     flatten,
+    lineage_tags,
     open_parent,
-    send_bundle,
-    send_file,
-    send_metrics,
     send_params,
-    send_tags,
 )
-from songcast.tracking.store import connect, experiment_id, explain, home, tracking_uri
+from songcast.tracking.store import connect, experiment_id, explain, tracking_uri
 
 SYSTEM_METRICS_SECONDS = 5.0
 FLUSH_SECONDS = 1.0
+# A store that did not answer is asked again after so long.
+RETRY_SECONDS = 30.0
 
 
 class StageRun:
-    """A run being logged. Made by ``stage_run``; ``run_id`` is None while the server is away."""
+    """A run being logged. Made by ``stage_run``; ``run_id`` is None while the server is away.
+
+    One thread sends, in order; only the end of the stage waits for it. What cannot be sent is
+    kept in a file (see ``outbox``) and tried again.
+    """
 
     def __init__(self, stage: str) -> None:
         self.stage = stage
@@ -42,91 +45,93 @@ class StageRun:
         self._known: set[tuple[str, int]] = set()
         self._sent_at = 0.0
         self._monitor: Any = None
-        self._offline = False
+        self._resume_id: str | None = None
+        self._sender = ThreadPoolExecutor(1)
+        self._sending: Future[None] | None = None
+        self._outbox = Outbox(own_path(stage))
+        self._retry_at: float | None = None  # None while the store answers
 
     def log_metrics(self, metrics: Row, step: int) -> None:
         """Log numbers of one step (an epoch). Sent in one request, at most one per second.
 
         A resumed run skips what it has already logged for this step.
         """
-        now = time.time_ns() // 1_000_000
+        now = now_ms()
         self._metrics += [
             (key, float(value), step, now)
             for key, value in metrics.items()
             if (key, step) not in self._known
         ]
-        if time.monotonic() - self._sent_at >= FLUSH_SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Send the buffered metrics."""
-        if not self._metrics:
-            return
-        pending, self._metrics = self._metrics, []
-        self._deliver(lambda: send_metrics(self._client, self._id, pending), {"metrics": pending})
-        self._sent_at = time.monotonic()
+        idle = self._sending is None or self._sending.done()
+        if idle and time.monotonic() - self._sent_at >= FLUSH_SECONDS:
+            self._flush()
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Log a file, or all of a directory, into ``folder`` of the run's artifacts."""
-        record = {"artifact": str(path), "folder": folder}
-        self._deliver(lambda: send_file(self._client, self._id, path, folder), record)
-
-    def set_tags(self, tags: Mapping[str, Any]) -> None:
-        """Add tags."""
-        self._deliver(lambda: send_tags(self._client, self._id, tags), {"tags": dict(tags)})
+        self._hand_over({"artifact": str(path.absolute()), "folder": folder}).result()
 
     def log_bundle(self, bundle: Path) -> None:
         """Log the finished bundle as the run's model. Call it last: it makes the run whole."""
-        self.flush()
-        self._deliver(
-            lambda: send_bundle(self._client, self._id, self.stage, bundle),
-            {"bundle": str(bundle)},
-        )
+        self._flush()
+        sha256 = read_manifest(bundle)["weights_sha256"]
+        self._hand_over(
+            {"bundle": str(bundle.absolute()), "stage": self.stage, "weights_sha256": sha256}
+        ).result()
 
-    @property
-    def _id(self) -> str:
-        if self.run_id is None:
-            raise TrackingError(f"run {self.stage} was never started")
-        return self.run_id
+    def _flush(self) -> None:
+        """Send the buffered metrics, waiting for nothing."""
+        if self._metrics:
+            pending, self._metrics = self._metrics, []
+            self._sending = self._hand_over({"metrics": pending})
+            self._sent_at = time.monotonic()
 
-    def _deliver(self, action: Callable[[], object], record: Mapping[str, Any]) -> None:
-        """Do ``action``; if that fails, keep ``record`` in a file. Training goes on either way."""
-        if not self._offline:
+    def _hand_over(self, record: Record) -> Future[None]:
+        """Give a record to the thread that sends."""
+        return self._sender.submit(self._deliver, record)
+
+    def _deliver(self, record: Record) -> None:
+        """Send a record after those that were kept; if that fails, keep it too."""
+        if self._retry_at is None or time.monotonic() >= self._retry_at:
             try:
-                action()
+                self._outbox.deliver(self._send)
+                self._send(record, self.run_id)
+                if self._retry_at is not None:
+                    self._say(f"MLflow answers again, {self.stage} has told it all")
+                self._retry_at = None
                 return
             except Exception as error:
                 # Whatever MLflow, the network or the disk may raise: a model in training is
                 # worth more than its log. Everything can be rebuilt from the stage's outputs.
-                self._offline = True
-                print(
-                    f"songcast: {self.stage} goes on without MLflow, kept in {self._kept}: "
-                    f"{explain(tracking_uri(), error)}",
-                    file=sys.stderr,
-                )
+                if self._retry_at is None:
+                    self._say(
+                        f"{self.stage} goes on without MLflow, kept in {self._outbox.path} "
+                        f"for `songcast sync`: {explain(tracking_uri(), error)}"
+                    )
+                self._retry_at = time.monotonic() + RETRY_SECONDS
         with contextlib.suppress(OSError):
-            self._kept.parent.mkdir(parents=True, exist_ok=True)
-            with self._kept.open("a") as file:
-                file.write(
-                    json.dumps({"stage": self.stage, "run_id": self.run_id, **record}) + "\n"
-                )
+            self._outbox.keep({**record, "run_id": self.run_id})
 
-    @property
-    def _kept(self) -> Path:
-        return home() / "undelivered" / f"{self.stage}-{os.getpid()}.jsonl"
+    def _send(self, record: Record, run_id: str | None) -> str | None:
+        self.run_id = self.run_id or run_id
+        if "start" in record:
+            self._start(record["start"], record["tags"])
+        elif self.run_id is not None:
+            send_record(self._client, self.run_id, record)
+        return self.run_id
 
-    def _start(
-        self, params: Mapping[str, Any], tags: Mapping[str, Any], resume: str | None
-    ) -> None:
+    def _say(self, line: str) -> None:
+        print(f"songcast: {line}", file=sys.stderr)
+
+    def _start(self, params: Mapping[str, Any], tags: Mapping[str, Any]) -> None:
         self._client = connect()
         experiment = experiment_id(self._client)
-        resumed = resume is not None and self._resume(resume)
+        resumed = self._resume_id is not None and self._resume(self._resume_id)
         self._parent = self._parent or open_parent(self._client, experiment, self.stage)
-        if not resumed:
-            self.run_id = create_run(self._client, self.stage, tags, self._parent)
-        mark_running(self._client, experiment, self._id, self._parent)
-        send_params(self._client, self._id, params)
-        self._monitor = _system_monitor(self._client, self._id, resumed)
+        # What an attempt that broke off has made is not made again.
+        self.run_id = self.run_id or create_run(self._client, self.stage, tags, self._parent)
+        mark_running(self._client, experiment, self.run_id, self._parent)
+        send_params(self._client, self.run_id, params)
+        self._monitor = _system_monitor(self._client, self.run_id, resumed)
 
     def _resume(self, run_id: str) -> bool:
         """Continue run ``run_id`` if this store has it; it may be another store than before."""
@@ -150,14 +155,15 @@ class StageRun:
         return True
 
     def _finish(self, status: str) -> None:
-        self.flush()
+        self._flush()
         if self._monitor is not None:
-            self._monitor.finish()
-            self._monitor = None
-        for run_id in filter(None, (self.run_id, self._parent)):
-            self._deliver(
-                partial(self._client.set_terminated, run_id, status=status), {"status": status}
-            )
+            # It waits for its last request, which a dead store does not answer.
+            stop = threading.Thread(target=self._monitor.finish, daemon=True)
+            stop.start()
+            stop.join(None if self._retry_at is None else 0.0)
+        self._hand_over({"end": status, "ms": now_ms()}).result()
+        self._sender.shutdown()
+        self._outbox.close()
 
 
 @contextlib.contextmanager
@@ -170,15 +176,16 @@ def stage_run(
     """Log a stage as an MLflow run named after it.
 
     ``params``: may be nested; logged as ``a.b``. ``resume_id``: the run to go on with, if the
-    store has it. The run ends FINISHED, FAILED on an exception, KILLED on Ctrl-C; both are
-    raised again. An unreachable store is reported once on stderr and never stops the block.
+    store has it. The run ends FINISHED, FAILED on an exception, KILLED on Ctrl-C and SIGTERM;
+    both are raised again. An unreachable store is reported once on stderr and never stops the
+    block: what it should know is kept, and sent when it answers again.
     """
     run = StageRun(stage)
-    run._deliver(
-        lambda: run._start(params, tags or {}, resume_id),
-        {"params": flatten(params), "tags": {k: str(v) for k, v in (tags or {}).items()}},
-    )
+    run._resume_id = resume_id
+    every = {**lineage_tags(), **execution_tags(), **(tags or {})}
+    start = {"start": flatten(params), "tags": {k: str(v) for k, v in every.items()}}
     try:
+        run._hand_over({**start, "ms": now_ms()}).result()
         yield run
     except BaseException as error:
         run._finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from songcast import lineage
-from songcast.bundle import read_manifest
+from songcast.bundle import MANIFEST, read_manifest
+from songcast.files import sha256_of_file
 from songcast.serving.package import log_model
 from songcast.tracking.inputs import send_dataset
 from songcast.tracking.parent import PARENT, PIPELINE, STAGE, execution_tags, find_parent, here
 from songcast.tracking.store import as_default, experiment_id, locked
 
 WEIGHTS, MODEL = "songcast.weights_sha256", "songcast.model_id"
+BUNDLE = "songcast.bundle_sha256"
 BATCH = 100  # MLflow takes at most 100 params and 1000 metrics in one request
 LONGEST_PARAM = 6000
 
@@ -60,8 +62,12 @@ def create_run(
     tags: Mapping[str, Any],
     parent: str | None = None,
     name: str | None = None,
+    start_ms: int | None = None,
 ) -> str:
-    """Start a run named after ``stage``, tagged with where it comes from, below ``parent``."""
+    """Start a run named after ``stage``, tagged with where it comes from, below ``parent``.
+
+    ``start_ms``: since 1970; default now.
+    """
     with contextlib.suppress(OSError, KeyError):  # a container may know no user
         tags = {"mlflow.user": getpass.getuser(), **tags}
     every = {
@@ -74,7 +80,10 @@ def create_run(
         STAGE: stage,
     }
     run = client.create_run(
-        experiment_id(client), run_name=name or stage, tags={k: str(v) for k, v in every.items()}
+        experiment_id(client),
+        start_time=start_ms,
+        run_name=name or stage,
+        tags={k: str(v) for k, v in every.items()},
     )
     run_id = str(run.info.run_id)
     send_dataset(client, run_id, "training" if parent else "evaluation")
@@ -172,4 +181,5 @@ def send_bundle(client: Any, run_id: str, stage: str, bundle: Path) -> None:
     with as_default(str(client.tracking_uri)):
         model_id = log_model(client, run_id, stage, bundle, tags={WEIGHTS: sha256})
     # Last, because a run with this tag counts as complete.
-    send_tags(client, run_id, {MODEL: model_id, "songcast.kind": manifest["kind"], WEIGHTS: sha256})
+    proof = {WEIGHTS: sha256, BUNDLE: sha256_of_file(bundle / MANIFEST)}
+    send_tags(client, run_id, {MODEL: model_id, "songcast.kind": manifest["kind"], **proof})

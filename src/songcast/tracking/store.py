@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
 import sys
 import threading
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from songcast.errors import SongcastError, TrackingError
+from songcast.files import disk_fault
 from songcast.paths import root
 
 EXPERIMENT = "songcast"
@@ -33,6 +35,16 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
 _LOCKS = threading.local()
+# What sqlite's own words mean for the user.
+SQLITE_SAYS = re.compile(r"\(sqlite3\.\w+\) ([^\n]+)")
+SQLITE_ADVICE = {
+    "database is locked": "another program holds it: wait for it, or end it",
+    "database or disk is full": "free some space and run it again",
+    "attempt to write a readonly database": "check the permissions of the file and its folder",
+    "unable to open database file": "check that its folder is there, and the permissions",
+    "file is not a database": "restore it, or move it away: `make run` builds a new one",
+    "database disk image is malformed": "restore it, or move it away: `make run` builds a new one",
+}
 
 
 def tracking_uri() -> str:
@@ -63,8 +75,9 @@ def import_mlflow() -> Any:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])
-    # The monitor's complaints about a server that went away are ours to word.
-    logging.getLogger("mlflow.system_metrics").setLevel(logging.CRITICAL)
+    # Complaints about a server that went away, or a database on a full disk, are ours to word.
+    for name in ("mlflow.system_metrics", "mlflow.store"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     return mlflow
 
 
@@ -164,13 +177,20 @@ def clear_errors(uri: str) -> Iterator[None]:
 
 def explain(uri: str, error: Exception) -> str:
     """Say in one line what went wrong with the store at ``uri`` and what to do."""
+    if isinstance(error, SongcastError):
+        return str(error)
     text = str(error).strip()
     if database(uri) is None and ("API request" in text or "onnection" in text):
         return (
             f"the tracking server at {uri} does not answer: start it, "
             "or unset MLFLOW_TRACKING_URI to use the embedded store"
         )
-    return f"MLflow store {uri}: {text.splitlines()[0] if text else type(error).__name__}"
+    line = disk_fault(error) or (text.splitlines()[0] if text else type(error).__name__)
+    by_sqlite = SQLITE_SAYS.search(text)
+    if by_sqlite:
+        said = by_sqlite[1]
+        line = f"{said}; {SQLITE_ADVICE[said]}" if said in SQLITE_ADVICE else said
+    return f"MLflow store {uri}: {line}"
 
 
 def ui_command(port: int = 5000) -> tuple[list[str], dict[str, str], str]:
@@ -203,10 +223,15 @@ def _held() -> set[Path]:
 
 
 def _create_database(file: Path) -> None:
-    """Create the database whole or not at all: an interrupted migration could not be resumed."""
+    """Create the database whole or not at all: an interrupted migration could not be resumed.
+
+    The caller holds the store's lock.
+    """
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     print(f"creating the MLflow database {file} (once, some seconds)", file=sys.stderr)
+    for stale in file.parent.glob(f".{file.name}.*"):  # of a process that was killed here
+        stale.unlink()
     scratch = file.with_name(f".{file.name}.{os.getpid()}.{time.time_ns()}")
     try:
         SqlAlchemyStore(f"{SQLITE}{scratch}", ARTIFACTS).engine.dispose()

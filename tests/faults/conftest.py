@@ -1,0 +1,34 @@
+"""A small pipeline that ran once, undisturbed; each test spoils it in its own way."""
+
+from pathlib import Path
+
+import pytest
+
+from small_pipeline import Pipeline, rehearse
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.faults)
+            item.add_marker(pytest.mark.timeout(3600))
+
+
+@pytest.fixture(scope="session")
+def rehearsed(tmp_path_factory):
+    """The pipeline and, by stage, what it is like undisturbed."""
+    scratch = tmp_path_factory.mktemp("rehearsed")
+    pipeline = Pipeline.build(scratch / "repository")
+    return pipeline, rehearse(pipeline, scratch)
+
+
+@pytest.fixture
+def at(rehearsed):
+    """``at(stage)``: the pipeline as it is before ``stage``, and the stage's rehearsal."""
+    pipeline, rehearsals = rehearsed
+
+    def before(stage):
+        pipeline.restore(rehearsals[stage].before)
+        return pipeline, rehearsals[stage]
+
+    return before
