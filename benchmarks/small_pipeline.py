@@ -116,6 +116,9 @@ class Pipeline:
 
     def start_stage(self, stage: str) -> "subprocess.Popen[str]":
         """Start a stage as `make run` does, and no other."""
+        locks = self.folder / ".dvc" / "tmp" / "rwlock"
+        if locks.exists() and not locks.stat().st_size:
+            locks.unlink()
         return self.start(*self.dvc, "repro", "--single-item", stage)
 
     def start_bare(self, stage: str) -> "subprocess.Popen[str]":

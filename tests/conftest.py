@@ -16,7 +16,7 @@ def pytest_runtest_setup() -> None:
     random.seed(0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_song() -> MakeSong:
     """make_song(frames=11025, channels=2, sample_rate_hz=44100, seed=0): a chord with noise."""
 

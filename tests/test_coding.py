@@ -18,7 +18,7 @@ from scipy.special import expit
 from small_models import RATE_HZ, forecaster, music, song
 from songcast.forecasters import lstm
 from songcast.forecasters.base import Forecaster, Session
-from songcast.forecasters.lstm import Lstm
+from songcast.forecasters.lstm import LstmSession
 from songcast.forecasters.mixture import HIGHEST, LOWEST, UNIFORM_SHARE, VALUES, Mixture
 
 # The coder writes words of 32 bits and keeps two of them to end with.
@@ -67,7 +67,7 @@ def decode(model: Forecaster, words, frames: int, channels: int):
 
 def copy_of(session: Session, model: Forecaster) -> Session:
     """The session's state of its own; the network and the threads are shared."""
-    shared = [model, model.network] if isinstance(model, Lstm) else [model]
+    shared = [model, session._network] if isinstance(session, LstmSession) else [model]
     return copy.deepcopy(session, {id(thing): thing for thing in shared})
 
 

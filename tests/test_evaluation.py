@@ -20,16 +20,9 @@ from songcast.forecasters.mixture import BLOCK_FRAMES
 from songcast.forecasters.persistence import Persistence
 
 
-@pytest.mark.parametrize(
-    ("start", "stop"),
-    [
-        (BLOCK_FRAMES + 300, 2 * BLOCK_FRAMES + 200),
-        (BLOCK_FRAMES, BLOCK_FRAMES + 50),
-        (17, 40),
-        (0, 2 * BLOCK_FRAMES + 200),
-    ],
-)
-def test_every_models_passage_is_that_of_its_own_forecast_of_the_song(start, stop):
+@pytest.fixture(scope="module")
+def heard():
+    """A song, models of every kind, and each one's own forecast of the whole song."""
     models = {
         "lstm": randomised("cascade", seed=1),
         "persistence": Persistence(),
@@ -40,10 +33,24 @@ def test_every_models_passage_is_that_of_its_own_forecast_of_the_song(start, sto
         "on ridge": randomised("ridge", seed=4),
     }
     x = song(music(2 * BLOCK_FRAMES + 700, 2))
+    return x, models, {name: model.forecast(x) for name, model in models.items()}
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"),
+    [
+        (BLOCK_FRAMES + 300, 2 * BLOCK_FRAMES + 200),
+        (BLOCK_FRAMES, BLOCK_FRAMES + 50),
+        (17, 40),
+        (0, 2 * BLOCK_FRAMES + 200),
+    ],
+)
+def test_every_models_passage_is_that_of_its_own_forecast_of_the_song(heard, start, stop):
+    x, models, forecasts = heard
     found = forecast_passage(models, x, start, stop)
     assert list(found) == list(models)
-    for name, model in models.items():
-        own = model.forecast(x).passage(start, stop)
+    for name, forecast in forecasts.items():
+        own = forecast.passage(start, stop)
         assert_array_equal(found[name].samples, own.samples, name)
         assert_array_equal(found[name].bits, own.bits, name)
         assert_array_equal(found[name].mean, own.mean, name)

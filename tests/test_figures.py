@@ -20,7 +20,7 @@ RATE = 44100
 LONG_NAME = "a-song-whose-name-$x_1$-never-ends-" * 4
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def passage(make_song):
     """Half a second in stereo, loudest in its middle, int16, and a noisy prediction of it."""
     x = make_song(frames=RATE // 2).samples.copy()
@@ -116,8 +116,17 @@ def song_figures(songs):
 # --- all figures ---
 
 
-def test_every_figure_has_a_title_and_names_its_axes(passage):
-    for name, figure in every_figure(*passage).items():
+@pytest.fixture(scope="module")
+def figures_of_each_kind(passage, tmp_path_factory):
+    """Every figure, and its bytes as a PNG."""
+    folder = tmp_path_factory.mktemp("figures")
+    return {
+        name: (figure, drawn(figure, folder)) for name, figure in every_figure(*passage).items()
+    }
+
+
+def test_every_figure_has_a_title_and_names_its_axes(figures_of_each_kind):
+    for name, (figure, _) in figures_of_each_kind.items():
         assert title(figure), name
         outer = [ax for ax in figure.axes if ax.get_xlabel()]
         assert outer, name
@@ -141,10 +150,9 @@ def test_a_perfect_prediction_can_be_drawn(passage, tmp_path):
         assert re.search("∞ dB|within 0 dB|correlate 1.000", title(figure))
 
 
-def test_the_same_figure_gives_the_same_bytes(passage, tmp_path):
-    once, again = (every_figure(*passage) for _ in range(2))
-    for name in once:
-        assert drawn(once[name], tmp_path) == drawn(again[name], tmp_path), name
+def test_the_same_figure_gives_the_same_bytes(figures_of_each_kind, passage, tmp_path):
+    for name, figure in every_figure(*passage).items():
+        assert drawn(figure, tmp_path) == figures_of_each_kind[name][1], name
 
 
 def test_settings_of_the_user_change_nothing_and_are_left_as_they_were(tmp_path):
@@ -155,11 +163,12 @@ def test_settings_of_the_user_change_nothing_and_are_left_as_they_were(tmp_path)
         assert dict(matplotlib.rcParams) == before
 
 
-@pytest.mark.parametrize("songs", [1, 8, 30])
-def test_titles_labels_and_legends_stay_inside_and_do_not_overlap(passage, songs, tmp_path):
-    drawings = every_figure(*passage, songs) if songs == 8 else song_figures(songs)
-    for name, figure in drawings.items():
+def test_titles_labels_and_legends_stay_inside_and_do_not_overlap(figures_of_each_kind, tmp_path):
+    few, many = song_figures(1), song_figures(30)
+    for figure in (*few.values(), *many.values()):
         drawn(figure, tmp_path)
+    kinds = [(name, figure) for name, (figure, _) in figures_of_each_kind.items()]
+    for name, figure in (*kinds, *few.items(), *many.items()):
         heading = figure._suptitle.get_window_extent()
         bodies = [ax.get_tightbbox() for ax in figure.axes]
         legends = [legend.get_window_extent() for legend in figure.legends]

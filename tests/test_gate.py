@@ -28,6 +28,7 @@ RIDGE = entry(numbers(7.0))
         (numbers(6.0, lag_samples=1), None, ["lag_samples is 1"]),
         (numbers(6.0, lag_samples=-1), None, ["lag_samples is -1"]),
         (numbers(6.0, clipped_samples=3), None, ["clipped_samples is 3"]),
+        (numbers(7.5, lag_samples=1), None, ["lag_samples is 1", "not better than ridge"]),
         (numbers(math.nan), numbers(6.0), ["bits_per_sample is nan"]),
         (numbers(math.inf), None, ["bits_per_sample is inf"]),
         (numbers(-math.inf), None, ["bits_per_sample is -inf"]),
@@ -42,6 +43,12 @@ def test_each_fault_closes_the_gate_with_its_reason(candidate, champion, reasons
     assert len(verdict.reasons) == len(reasons)
     for told, expected in zip(verdict.reasons, reasons, strict=True):
         assert told.startswith(expected)
+
+
+@pytest.mark.parametrize(("songs", "said"), [(("a",), "over 1 song"), (("a", "b"), "over 2 songs")])
+def test_the_reason_counts_the_songs_compared(songs, said):
+    (reason,) = gate(entry(numbers(7.5), songs), entry(numbers(7.0), songs), None).reasons
+    assert reason.endswith(said)
 
 
 def test_a_lead_that_may_be_chance_does_not_move_the_champion():

@@ -177,6 +177,7 @@ np.savez(sys.argv[3], mean=forecast.mean, bits=forecast.bits)
 """
 
 
+@pytest.mark.slow
 def test_jax_gives_the_same_forecast_as_tensorflow(tmp_path):
     model = randomised("cascade", spread=0.1)
     model.save(tmp_path / "bundle", {})

@@ -1,11 +1,10 @@
-"""The house stays in order: who imports whom, and that the papers agree with the code."""
+"""The house stays in order: who imports whom, what is locked, what the pipeline says."""
 
 import ast
 import configparser
+import functools
 import importlib.metadata
 import re
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,20 +14,18 @@ import pytest
 import yaml
 
 import songcast
-from songcast.cli import build_parser
 from songcast.params import Params
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "songcast"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), ROOT / "benchmarks/README.md"]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 # Who alone may import what, by path in the package.
 IMPORTERS = {
-    "pydub": r"codec\.py",
+    "pydub": r"ffmpeg\.py",
     "soundfile": r"codec\.py",
-    "imageio_ffmpeg": r"codec\.py",
+    "imageio_ffmpeg": r"ffmpeg\.py",
     "mlflow": r"(tracking|registry|serving)/\w+\.py",
     "ray": r"cluster\.py",
     "pickle": r"(?!)",
@@ -36,26 +33,23 @@ IMPORTERS = {
     "joblib": r"(?!)",
     "dill": r"(?!)",
 }
-# What the modules of forecasters must not know: everything that knows them.
-ABOVE_FORECASTERS = re.compile(
-    r"songcast\.(stages|commands|cli|tracking\w*|registry\w*|promotion|serving|stage_log|models|evaluation"
-    r"|training|gate|artifact_store)\b"
-)
 
 
 def name_of(path: Path) -> str:
     return path.relative_to(PACKAGE).as_posix()
 
 
-def imports(path: Path) -> Iterator[str]:
+@functools.cache
+def imports(path: Path) -> frozenset[str]:
     """Full names of all modules that a file imports, at its head or inside a function."""
+    names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            yield str(node.module)
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return frozenset(names)
 
 
 @pytest.mark.parametrize("library", IMPORTERS)
@@ -65,21 +59,47 @@ def test_only_its_adapter_imports_a_library(library: str) -> None:
     assert {user for user in users if not allowed.fullmatch(user)} == set()
 
 
-def test_forecasters_know_nothing_of_what_uses_them() -> None:
-    for path in sorted((PACKAGE / "forecasters").glob("*.py")):
-        assert [m for m in imports(path) if ABOVE_FORECASTERS.match(m)] == [], path.name
+def layers() -> dict[str, int]:
+    """Rank of each module or package that docs/architecture.md places, ground = 0."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    table = page.split("\n## Layers")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| [^|]+\|(.*`.*)\|[^|]+\|$", table, re.MULTILINE)
+    places = [(name, row) for row, cell in enumerate(reversed(rows)) for name in words(cell)]
+    assert len(dict(places)) == len(places), "a module is placed twice"
+    return dict(places)
 
 
-def test_errors_know_nobody() -> None:
-    assert [m for m in imports(PACKAGE / "errors.py") if m.startswith("songcast")] == []
+def words(cell: str) -> list[str]:
+    """`continuation/training.py`, `forecasters/` -> continuation.training, forecasters."""
+    named = re.findall(r"`([\w/.]+)`", cell)
+    return [name.removesuffix(".py").rstrip("/").replace("/", ".") for name in named]
 
 
-def test_stages_and_commands_are_imported_by_no_lower_module() -> None:
-    upper = ("stages/", "commands/", "cli.py", "__main__.py")
-    for path in MODULES:
-        if not name_of(path).startswith(upper):
-            above = [m for m in imports(path) if re.match(r"songcast\.(stages|commands|cli)\b", m)]
-            assert above == [], name_of(path)
+def test_imports_run_downwards_as_the_page_on_architecture_says() -> None:
+    places = layers()
+    names = {
+        module_of(path): path for path in MODULES if path.parent != PACKAGE or path.stem[0] != "_"
+    }
+    assert {place for place in places if place not in names} == set()
+
+    def rank(module: str) -> int:
+        while module not in places:
+            assert "." in module, f"docs/architecture.md does not place {module}"
+            module = module.rpartition(".")[0]
+        return places[module]
+
+    upwards = [
+        f"{module} -> {other}"
+        for module, path in names.items()
+        for other in {name.removeprefix("songcast.") for name in imports(path)} & set(names)
+        if rank(other) > rank(module)
+    ]
+    assert upwards == []
+
+
+def module_of(path: Path) -> str:
+    """Dotted name within songcast; a package goes by its folder, songcast itself has none."""
+    return name_of(path).removesuffix(".py").removesuffix("__init__").strip("/").replace("/", ".")
 
 
 def test_every_library_imported_is_a_dependency() -> None:
@@ -156,65 +176,9 @@ def test_every_section_of_params_belongs_to_its_stage() -> None:
     asked = {
         stage: said["params"] for stage, said in PIPELINE["stages"].items() if "params" in said
     }
-    # The engine changes no result, and a sweep is no stage.
-    assert set(params) - {"engine", "sweep"} == set(asked)
+    # Who works changes no result, and a sweep is no stage.
+    assert set(params) - {"engine", "sweep", "workers"} == set(asked)
     for stage, keys in asked.items():
         # A stage reads its own section, and single keys of what comes before it.
         assert stage in keys
         assert all(key.split(".")[0] in params for key in keys)
-
-
-def code_lines(path: Path) -> list[str]:
-    """Lines of the fenced blocks of a page, and what stands between backticks in its text."""
-    parts = re.split(r"^```.*$", path.read_text(), flags=re.MULTILINE)
-    inline = [word for text in parts[::2] for word in re.findall(r"`([^`\n]+)`", text)]
-    return [*inline, *(line for block in parts[1::2] for line in block.splitlines())]
-
-
-def test_documented_make_targets_exist() -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    lines = [line for path in DOCUMENTS for line in code_lines(path)]
-    lines += (ROOT / ".ci" / "run").read_text().splitlines()
-    named = {found[1] for line in lines if (found := re.match(r"make ([a-z-]+)", line))}
-    assert {"run", "test", "check", "ui"} <= named
-    assert named <= targets
-
-
-def test_documented_commands_exist_and_all_are_documented() -> None:
-    parser = build_parser()
-    known = {name for action in parser._actions for name in (getattr(action, "choices", 0) or ())}
-    command = re.compile(r"(?:\S*/)?songcast ([a-z]+)")
-    for path in DOCUMENTS:
-        named = {found[1] for line in code_lines(path) if (found := command.match(line))}
-        assert named <= known, path.name
-        assert path != ROOT / "README.md" or named == known
-
-
-def test_documented_files_exist() -> None:
-    made = {path for said in PIPELINE["stages"].values() for path in outputs(said)}
-    for path in DOCUMENTS:
-        for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text()):
-            there = (path.parent / link).exists() or link in made
-            assert there, f"{path.name} links to {link}, which does not exist"
-
-
-def test_modules_that_the_pages_name_exist() -> None:
-    files = {
-        p.name for folder in ("src", "tests", "benchmarks") for p in (ROOT / folder).rglob("*")
-    }
-    for path in DOCUMENTS:
-        named = {word for line in code_lines(path) for word in re.findall(r"\b\w+\.py\b", line)}
-        assert named <= files, path.name
-
-
-def test_readme_has_a_place_for_the_measured_table() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert readme.count("<!-- result table -->") == readme.count("<!-- end of result table -->")
-    assert readme.index("<!-- result table -->") < readme.index("<!-- end of result table -->")
-
-
-@pytest.mark.parametrize("benchmark", ["accuracy", "activations", "serving", "training"])
-def test_benchmarks_explain_themselves(benchmark: str) -> None:
-    command = [sys.executable, ROOT / "benchmarks" / f"{benchmark}.py", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert f"benchmarks/{benchmark}.py" in done.stdout
