@@ -26,6 +26,7 @@ run: writable $(INSTALLED) $(PULLED)  ## songs to evaluated, registered models; 
 	if [ "$$(cat $(REGISTRY) 2>/dev/null)" != "$$store" ] \
 		|| { [ '$(STORE)' = embedded ] && [ ! -f mlruns/mlflow.db ]; }; \
 	then rm -f registered.json; fi; \
+	[ -s .dvc/tmp/rwlock ] || rm -f .dvc/tmp/rwlock; `# empty: DVC was killed while writing it` \
 	$(IN_VENV) $(BIN)/python -m dvc repro | $(WITHOUT_CHATTER) && mkdir -p mlruns \
 		&& echo "$$store" > $(REGISTRY)
 	@echo
