@@ -5,7 +5,6 @@ stage report draws them and logs them to MLflow.
 """
 
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,7 @@ from typing import Any
 
 from songcast.audio import Song, write_song
 from songcast.corpus import Corpus, PreparedSong
-from songcast.engine import Engine, each
+from songcast.engine import Engine, each, free_cores
 from songcast.evaluation import summarise
 from songcast.evaluation_continuation import continuation_report
 from songcast.files import write_json
@@ -24,6 +23,9 @@ from songcast.song_evaluation import SongFound, continue_song, forecast_song, lo
 from songcast.stages import run_stage
 
 log = logging.getLogger("songcast.evaluate")
+
+# A song's experts work in threads of their own; while they wait for the network, another's go on.
+SONGS_AT_ONCE = 2
 
 
 def main() -> None:
@@ -70,13 +72,12 @@ def evaluate(
 
     load_models.cache_clear()  # of an earlier evaluation in this process
     load_models(models)  # here too: what is missing is missed now
-    # One song at a time: its experts work in threads of their own.
-    songs = measured(forecast, 1)
+    songs = measured(forecast, SONGS_AT_ONCE)
     for slug, measures in songs.items():
         log.info("%s: %s bits", slug, _bits(measures))
     evaluation = {"summary": summarise(songs), "songs": songs}
     log.info("mean: %s bits", _bits(evaluation["summary"]))
-    evaluation["continuation"] = continuation_report(measured(go_on, os.cpu_count() or 1))
+    evaluation["continuation"] = continuation_report(measured(go_on, free_cores()))
     for name, found in evaluation["continuation"]["summary"].items():
         distances = ", ".join(f"{value:.2f}" for value in found["log_mel_distance_db"] if value)
         log.info("continuation by %s: %s dB from the true log-mel levels", name, distances)
