@@ -15,6 +15,7 @@ import pytest
 import yaml
 from numpy.testing import assert_allclose, assert_array_equal
 
+from small_continuer import continuer
 from small_models import RATE_HZ, music, randomised, untrained
 from songcast.checkpoint import Checkpoint
 from songcast.corpus import PreparedSong, write_index
@@ -286,6 +287,7 @@ def test_the_stage_killed_and_started_again_ends_with_the_same_weights(tmp_path,
     from mlflow_store import use_repository
 
     homes = [use_repository(tmp_path / name, monkeypatch) for name in ("whole", "killed")]
+    continuation = continuer()
     for home in homes:
         songs = [
             prepared(home / "prepared", "stereo", 2, 1),
@@ -293,6 +295,7 @@ def test_the_stage_killed_and_started_again_ends_with_the_same_weights(tmp_path,
         ]
         write_index(home / "prepared", RATE_HZ, songs)
         (home / "params.yaml").write_text(small_params())
+        continuation.save(home / "models" / "continuation", {"sample_rate_hz": RATE_HZ})
 
     def start(home):
         return subprocess.Popen(
