@@ -381,7 +381,7 @@ def test_songs_without_room_are_skipped_and_none_with_room_is_a_clear_error(two_
 
 
 def test_the_blocks_of_a_passage_follow_each_other_without_a_gap(two_songs):
-    batches = passage_batches(two_songs[0], "validation", 160, 8)
+    batches = list(passage_batches(two_songs[0], "validation", 160, 8))
     # From the first whole frame in [3300, 4000)
     starts = list(range(3312, 4000 - 160 + 1, 160))
     assert len(batches) == len(starts)
@@ -391,4 +391,4 @@ def test_the_blocks_of_a_passage_follow_each_other_without_a_gap(two_songs):
             assert_array_equal(target[c], expected_target)
             for name, rows in expected.items():
                 assert_array_equal(inputs[name][c], rows)
-    assert passage_batches(two_songs[1], "validation", 160, 8) == []
+    assert list(passage_batches(two_songs[1], "validation", 160, 8)) == []

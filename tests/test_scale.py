@@ -15,6 +15,7 @@ from songcast.audio import Song, write_song
 from songcast.corpus import Corpus, PreparedSong, has_array, split_frames, write_index
 from songcast.crops import CropSampler
 from songcast.featurestore import DTYPES, SongFeatures
+from songcast.training import VALIDATION_SONGS, validation_songs
 
 RATE_HZ = 44100
 FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
@@ -32,11 +33,12 @@ def streams(tmp_path_factory):
     return folder
 
 
+def song_of(folder, number, splits):
+    return SongFeatures(slug=f"s{number}", channels=2, frame=16, splits=splits, folder=folder)
+
+
 def sampler_of(folder, songs):
-    found = [
-        SongFeatures(slug=f"s{i}", channels=2, frame=16, splits={"train": (0, 640)}, folder=folder)
-        for i in range(songs)
-    ]
+    found = [song_of(folder, number, {"train": (0, 640)}) for number in range(songs)]
     return CropSampler(found, rows=8, frames=64, look_back=8, seed=1)
 
 
@@ -63,6 +65,18 @@ def test_ten_thousand_songs_hold_no_open_files(streams):
     batches = [sampler.batch(0, number) for number in range(5)]
     assert len(batches) == 5
     assert len(list(Path("/proc/self/fd").iterdir())) <= before
+
+
+@pytest.mark.parametrize("songs", [3, VALIDATION_SONGS, 10_000])
+def test_an_epoch_is_validated_on_songs_evenly_spread_among_those_that_can(streams, songs):
+    split = {"validation": (0, 640)}
+    able = [song_of(streams, number, split) for number in range(songs)]
+    variants = [song_of(streams, number, {"train": (0, 640)}) for number in range(songs)]
+    asked = [int(song.slug[1:]) for song in validation_songs([*variants, *able])]
+    assert len(asked) == min(songs, VALIDATION_SONGS)
+    gaps = np.diff([*asked, songs])
+    assert asked[0] == 0
+    assert gaps.max() - gaps.min() <= 1
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])

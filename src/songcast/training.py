@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ keras = import_keras()
 
 ALONE = Team()
 VALIDATION_FRAMES = 4096
+# An epoch's end asks no more of ten thousand songs than of these: so many, the beginning of each.
+VALIDATION_SONGS = 256
 VALIDATION_BLOCKS = 12
 
 Row = dict[str, float]
@@ -68,6 +71,7 @@ def fit(
     trainer = compile_trainer(network, settings, team)
     rows = checkpoint.restore(trainer)
     best = min((row["validation_bits_per_sample"] for row in rows), default=math.inf)
+    asked = validation_songs(validation)[team.rank :: team.workers]
     state = np.zeros((settings.rows // team.workers, *network.input_shape[-1][1:]), np.float32)
     for epoch in range(len(rows), settings.epochs):
         losses = []
@@ -78,7 +82,7 @@ def fit(
             if on_step:
                 on_step(epoch * settings.steps_per_epoch + index + 1)
         with averaged_weights(trainer):
-            found = _song_bits(network, validation[team.rank :: team.workers])
+            found = _song_bits(network, asked)
             average = network.get_weights()
         train_bits, total, songs = team.mean(np.array([np.mean(losses), np.sum(found), len(found)]))
         row = {
@@ -133,6 +137,16 @@ def averaged_weights(trainer: Any) -> Iterator[None]:
         trainer.set_weights(own)
 
 
+def validation_songs(songs: Sequence[SongFeatures]) -> list[SongFeatures]:
+    """Return those with a validation passage; of more than ``VALIDATION_SONGS``, so many.
+
+    They are evenly spread, the same ones at every call.
+    """
+    having = [song for song in songs if VALIDATION in song.splits]
+    count = min(len(having), VALIDATION_SONGS)
+    return [having[number * len(having) // count] for number in range(count)]
+
+
 def mean_bits(network: Any, songs: Sequence[SongFeatures]) -> float:
     """Mean over songs of the code length on the beginning of their validation passages."""
     means = _song_bits(network, songs)
@@ -175,7 +189,7 @@ def _errors(
     bits, errors = [], []
     state = np.zeros((song.channels, *network.input_shape[-1][1:]), np.float32)
     batches = passage_batches(song, VALIDATION, VALIDATION_FRAMES, look_back)
-    for inputs, target in batches[:blocks]:
+    for inputs, target in islice(batches, blocks):
         mixture, state = network.predict_on_batch([*inputs.values(), state])
         # All positions are relative to the combined mean, the sample's too.
         found = absolute_mixture(np.asarray(mixture), 1.0 / target[..., 1])
