@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -49,6 +50,18 @@ def test_local_results_are_all_there_from_one_process_and_from_several(monkeypat
     for cores in (1, 2):
         monkeypatch.setattr(engine, "free_cores", lambda cores=cores: cores)
         assert sorted(engine.each("local", abs, range(-20, 0))) == list(range(1, 21))
+
+
+def test_processes_of_ours_do_not_run_the_program_again(tmp_path):
+    """A script without the guard that multiprocessing asks for."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from songcast import engine\n"
+        "engine.free_cores = lambda: 2\n"
+        "print(sorted(engine.each('local', abs, [-1, -2, -3])))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[1, 2, 3]\n"
 
 
 def test_ray_that_is_not_installed_is_one_line(monkeypatch):

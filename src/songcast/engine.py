@@ -10,9 +10,11 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
 from multiprocessing.connection import wait as wait_for_end
 from threading import Thread
+from types import ModuleType
 from typing import Literal, TypeVar
 
 from songcast.errors import CorpusError
@@ -53,9 +55,10 @@ def _in_processes(
     with ProcessPoolExecutor(processes, context, initializer=_prepare_worker) as pool:
         try:
             # A few songs ahead: ten thousand waiting ones would only take memory.
-            running: set[Future[Result]] = {
-                pool.submit(work, item) for item in islice(rest, 2 * processes)
-            }
+            with _main_hidden():
+                running: set[Future[Result]] = {
+                    pool.submit(work, item) for item in islice(rest, 2 * processes)
+                }
             while running:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 running |= {pool.submit(work, item) for item in islice(rest, len(done))}
@@ -67,6 +70,20 @@ def _in_processes(
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _main_hidden() -> Iterator[None]:
+    """Start processes that do not load the program's main module, which they never call.
+
+    Each would load all of a stage again, or run a script that has no guard.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _prepare_worker() -> None:
