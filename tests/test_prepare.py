@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from prepare_params import prepare_params
-from songcast import decoding, digests, engine
+from songcast import decoding, digests, engine, finished
 from songcast.audio import Song, read_song, write_song
 from songcast.corpus import Corpus
 from songcast.errors import AudioError, CorpusError, ParamsError
@@ -235,11 +235,12 @@ def test_no_songs_and_no_folder_are_refused(tmp_path, home):
         prepare(tmp_path / "data", home, prepare_params())
 
 
-def test_a_full_disk_is_one_line(data, home, monkeypatch):
+@pytest.mark.parametrize("step", [(decoding, "_write_header"), (finished, "sync_file")])
+def test_a_full_disk_is_one_line(data, home, monkeypatch, step):
     def full(*_):
         raise OSError(28, "No space left on device", str(home / "mono.npy"))
 
-    monkeypatch.setattr(decoding.os, "fsync", full)
+    monkeypatch.setattr(*step, full)
     with pytest.raises(CorpusError, match=r"mono\.npy: No space left on device; check space"):
         prepare(data, home, prepare_params())
     assert snapshot(home) == {}
@@ -356,6 +357,23 @@ def test_killed_while_decoding_it_goes_on_with_the_unfinished_songs(repository):
         "3 songs: 3 decoded, 0 as before, 0 removed",
     ]
     assert snapshot(repository / "prepared") == snapshot(repository / "wanted")
+
+
+def test_a_song_is_listed_as_finished_when_its_array_is_on_the_disk(data, home, monkeypatch):
+    listed = home / ".incoming" / "finished.jsonl"
+    early = []
+
+    def sync(path):
+        time.sleep(0.05)  # a slow disk
+        early.extend(line for line in listed.read_text().splitlines() if path.name in line)
+
+    monkeypatch.setattr(finished, "sync_file", sync)
+    monkeypatch.setattr(stage, "_publish", lambda *_: None)
+    prepare(data, home, prepare_params())
+    arrays = [json.loads(line)["array"] for line in listed.read_text().splitlines() if line]
+    assert sorted(arrays) == sorted(path.name for path in listed.parent.glob("*.npy"))
+    assert len(arrays) == 3
+    assert early == []
 
 
 def test_a_finished_array_is_never_taken_for_another_content(data, home, make_song, tmp_path):

@@ -1,6 +1,5 @@
 """Decoding one song into an array file: what prepare does, song by song, in many processes."""
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -54,7 +53,8 @@ def decode_task(task: Task) -> Decoded | Bad:
 def decode(source: Path, target: Path, planned: PreparedSong) -> tuple[PreparedSong, int]:
     """Decode and resample ``source`` to the array file ``target``, in a stream.
 
-    Returns the song with its format, frames and peak, and the number of clipped samples.
+    Returns the song with its format, frames and peak, and the number of clipped samples. The
+    file is whole, but not yet safe from a power cut: see ``finished``.
     """
     frames = peak = 0
     rate = planned.sample_rate_hz
@@ -70,8 +70,6 @@ def decode(source: Path, target: Path, planned: PreparedSong) -> tuple[PreparedS
             raise audio_error(source, f"is too short for {rate} Hz", "use a longer song")
         file.seek(0)
         _write_header(file, frames, channels)
-        file.flush()
-        os.fsync(file.fileno())
     song = replace(
         planned,
         source_sample_rate_hz=reader.sample_rate_hz,

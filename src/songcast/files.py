@@ -37,7 +37,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         with suppress(OSError):  # a network's file system may have no locks
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield temporary
-        _sync_file(temporary)
+        sync_file(temporary)
         temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -83,7 +83,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         for found in temporary.rglob("*"):
-            (sync_folder if found.is_dir() else _sync_file)(found)
+            (sync_folder if found.is_dir() else sync_file)(found)
         sync_folder(temporary)
         if target.exists():
             target.rename(aside)
@@ -118,7 +118,8 @@ def _put_back(aside: Path, target: Path) -> None:
         aside.rename(target)
 
 
-def _sync_file(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Make the content of a file, whoever wrote it, survive a power cut. Raises ``OSError``."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 

@@ -28,4 +28,5 @@ def resampled(
 
 
 def _int16(x: NDArray[np.float64]) -> NDArray[np.int16]:
-    return np.clip(np.rint(x), -32768, 32767).astype(np.int16)
+    """Round ``x`` in place and return it as int16."""
+    return np.clip(np.rint(x, out=x), -32768, 32767, out=x).astype(np.int16)
