@@ -97,8 +97,8 @@ def differences(pipeline: Pipeline, rehearsal: Rehearsal) -> Iterator[str]:
     if pipeline.versions() != rehearsal.versions:
         yield f"{len(pipeline.versions())} versions instead of {len(rehearsal.versions)}"
     for (stage, status), count in pipeline.runs().items():
-        if status == "RUNNING":
-            yield f"{count} runs of {stage} are marked as running"
+        if status not in ("FINISHED", "KILLED"):
+            yield f"{count} runs of {stage} are marked {status}"
 
 
 if __name__ == "__main__":
