@@ -328,6 +328,11 @@ def test_ui_on_a_port_in_use_is_one_line(capfd):
     assert "is no port: give a number" in refusal(capfd, "ui", "--port", "0")
 
 
+@pytest.mark.parametrize("host", ["no..host", "x" * 300, "nobody.invalid"])
+def test_a_host_that_cannot_be_is_one_line(capfd, host):
+    assert f"{host}: no address to listen on" in refusal(capfd, "serve", "--host", host)
+
+
 FAKE_SERVER = """
 import signal, socket, sys, time
 signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -444,13 +449,17 @@ def test_misuse_is_one_line_that_names_the_help(capfd, arguments, said):
     assert "--help`" in line
 
 
-@pytest.mark.parametrize("command", ["score", "predict", "models", "ui", "summary"])
+COMMANDS = [module.__name__.rpartition(".")[2].strip("_") for module in cli.COMMANDS]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_help_has_an_example(capfd, command):
     with pytest.raises(SystemExit) as ended:
         cli.main([command, "--help"])
     assert ended.value.code == 0
     out = capfd.readouterr().out
     assert f"example:\n  songcast {command}" in out
+    assert "%%" not in out
 
 
 def test_version(capfd):
@@ -503,8 +512,14 @@ def test_a_full_disk_under_the_output_is_one_line():
         done = subprocess.run([sys.executable, "-c", script], stdout=full, stderr=-1, text=True)
     assert (done.returncode, done.stderr) == (
         2,
-        "songcast models: the disk is full; free some space and try again\n",
+        "songcast models: the disk is full; free some space and run it again\n",
     )
+
+
+def test_what_may_not_be_read_is_one_line(monkeypatch, capfd):
+    fail_with(monkeypatch, PermissionError(13, "Permission denied", "mlruns/undelivered"))
+    line = refusal(capfd, "models")
+    assert "mlruns/undelivered: may not be written or read (Permission denied)" in line
 
 
 # The terminal and the backend

@@ -293,6 +293,43 @@ def test_pull_takes_what_was_registered_and_nothing_beside_it(repository, tmp_pa
     }
 
 
+def test_pull_gives_one_version_while_the_alias_moves(repository, monkeypatch):
+    outputs(repository)
+    numbers = registered(repository)["versions"]
+    resolve = registry_files.resolve
+
+    def resolve_and_move(uri):
+        folder = resolve(uri)
+        registry.set_alias("challenger", numbers["train"])
+        return folder
+
+    monkeypatch.setattr(registry_files, "resolve", resolve_and_move)
+    found = registry_files.pull("models:/songcast@challenger", repository / "mine")
+    assert found.number == numbers["retrain"]
+    assert found.weights_sha256 == weights_of(repository / "mine")
+
+
+def test_two_downloads_at_once_leave_one_bundle_that_nobody_takes_away(
+    repository, tmp_path, monkeypatch
+):
+    outputs(repository)
+    registered(repository)
+    monkeypatch.setattr(registry_files, "database", lambda uri: None)  # as if on a server
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    listing, seen = registry_files.listing, []
+
+    def listing_while_another_downloads(repository, folder):
+        if not seen:
+            seen.append(None)
+            seen.append(registry_files.resolve("models:/songcast/1").stat().st_ino)
+        return listing(repository, folder)
+
+    monkeypatch.setattr(registry_files, "listing", listing_while_another_downloads)
+    folder = registry_files.resolve("models:/songcast/1")
+    assert folder.stat().st_ino == seen[1]
+    assert {path.name for path in folder.iterdir()} == {"arrays.npz", "bundle.json"}
+
+
 def test_other_weights_under_the_registered_name_are_not_loaded(repository, capfd):
     """A bundle that is sound in itself, and claims the sha256 that the registry knows."""
     outputs(repository)

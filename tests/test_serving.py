@@ -139,6 +139,7 @@ SONG = example_song()
         ({"inputs": [SONG], "params": {"seed": 2**70}}, 422, "params.seed"),
         ({"inputs": ["###"]}, 422, "song 0: not base64"),
         ({"inputs": [""]}, 422, "song 0: empty"),
+        ({"inputs": ""}, 422, "song 0: empty"),
         ({"inputs": [SONG, base64.b64encode(b"just text").decode()]}, 422, "song 1"),
         ({"inputs": [SONG[:200]]}, 422, "truncated"),
         ({"inputs": [{"samples": [1, 99999], "sample_rate_hz": 8000}]}, 422, "between"),
@@ -267,6 +268,32 @@ def test_a_client_that_sends_nothing_loses_its_place():
     assert answer.status_code != 429  # the only place is free again
 
 
+def test_a_client_that_takes_nothing_loses_its_place_and_its_worker(chord, tmp_path, caplog):
+    content = file_of(chord, ".wav", tmp_path).read_bytes()
+    head = f"POST /continue?seconds=300 HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}"
+    limits = Limits(places=1, workers=1, request_seconds=2.0)
+    with (
+        running(app_of(Echo(), limits)) as client,
+        socket.create_connection(("127.0.0.1", client.base_url.port)) as idle,
+    ):
+        idle.sendall(f"{head}\r\n\r\n".encode() + content)
+        time.sleep(2.5)  # 53 MB are due, more than any socket holds
+        answer = client.post("/invocations", json={"inputs": [RAW]})
+    assert answer.status_code == 200
+    assert "a continuation was cut: not" in caplog.text
+
+
+def test_an_upload_that_breaks_off_is_no_error_of_the_server(capfd):
+    with running(app_of(Echo(), Limits(places=1))) as client:
+        with socket.create_connection(("127.0.0.1", client.base_url.port)) as broken:
+            broken.sendall(b"POST /continue HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nRIFF")
+            time.sleep(0.2)
+        deadline = time.monotonic() + 10
+        while client.post("/invocations", json={"inputs": [RAW]}).status_code == 429:
+            assert time.monotonic() < deadline
+    assert capfd.readouterr().err == ""
+
+
 def test_a_token_guards_everything_but_the_page():
     with running(app_of(Echo(), token="secret")) as client:
         for path in ("/version", "/metrics"):
@@ -376,3 +403,24 @@ def test_the_model_follows_its_alias_and_requests_finish_with_theirs(
     assert set(heard["early"]) == {1}
     assert set(heard["late"]) == set(heard["after"]) == {2}
     assert caplog.text.count("sha256 differs") == 1
+
+
+def test_whatever_a_version_raises_the_next_one_is_followed(monkeypatch, caplog):
+    versions = Versions(monkeypatch)
+
+    def load(uri):
+        if uri.endswith("2"):
+            raise KeyError("slow_units")  # a bundle of another songcast
+        return versions.model(int(uri[-1]))
+
+    monkeypatch.setattr(champion_module, "load", load)
+    with Champion("models:/songcast@champion") as champion:
+        deadline = time.monotonic() + 10
+        for number, reached in (
+            (2, lambda: "version 1 stays: KeyError('slow_units')" in caplog.text),
+            (4, lambda: champion.current.version == 4),
+        ):
+            versions.now = number
+            while not reached():
+                assert time.monotonic() < deadline
+                time.sleep(0.02)

@@ -1,6 +1,7 @@
 """`songcast sweep`: what is tried, what is kept, what MLflow shows."""
 
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -141,6 +142,29 @@ def test_the_command_trains_logs_and_names_the_best(home, monkeypatch, capsys):
     best = document["trials"][0]["values"]["units"]
     assert main(["sweep"]) == 0
     assert f"dvc exp run -S train.units={best}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_a_trial_that_diverged_is_the_last_and_no_advice(home, monkeypatch, capsys, learned):
+    def tune(trial, space, *, folder, **_):
+        found = []
+        for units, bits in ((3, math.nan), (4, 7.0 if learned else math.nan)):
+            place = folder / f"trial-{units}"
+            place.mkdir(parents=True, exist_ok=True)
+            row = {"step": 0, "train_bits_per_sample": bits, "validation_bits_per_sample": bits}
+            (place / "result.json").write_text(json.dumps(row) + "\n")
+            found.append((place.name, {"units": units}, place))
+        return found
+
+    monkeypatch.setattr(cluster, "tune", tune)
+    assert main(["sweep", "--json"]) == 0
+    trials = json.loads(capsys.readouterr().out)["trials"]
+    bits = [trial["validation_bits_per_sample"] for trial in trials]
+    assert bits == ([7.0, None] if learned else [None, None])
+    assert main(["sweep"]) == 0
+    said = capsys.readouterr().out
+    assert ("dvc exp run -S train.units=4" in said) == learned
+    assert ("No trial has learned anything" in said) != learned
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from mlflow_store import make_bundle, use_repository, weights_of
 from songcast import lineage, tracking
 from songcast.errors import BundleError, TrackingError
 from songcast.tracking import live as tracking_live
+from songcast.tracking import outbox
 from songcast.tracking import send as tracking_send
 from songcast.tracking import store as tracking_store
 
@@ -235,6 +236,44 @@ def test_a_dead_server_stops_no_training_and_says_so_once(repository, monkeypatc
     assert '"loss", 0.5, 7' in kept.read_text()
     with pytest.raises(TrackingError, match="does not answer: start it, or unset"):
         tracking.ensure_run("train", bundle, {})
+
+
+def kept_for(run_id, stage="train"):
+    """What a stage leaves behind whose server died after it had made the run."""
+    kept = outbox.Outbox(outbox.own_path(stage))
+    kept.keep({"start": {"seed": "1"}, "tags": {}, "ms": 1000, "run_id": None})
+    kept.keep({"metrics": [["loss", 0.5, 1, 1000]], "run_id": run_id})
+    kept.keep({"end": "FINISHED", "ms": 2000, "run_id": run_id})
+    kept.close()
+    return kept.path
+
+
+@pytest.mark.parametrize("how", ["deleted", "elsewhere"])
+def test_what_waits_for_a_run_that_is_not_here_stops_nothing_else(repository, how):
+    client = tracking_store.connect()
+    here = client.create_run(tracking_store.experiment_id(client)).info.run_id
+    there = client.create_run(tracking_store.experiment_id(client)).info.run_id
+    if how == "deleted":
+        client.delete_run(there)
+    else:
+        there = "0" * 32
+    left, sent = kept_for(there, "retrain"), kept_for(here, "train")
+    assert sorted(tracking.deliver_kept()) == [
+        f"{left.name}: run {there} is not in this store, left alone",
+        f"train: delivered to run {here}",
+    ]
+    assert (left.exists(), sent.exists()) == (True, False)
+    assert steps_of(here, "loss") == [(1, 0.5)]
+
+
+def test_a_run_whose_server_died_as_it_was_made_gets_its_params_and_no_double(repository):
+    client = tracking_store.connect()
+    made = client.create_run(tracking_store.experiment_id(client)).info.run_id
+    kept_for(made)
+    assert tracking.deliver_kept() == [f"train: delivered to run {made}"]
+    assert len(client.search_runs([tracking_store.experiment_id(client)])) == 1
+    assert run_of(made).data.params == {"seed": "1"}
+    assert run_of(made).info.status == "FINISHED"
 
 
 def test_an_altered_bundle_is_not_logged(repository):

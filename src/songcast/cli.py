@@ -1,11 +1,11 @@
 """The command line.
 
-Exit codes: 0 done, 2 the user's mistake (one line on stderr), 130 interrupted; an unexpected
-exception is our bug, keeps its traceback and exits with 1.
+Exit codes: 0 done, 2 the user's mistake, or a disk that is full or may not be written (one line
+on stderr), 130 interrupted; an unexpected exception is our bug, keeps its traceback and exits
+with 1.
 """
 
 import argparse
-import errno
 import io
 import os
 import sys
@@ -33,6 +33,7 @@ from songcast.commands import (
     ui,
 )
 from songcast.errors import SongcastError
+from songcast.files import disk_fault
 
 COMMANDS = (
     score,
@@ -85,11 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, `head` for one, has had enough
         _silence_stdout()
         return CLOSED_PIPE
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except Exception as error:
+        line = disk_fault(error)
+        if line is None:
             raise
         _silence_stdout()
-        print(f"{prog}: the disk is full; free some space and try again", file=sys.stderr)
+        print(f"{prog}: {line}", file=sys.stderr)
         return USER_MISTAKE
     return code
 

@@ -19,7 +19,7 @@ def add(subparsers: Subparsers) -> None:
         run,
         "compare two versions song by song",
         "Bits per sample of A minus those of B on the songs' unseen passages, as stored with the "
-        "versions; below 0, A is better. The mean has a 95 %% confidence interval (bootstrap over "
+        "versions; below 0, A is better. The mean has a 95 % confidence interval (bootstrap over "
         "songs): the gate lets A pass only if all of it is below 0.",
         "songcast compare 4 3",
     )

@@ -61,13 +61,13 @@ def run(arguments: argparse.Namespace) -> int:
     began = time.perf_counter()
     stream = continuer.stream_song(song, arguments.seconds, arguments.temperature, arguments.seed)
     primed = time.perf_counter()
-    blocks = []
+    blocks, done_seconds = [], 0.0
     with terminal.progress(arguments.seconds) as advance:
         for block in stream:
             blocks.append(block)
+            done_seconds += len(block) / song.sample_rate_hz
             if advance:
-                done = sum(map(len, blocks)) / song.sample_rate_hz
-                factor = done / (time.perf_counter() - primed)
+                factor = done_seconds / (time.perf_counter() - primed)
                 advance(f"{factor:.1f} x real time", len(block) / song.sample_rate_hz)
     took = time.perf_counter() - primed
     more = np.concatenate(blocks)

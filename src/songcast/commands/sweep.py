@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,10 +49,13 @@ def run(arguments: argparse.Namespace) -> int:
     rows = [
         [*(f"{t.values[key]:.4g}" if isinstance(t.values[key], float) else str(t.values[key])
            for key in keys),
-         str(len(t.rows)), terminal.number(t.bits_per_sample, 4)]
+         str(len(t.rows)), terminal.number(known_bits(t), 4)]
         for t in trials
     ]  # fmt: skip
     terminal.print_table([*keys, "epochs", "bits/sample"], rows)
+    if known_bits(trials[0]) is None:
+        print("\nNo trial has learned anything: try others in sweep.space of params.yaml")
+        return 0
     best = " ".join(f"-S train.{key}={trials[0].values[key]}" for key in keys)
     print(f"\nTrain with the best: dvc exp run {best}")
     return 0
@@ -85,14 +89,18 @@ def check(params: "Params") -> None:
 
 def as_json(trial: "Trial") -> dict[str, Any]:
     """Return a trial as an entry of the JSON document."""
-    bits = trial.bits_per_sample if trial.rows else None
     return {
         "trial": trial.name,
         "values": dict(trial.values),
         "epochs": len(trial.rows),
-        "validation_bits_per_sample": bits,
+        "validation_bits_per_sample": known_bits(trial),
         "failed": trial.failed,
     }
+
+
+def known_bits(trial: "Trial") -> float | None:
+    """Return the trial's bits per sample, None where it failed or diverged."""
+    return trial.bits_per_sample if math.isfinite(trial.bits_per_sample) else None
 
 
 def sweep_key(root: Path, params: "Params") -> str:

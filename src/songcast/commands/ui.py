@@ -63,8 +63,9 @@ def check_free(port: int, host: str = HOST, command: str = "ui") -> None:
     """Raise ``TrackingError`` where nothing can listen on ``port`` of ``host``."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except OSError as error:
-        raise TrackingError(f"{host}: no address to listen on ({error.strerror})") from None
+    except (OSError, UnicodeError) as error:  # the latter for what no host can be called
+        reason = getattr(error, "strerror", None) or error
+        raise TrackingError(f"{host}: no address to listen on ({reason})") from None
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
         try:

@@ -53,7 +53,8 @@ def pull(uri: str, folder: Path) -> Version:
     target = folder.absolute()
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise RegistryError(f"{folder}: is there already: name a new folder")
-    bundle, found = resolve(uri), named(uri)
+    found = named(uri)
+    bundle = resolve(found.uri)  # by number: the alias may move meanwhile
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=TEMPORARY_PREFIX) as scratch:
@@ -110,8 +111,10 @@ def _fetch(found: Version) -> Path:
                 repository.download_artifacts(path, scratch)
             bundle = _only_bundle(Path(scratch) / BUNDLES)
             read_manifest(bundle)
-            shutil.rmtree(kept, ignore_errors=True)
-            shutil.move(bundle, kept)
+            # What another process put there meanwhile may be being read.
+            if not (kept.is_dir() and _is_whole(kept, found)):
+                shutil.rmtree(kept, ignore_errors=True)
+                bundle.rename(kept)
     return kept
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Query, Request
 from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
 
 import songcast
 from songcast.serving import messages
@@ -178,11 +179,11 @@ def _add_continuation(app: FastAPI, champion: Champion, work: Work, telemetry: T
 
             parts = work.stream(job, task)
             first, second = await anext(parts), await anext(parts)  # what is refused, is by now
-            return WavStream(first + second, parts, held.pop_all())
+            return WavStream(first + second, parts, job, held.pop_all())
 
 
 async def _read(request: Request, job: Job, limits: Limits) -> bytes:
-    """Return the body. Raises ``RefusedError`` where it is too large or too slow."""
+    """Return the body. Raises ``RefusedError`` where it is too large, too slow or broken off."""
     too_large = RefusedError(413, f"more than {limits.body_bytes // 2**20} MB: send a smaller file")
     said = request.headers.get("content-length", "")
     if said.isdecimal() and int(said) > limits.body_bytes:
@@ -196,6 +197,8 @@ async def _read(request: Request, job: Job, limits: Limits) -> bytes:
                     raise too_large
     except TimeoutError:
         raise RefusedError(503, f"not received within {job.seconds:g} s") from None
+    except ClientDisconnect:  # nobody hears this; the log is spared a traceback
+        raise RefusedError(503, "cancelled: the client went away") from None
     return bytes(content)
 
 

@@ -78,10 +78,15 @@ class Champion:
                 if self.refresh():
                     log.warning("now serving version %s", self.current.version)
                 complaint = ""
-            except SongcastError as error:
-                if str(error) != complaint:  # once, not every two seconds
-                    complaint = str(error)
-                    log.warning("version %s stays: %s", self.current.version, complaint)
+            except Exception as error:
+                # Whatever a version's files may raise: the next one may be sound.
+                ours = isinstance(error, SongcastError)
+                said = str(error) if ours else repr(error)
+                if said != complaint:  # once, not every two seconds
+                    complaint = said
+                    log.warning(
+                        "version %s stays: %s", self.current.version, said, exc_info=not ours
+                    )
 
 
 def load_served(uri: str) -> Served:

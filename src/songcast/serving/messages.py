@@ -79,7 +79,8 @@ class Invocation(Message):
         """Return the songs as text, raw ones as JSON."""
         if self.dataframe_split is not None:
             return [_text(row[0]) for row in self.dataframe_split.data]
-        said: Any = self.dataframe_records or self.inputs or self.instances or []
+        others = (self.dataframe_records, self.inputs, self.instances)
+        said: Any = next(form for form in others if form is not None)
         if isinstance(said, SongColumn):
             said = said.song
         cells = said if isinstance(said, list) else [said]

@@ -79,7 +79,7 @@ def log_model(client: Any, run_id: str, name: str, bundle: Path, tags: Mapping[s
     """Log ``bundle`` as a model of the run and return the model's id.
 
     The package itself travels along, so that the model also works where songcast is not
-    installed. Call within ``tracking_store.as_default``.
+    installed. Call within ``tracking.store.as_default``.
     """
     import mlflow.pyfunc
     import pandas as pd

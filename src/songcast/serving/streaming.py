@@ -1,5 +1,6 @@
 """A wav that is sent while it is made."""
 
+import asyncio
 import logging
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -9,6 +10,7 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from songcast.serving.limits import RefusedError
+from songcast.serving.work import Job
 
 log = logging.getLogger("songcast.serve")
 
@@ -18,11 +20,15 @@ WAV_HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")
 class WavStream(StreamingResponse):
     """Sends what was made already, then the rest as it comes; frees the place in any case.
 
-    The length is known, so a client sees that a stream which had to be cut is not whole.
+    The length is known, so a client sees that a stream which had to be cut is not whole. It is
+    cut for a client too that has not taken it by the deadline of its ``job``: whoever reads
+    nothing would keep a worker.
     """
 
-    def __init__(self, made: bytes, parts: AsyncGenerator[bytes], held: ExitStack) -> None:
-        self._parts, self._held = parts, held
+    def __init__(
+        self, made: bytes, parts: AsyncGenerator[bytes], job: Job, held: ExitStack
+    ) -> None:
+        self._parts, self._job, self._held = parts, job, held
 
         async def all_parts() -> AsyncIterator[bytes]:
             yield made
@@ -36,9 +42,12 @@ class WavStream(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the wav."""
         try:
-            await super().__call__(scope, receive, send)
+            async with asyncio.timeout(max(self._job.left, 0.0)):
+                await super().__call__(scope, receive, send)
         except RefusedError as error:  # too late for another status
             log.warning("a continuation was cut: %s", error)
+        except TimeoutError:
+            log.warning("a continuation was cut: not taken within %g s", self._job.seconds)
         finally:
             self._held.close()
             await self._parts.aclose()

@@ -15,6 +15,7 @@ from songcast.tracking.parent import PARENT, execution_tags, mark_running
 from songcast.tracking.send import (
     Point,
     Row,
+    active_run,
     create_run,
     flatten,
     lineage_tags,
@@ -135,15 +136,8 @@ class StageRun:
 
     def _resume(self, run_id: str) -> bool:
         """Continue run ``run_id`` if this store has it; it may be another store than before."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            run = self._client.get_run(run_id)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return False
-        if run.info.lifecycle_stage != "active":
+        run = active_run(self._client, run_id)
+        if run is None:
             return False
         self.run_id = run_id
         self._parent = run.data.tags.get(PARENT)

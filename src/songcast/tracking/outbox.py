@@ -18,6 +18,7 @@ from songcast.bundle import read_manifest
 from songcast.errors import BundleError
 from songcast.tracking.parent import PARENT
 from songcast.tracking.send import (
+    active_run,
     create_run,
     finished_run,
     open_parent,
@@ -67,6 +68,11 @@ class Outbox:
         self.path.unlink(missing_ok=True)
         self.close()
 
+    @property
+    def run_id(self) -> str | None:
+        """The run that the records belong to, None where it was not made yet."""
+        return self._read()[0]
+
     def open(self) -> bool:
         """Open the file and lock it; False where another process holds it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,9 +110,9 @@ class Outbox:
                 continue
             if "delivered" in record:
                 delivered += 1
-                run_id = record["delivered"]
             else:
                 records.append(record)
+            run_id = record.get("delivered") or record.get("run_id") or run_id
         return run_id, records[delivered:]
 
 
@@ -129,7 +135,8 @@ def send_record(client: Any, run_id: str, record: Record) -> None:
 def deliver_kept() -> list[str]:
     """Send what waits from processes that have ended; return one line for each.
 
-    Raises ``TrackingError`` where the store cannot be reached; what was not sent goes on waiting.
+    Raises ``TrackingError`` where the store cannot be reached; what was not sent goes on waiting,
+    and so does what belongs to a run that was deleted or is in another store.
     """
     said: list[str] = []
     for path in sorted(folder().glob("*.jsonl")):
@@ -139,7 +146,12 @@ def deliver_kept() -> list[str]:
                 continue
             uri = tracking_uri()
             with clear_errors(uri):
-                later = _Later(connect(uri), path.name.partition("-")[0])
+                client = connect(uri)
+                run_id = outbox.run_id
+                if run_id is not None and active_run(client, run_id) is None:
+                    said.append(f"{path.name}: run {run_id} is not in this store, left alone")
+                    continue
+                later = _Later(client, path.name.partition("-")[0])
                 outbox.deliver(later.send)
                 said.append(later.close())
     return said
@@ -156,9 +168,11 @@ class _Later:
 
     def send(self, record: Record, run_id: str | None) -> str | None:
         """Send one record; a file that is gone or another by now is passed over."""
-        self._run_id = run_id or record.get("run_id") or self._run_id
+        self._run_id = run_id or self._run_id
         if "start" in record:
             self._run_id = self._run_id or self._create(record)
+            # Of a run that was made before its server died, these may be missing too.
+            send_params(self._client, self._run_id, record["start"])
             return self._run_id
         if self._run_id is None:
             return None
@@ -180,11 +194,7 @@ class _Later:
 
     def _create(self, record: Record) -> str:
         parent = open_parent(self._client, experiment_id(self._client), self._stage)
-        run_id = create_run(
-            self._client, self._stage, record["tags"], parent, start_ms=record["ms"]
-        )
-        send_params(self._client, run_id, record["start"])
-        return run_id
+        return create_run(self._client, self._stage, record["tags"], parent, start_ms=record["ms"])
 
     def _missing(self, record: Record) -> str | None:
         """Say why the files of a record can be sent no more, None where they can."""

@@ -56,6 +56,19 @@ def finished_run(client: Any, experiment: str, stage: str, sha256: str) -> str |
     return str(found[0].info.run_id) if found else None
 
 
+def active_run(client: Any, run_id: str) -> Any:
+    """Return the run, None where it was deleted or is in another store."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+    return run if run.info.lifecycle_stage == "active" else None
+
+
 def create_run(
     client: Any,
     stage: str,

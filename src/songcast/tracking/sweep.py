@@ -1,5 +1,6 @@
 """A sweep in MLflow: a run for the sweep, and below it one for each trial."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +26,9 @@ class Trial:
 
     @property
     def bits_per_sample(self) -> float:
-        """The best epoch's, on the validation passages; infinite where there is none."""
-        return min((row["validation_bits_per_sample"] for row in self.rows), default=float("inf"))
+        """The best epoch's, on the validation passages; infinite where none has a number."""
+        bits = (row["validation_bits_per_sample"] for row in self.rows)
+        return min(filter(math.isfinite, bits), default=math.inf)
 
 
 def log_sweep(key: str, params: Mapping[str, Any], trials: Sequence[Trial]) -> str:
