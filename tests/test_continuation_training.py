@@ -119,6 +119,15 @@ def test_songs_that_are_too_short_are_a_clear_error(tmp_path):
         practice([(song, 2000)], 4, CROP_STEPS * SLOW, 1)
 
 
+@pytest.mark.usefixtures("few_open_files")
+def test_practice_on_many_songs_holds_no_open_files(tmp_path, monkeypatch):
+    song = prepared(tmp_path)
+    monkeypatch.setattr("songcast.continuation.views.view", lambda samples, *_: len(samples))
+    songs = [(song, heard_frames(song, 1.0))] * 300  # beyond the limit
+    learned, _ = practice(songs, 300, CROP_STEPS * SLOW, 2)
+    assert learned == [heard_frames(song, 1.0)] * 300
+
+
 @pytest.fixture(scope="module")
 def samplers(tmp_path_factory):
     folder = tmp_path_factory.mktemp("songs")
