@@ -1,6 +1,6 @@
 """Batches for training: random crops of the songs' features, reproducible by their number."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,15 +107,17 @@ class CropSampler:
         return _stacked(rows)
 
 
-def passage_batches(song: SongFeatures, split: str, frames: int, look_back: int) -> list[Batch]:
-    """Consecutive inputs of a passage, all channels at once; the state goes on from each."""
+def passage_batches(song: SongFeatures, split: str, frames: int, look_back: int) -> Iterator[Batch]:
+    """Yield consecutive inputs of a passage, all channels at once; the state goes on from each.
+
+    One batch is in memory at a time, however long the passage; frames at its end that fill
+    no batch are left out.
+    """
     start, stop = song.splits.get(split, (0, 0))
     start = -(-start // song.frame) * song.frame
-    batches = []
     for at in range(start, stop - frames + 1, frames):
         rows = [network_inputs(song, c, at, frames, look_back) for c in range(song.channels)]
-        batches.append(_stacked(rows))
-    return batches
+        yield _stacked(rows)
 
 
 def _stacked(rows: Sequence[Batch]) -> Batch:

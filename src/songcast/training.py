@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -175,7 +176,7 @@ def _errors(
     bits, errors = [], []
     state = np.zeros((song.channels, *network.input_shape[-1][1:]), np.float32)
     batches = passage_batches(song, VALIDATION, VALIDATION_FRAMES, look_back)
-    for inputs, target in batches[:blocks]:
+    for inputs, target in islice(batches, blocks):
         mixture, state = network.predict_on_batch([*inputs.values(), state])
         # All positions are relative to the combined mean, the sample's too.
         found = absolute_mixture(np.asarray(mixture), 1.0 / target[..., 1])
