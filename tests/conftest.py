@@ -1,7 +1,8 @@
 """Synthesised songs; no test needs a file from outside."""
 
 import random
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -14,6 +15,15 @@ MakeSong = Callable[..., Song]
 def pytest_runtest_setup() -> None:
     """Keras draws its seeds from here: weights are the same in whatever order tests run."""
     random.seed(0)
+
+
+@pytest.fixture
+def few_open_files() -> Iterator[None]:
+    """This process may open 200 files at once: less than songs have arrays."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.fixture(scope="session")

@@ -217,6 +217,13 @@ def test_windows_of_a_mono_passage_fill_both_channels():
     assert_array_equal(windows[..., 0], windows[..., 1])
 
 
+def test_a_passage_shorter_than_a_window_gives_none():
+    passage = music(50, 1)
+    alone = draw_windows([passage], 4, 10, np.random.default_rng(0))
+    beside = draw_windows([passage[:3], passage], 4, 10, np.random.default_rng(0))
+    assert_array_equal(alone, beside)
+
+
 def sine(frames: int, channels: int):
     phase = 2 * np.pi * 441 * np.arange(frames)[:, None] / RATE_HZ
     return np.rint(12000 * np.sin(phase + np.arange(channels))).astype(np.int16)

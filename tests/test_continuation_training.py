@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from small_continuer import SETTINGS
+from small_continuer import SETTINGS, continuer
 from small_models import music
 from songcast.continuation.features import FAST, SLOW
+from songcast.continuation.guide import Prime
 from songcast.continuation.network import build_network
 from songcast.continuation.training import FitSettings, fit
 from songcast.continuation.unheard import first_unheard, heard_frames
@@ -14,6 +15,7 @@ from songcast.corpus import PreparedSong, split_frames
 from songcast.errors import CorpusError
 from songcast.evaluation_continuation import by_horizon, summarise
 from songcast.figures.continuation import distance_over_horizon
+from songcast.song_evaluation import continue_song, listened_frames
 
 RATE_HZ = 8000
 FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
@@ -49,6 +51,26 @@ def test_the_end_is_unheard_and_half_of_a_short_song(tmp_path):
 
 def test_a_song_held_out_is_not_practised_on(tmp_path):
     assert heard_frames(prepared(tmp_path, held_out=True), 1.0) == 0
+
+
+def test_a_song_held_out_is_continued_from_where_it_has_a_past(tmp_path):
+    assert first_unheard(prepared(tmp_path, 8.0, held_out=True), 10.0) == 4 * RATE_HZ
+    assert first_unheard(prepared(tmp_path, 40.0, held_out=True), 10.0) == 30 * RATE_HZ
+
+
+@pytest.mark.parametrize("seconds", [8.0, 0.08, 2 / RATE_HZ, 1 / RATE_HZ])
+def test_a_song_held_out_is_measured_and_heard_whatever_its_length(tmp_path, seconds):
+    song, model = prepared(tmp_path, seconds, held_out=True), continuer()
+    found = continue_song(model, song, 1.0, 0.5)
+    (track,) = found.tracks.values()
+    start, stop = listened_frames(song, 0.5)
+    prime = Prime(song.samples[:start], RATE_HZ)
+    np.testing.assert_array_equal(track, model.go_on(prime, stop - start, 1.0, 0))
+    known = [value is not None for value in found.measures["loop"]["log_mel_distance_db"]]
+    assert known == [seconds >= 2.0, seconds >= 2.0, False, False]
+    others = continue_song(model, prepared(tmp_path, 8.0, seed=1), 1.0, 0.5)
+    summary = summarise({"a": found.measures, "b": others.measures})
+    assert all(value is not None for value in summary["loop"]["log_mel_distance_db"][:2])
 
 
 def test_views_see_and_follow_nothing_beyond_what_may_be_heard(tmp_path):
@@ -95,6 +117,15 @@ def test_songs_that_are_too_short_are_a_clear_error(tmp_path):
     song = prepared(tmp_path, 0.5)
     with pytest.raises(CorpusError, match="no song is long enough to practise continuing"):
         practice([(song, 2000)], 4, CROP_STEPS * SLOW, 1)
+
+
+@pytest.mark.usefixtures("few_open_files")
+def test_practice_on_many_songs_holds_no_open_files(tmp_path, monkeypatch):
+    song = prepared(tmp_path)
+    monkeypatch.setattr("songcast.continuation.views.view", lambda samples, *_: len(samples))
+    songs = [(song, heard_frames(song, 1.0))] * 300  # beyond the limit
+    learned, _ = practice(songs, 300, CROP_STEPS * SLOW, 2)
+    assert learned == [heard_frames(song, 1.0)] * 300
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from small_models import EXPERTS, RATE_HZ, hear, music, randomised, song, untrained
+from songcast import featurestore
 from songcast.corpus import PreparedSong
 from songcast.crops import CropSampler, network_inputs, passage_batches
 from songcast.errors import CorpusError
@@ -301,6 +302,23 @@ def test_features_that_were_not_finished_are_computed_again(tmp_path):
     assert [path.name for path in (tmp_path / "f").glob("a-*")] == [folder.name]
 
 
+def test_features_that_another_training_finished_first_are_left_to_its_readers(
+    tmp_path, monkeypatch
+):
+    model, song_on_disk = untrained("none"), prepared(tmp_path, music(600, 2))
+    compute, inodes = featurestore._compute, []
+
+    def slowly(*job):
+        monkeypatch.setattr(featurestore, "_compute", compute)
+        (other,) = open_features([song_on_disk], settings_of(model), 16, tmp_path / "f")
+        inodes.append(other.folder.stat().st_ino)
+        compute(*job)
+
+    monkeypatch.setattr(featurestore, "_compute", slowly)
+    (found,) = open_features([song_on_disk], settings_of(model), 16, tmp_path / "f")
+    assert [found.folder.stat().st_ino] == inodes
+
+
 # Crops.
 
 
@@ -392,3 +410,15 @@ def test_the_blocks_of_a_passage_follow_each_other_without_a_gap(two_songs):
             for name, rows in expected.items():
                 assert_array_equal(inputs[name][c], rows)
     assert list(passage_batches(two_songs[1], "validation", 160, 8)) == []
+
+
+def test_of_a_passage_no_more_is_read_than_is_asked_for(two_songs, monkeypatch):
+    starts = []
+    monkeypatch.setattr(
+        "songcast.crops.network_inputs",
+        lambda song, channel, start, *rest: (
+            starts.append(start) or network_inputs(song, channel, start, *rest)
+        ),
+    )
+    next(iter(passage_batches(two_songs[0], "validation", 160, 8)))
+    assert starts == [3312, 3312]  # both channels

@@ -55,7 +55,7 @@ class PreparedSong:
         """
         try:
             array: NDArray[np.int16] = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise CorpusError(f"{self.path}: cannot be opened; {AGAIN}") from error
         return array
 

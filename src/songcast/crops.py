@@ -108,7 +108,11 @@ class CropSampler:
 
 
 def passage_batches(song: SongFeatures, split: str, frames: int, look_back: int) -> Iterator[Batch]:
-    """Yield consecutive inputs of a passage, all channels at once; the state goes on from each."""
+    """Yield consecutive inputs of a passage, all channels at once; the state goes on from each.
+
+    One batch is in memory at a time, however long the passage; frames at its end that fill
+    no batch are left out.
+    """
     start, stop = song.splits.get(split, (0, 0))
     start = -(-start // song.frame) * song.frame
     for at in range(start, stop - frames + 1, frames):

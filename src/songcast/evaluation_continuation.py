@@ -17,6 +17,17 @@ from songcast.horizons import CONTINUATION, HORIZONS_SECONDS
 Samples = NDArray[np.int16]
 Values = list[float | None]
 
+# What ``measures`` gives, in this order.
+MEASURES = (
+    "log_mel_distance_db",
+    "spectral_distance_db",
+    "onset_correlation",
+    "chroma_similarity",
+    "level_difference_db",
+    "flatness_difference_db",
+    "silent_share",
+    "clipped_share",
+)
 # Onsets and chroma need time to be compared.
 SHORTEST_RHYTHM_SECONDS = 0.5
 
@@ -49,17 +60,20 @@ def measure_song(
 
 
 def by_horizon(true: Samples, found: Samples, sample_rate_hz: int) -> dict[str, Values]:
-    """Return each measure of ``found`` against ``true`` (frames, channels) at every horizon."""
+    """Return each measure of ``found`` against ``true`` (frames, channels) at every horizon.
+
+    None where ``true`` has less than 50 ms of it.
+    """
     parts = []
     for start, stop in HORIZONS_SECONDS:
         piece = slice(round(start * sample_rate_hz), round(stop * sample_rate_hz))
         long_enough = len(true) > piece.start + round(0.05 * sample_rate_hz)
         parts.append(measures(true[piece], found[piece], sample_rate_hz) if long_enough else {})
-    return {name: [part.get(name) for part in parts] for name in parts[0]}
+    return {name: [part.get(name) for part in parts] for name in MEASURES}
 
 
 def measures(true: Samples, found: Samples, sample_rate_hz: int) -> dict[str, float | None]:
-    """Return all measures of one stretch (frames, channels) int16."""
+    """Return all ``MEASURES`` of one stretch (frames, channels) int16."""
     a, b = spectral.mono(true), spectral.mono(found)
     rhythm = len(true) >= SHORTEST_RHYTHM_SECONDS * sample_rate_hz
     onset = spectral.onset_correlation(a, b, sample_rate_hz) if rhythm else None

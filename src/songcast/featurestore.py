@@ -174,8 +174,7 @@ def _open_passage(
         try:
             _compute(passage, settings, frame, scratch)
             (scratch / "done").touch()
-            shutil.rmtree(target, ignore_errors=True)
-            scratch.rename(target)
+            _publish(scratch, target)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return SongFeatures(
@@ -185,6 +184,20 @@ def _open_passage(
         splits=passage.splits,
         folder=target,
     )
+
+
+def _publish(scratch: Path, target: Path) -> None:
+    """Give ``scratch`` the name ``target``, unless another training was first.
+
+    Trials of a sweep compute the same features at once, and may already read from ``target``.
+    """
+    if not (target / "done").is_file():
+        shutil.rmtree(target, ignore_errors=True)
+    try:
+        scratch.rename(target)
+    except OSError:
+        if not (target / "done").is_file():
+            raise
 
 
 def _compute(passage: _Passage, settings: FrontEndSettings, frame: int, folder: Path) -> None:

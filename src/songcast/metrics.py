@@ -33,7 +33,8 @@ def lag_samples(samples: NDArray[np.int16], mean: Floats, max_lag: int = 64) -> 
     """Shift at which song and forecast correlate most, per channel: (channels,) int64.
 
     0 for an honest predictor, 1 for one that repeats the last sample. Positive means the
-    forecast comes late. Searched in [-max_lag, max_lag]; 0 where a channel is constant.
+    forecast comes late. Searched in [-max_lag, max_lag]; 0 where a channel is
+    constant, or not longer than two times ``max_lag``: too little to compare.
 
     >>> x = np.random.default_rng(0).integers(-99, 99, (500, 1)).astype(np.int16)
     >>> lag_samples(x, np.roll(x, 3, axis=0).astype(float))

@@ -60,10 +60,13 @@ def load_models(folder: Path) -> dict[str, Forecaster]:
 def forecast_song(
     models: Mapping[str, Forecaster], song: PreparedSong, listening_seconds: float
 ) -> SongFound:
-    """Measure all forecasters on the unseen passage; its beginning is heard."""
-    found = forecast_passage(models, song.song(), *song.splits[TEST])
-    frames = round(listening_seconds * song.sample_rate_hz)
-    heard = {name: forecast.passage(0, frames) for name, forecast in found.items()}
+    """Measure all forecasters on the unseen passage; part of it is heard."""
+    first, last = song.splits[TEST]
+    found = forecast_passage(models, song.song(), first, last)
+    start, stop = listened_frames(song, listening_seconds)
+    heard = {
+        name: forecast.passage(start - first, stop - first) for name, forecast in found.items()
+    }
     tracks = {ORIGINAL: np.array(next(iter(heard.values())).samples)}
     for name, file in LISTENED.items():
         tracks[file] = np.clip(np.rint(heard[name].mean), -32768, 32767).astype(np.int16)
@@ -75,10 +78,20 @@ def continue_song(
     continuer: Continuer, song: PreparedSong, unheard_seconds: float, listening_seconds: float
 ) -> SongFound:
     """Measure continuations of the song's unheard end; hear one of its unseen passage."""
-    start, stop = song.splits[TEST]
-    frames = min(round(listening_seconds * song.sample_rate_hz), stop - start)
+    start, stop = listened_frames(song, listening_seconds)
     prime = Prime(song.samples[:start], song.sample_rate_hz)
-    track = continuer.go_on(prime, frames, temperature=1.0, seed=0)
+    track = continuer.go_on(prime, stop - start, temperature=1.0, seed=0)
     cut = first_unheard(song, unheard_seconds)
     measures = measure_song(continuer, song, cut, unheard_seconds)
     return SongFound(slug=song.slug, measures=measures, tracks={CONTINUED: track})
+
+
+def listened_frames(song: PreparedSong, listening_seconds: float) -> tuple[int, int]:
+    """Return the frames [start, stop) that are heard: how the unseen passage begins.
+
+    A song that is unseen from its first frame is heard from its middle on, where a continuation
+    has a past to go on from.
+    """
+    start, stop = song.splits[TEST]
+    start = start or stop // 2
+    return start, min(start + round(listening_seconds * song.sample_rate_hz), stop)

@@ -26,6 +26,8 @@ MIN_ORDER, MAX_ORDER = 32, 1024
 # Fewer frames than this for each coefficient say nothing sure about it, only ring.
 FRAMES_PER_STAGE = 4
 SEED_SECONDS = 1.0
+# The least that a window can be centred in.
+MIN_FRAMES = 2
 # What came longer ago is forgotten.
 MEMORY_SECONDS = 600.0
 LEVEL_SECONDS, PASSAGE_SECONDS = 1.0, 10.0
@@ -94,9 +96,14 @@ class Rows:
 
 
 class Prime:
-    """A song as it stands at its end: ``rows``, the filter that its end has, its memory."""
+    """A song as it stands at its end: ``rows``, the filter that its end has, its memory.
+
+    ``samples``: (frames, channels) int16. Before the first of less than two stands silence.
+    """
 
     def __init__(self, samples: NDArray[np.int16], sample_rate_hz: int) -> None:
+        if len(samples) < MIN_FRAMES:
+            samples = np.pad(samples, ((MIN_FRAMES - len(samples), 0), (0, 0)))
         kept = samples[max(len(samples) - round(MEMORY_SECONDS * sample_rate_hz), 0) :]
         rotation = principal_axes(kept[-round(PASSAGE_SECONDS * sample_rate_hz) :])
         rows = Rows(kept, sample_rate_hz, rotation)

@@ -46,7 +46,7 @@ class PickFrames(Layer):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Stretch(Layer):
-    """(batch, n, c) -> (batch, n * factor, c): every slow step serves its fast ones."""
+    """(batch, n, c) -> (batch, n * STEPS_RATIO, c): every slow step serves its fast ones."""
 
     def call(self, x: Any) -> Any:
         """Repeat each row."""

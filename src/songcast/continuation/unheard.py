@@ -4,14 +4,14 @@ from songcast.corpus import TEST, TRAIN, PreparedSong
 
 
 def first_unheard(song: PreparedSong, unheard_seconds: float) -> int:
-    """Return the frame from which the song is kept unheard.
+    """Return the frame from which continuing is measured, all of it kept unheard.
 
-    At least its test passage, and the last ``unheard_seconds`` where half of the song is left
-    before them.
+    The last ``unheard_seconds`` where half of the song is left before them, else its second
+    half; at least the test passage. A song without a train passage is unheard from its first
+    frame, but a continuation needs a past: there the test passage does not count.
     """
-    wanted = song.frames - round(unheard_seconds * song.sample_rate_hz)
-    start, _ = song.splits[TEST]
-    return start if TRAIN not in song.splits else min(start, max(wanted, song.frames // 2))
+    last = max(song.frames - round(unheard_seconds * song.sample_rate_hz), song.frames // 2)
+    return min(song.splits[TEST][0], last) if TRAIN in song.splits else last
 
 
 def heard_frames(song: PreparedSong, unheard_seconds: float) -> int:

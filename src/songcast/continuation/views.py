@@ -70,20 +70,25 @@ def practice(
     learned, checked = [], []
     share = max(count // max(len(songs), 1), 1)
     for song, frames in songs:
-        samples, rate = song.samples[:frames], song.sample_rate_hz
-        length = Length.of(rate, crop_frames)
-        places = length.cuts(frames - length.followed, share)
+        length = Length.of(song.sample_rate_hz, crop_frames)
         last = frames - length.followed
-        if places:
-            checked.append((samples, rate, last, length))
-        learned += [(samples, rate, cut, length) for cut in places or length.cuts(frames, share)]
+        cuts = length.cuts(last, share)
+        if cuts:
+            checked.append((song, frames, last, length))
+        learned += [(song, frames, cut, length) for cut in cuts or length.cuts(frames, share)]
     if not learned:
         raise CorpusError(
             "no song is long enough to practise continuing it: add longer songs, or make "
             "continuation.crop_steps in params.yaml smaller"
         )
+
+    def work(job: tuple[PreparedSong, int, int, Length]) -> View:
+        song, heard, cut, length = job
+        # Opened here: a map of every song at once would be too many open files.
+        return view(song.samples[:heard], song.sample_rate_hz, cut, length)
+
     with ThreadPoolExecutor(threads) as pool:
-        found = list(pool.map(lambda job: view(*job), [*learned, *checked]))
+        found = list(pool.map(work, [*learned, *checked]))
     return found[: len(learned)], found[len(learned) :]
 
 

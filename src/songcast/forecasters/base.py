@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 
 from songcast.ahead import one_ahead
 from songcast.audio import Song
+from songcast.codec import MAX_CHANNELS
 from songcast.errors import AudioError, ContinuationError
 from songcast.forecasters.mixture import BLOCK_FRAMES, Mixture
 from songcast.metrics import bits_per_sample, prediction_gain_db
 
 if TYPE_CHECKING:
     from songcast.continuation.continuer import Continuer, Stream
-
-MAX_CHANNELS = 2
 
 
 @dataclass(frozen=True, kw_only=True)

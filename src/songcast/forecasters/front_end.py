@@ -23,7 +23,8 @@ Experts = Callable[[NDArray[np.int16]], NDArray[np.float32]]
 class Heard:
     """A block of samples and what was predicted of each from the past alone.
 
-    ``samples`` (frames, channels) int16; ``means`` (frames, channels, experts) float32 in LSB.
+    ``samples`` (frames, channels) int16; ``means`` (frames, channels, experts) float32 in LSB;
+    ``combined``: what the combiner makes of them.
     """
 
     samples: NDArray[np.int16]

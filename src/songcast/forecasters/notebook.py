@@ -134,10 +134,10 @@ def draw_windows(
     owner = np.searchsorted(ends, picks, side="right")
     start = picks - (ends[owner] - room[owner])
     windows = np.empty((count, frames, CHANNELS), np.float32)
-    for i, passage in enumerate(passages):
+    for i in np.unique(owner).tolist():  # a passage without room has no windows to view
         mine = np.flatnonzero(owner == i)
         # (positions, channels, frames) -> (windows, frames, channels); mono fills both
-        view = sliding_window_view(passage, frames, axis=0)[start[mine]]
+        view = sliding_window_view(passages[i], frames, axis=0)[start[mine]]
         windows[mine] = view.transpose(0, 2, 1)
     return windows / np.float32(FULL_SCALE)
 

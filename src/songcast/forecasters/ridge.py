@@ -75,7 +75,7 @@ class Ridge(Forecaster):
 
     @classmethod
     def load(cls, folder: Path) -> "Ridge":
-        """Read a bundle written by ``save``."""
+        """Read a bundle written by ``save``. Raises ``BundleError``."""
         read_manifest(folder)
         arrays = read_arrays(folder)
         return cls(arrays["stereo"], arrays["mono"])
