@@ -15,6 +15,7 @@ from mlflow_store import make_bundle
 from small_models import randomised, ridge, untrained
 from songcast import bundle as bundles
 from songcast.bundle import (
+    MANIFEST,
     network_weights,
     read_arrays,
     read_manifest,
@@ -22,6 +23,7 @@ from songcast.bundle import (
     write_bundle,
 )
 from songcast.errors import BundleError
+from songcast.forecasters.lstm import Lstm
 
 # TensorFlow's variables do not know NumPy 2's copy keyword; Keras asks them when it saves.
 pytestmark = pytest.mark.filterwarnings(
@@ -107,6 +109,16 @@ def test_networks_built_twice_in_one_process_have_equal_digests():
     # Names that Keras numbers by itself would tell equal models apart.
     first, second = untrained("none").network, untrained("none").network
     assert weights_sha256(network_weights(first)) == weights_sha256(network_weights(second))
+
+
+@pytest.mark.parametrize("change", [lambda said: said.pop("head_units"), lambda said: said.update(x=1)])
+def test_settings_that_are_not_ours_are_those_of_another_version(tmp_path, change):
+    randomised("none", seed=3).save(tmp_path / "m", {})
+    manifest = json.loads((tmp_path / "m" / MANIFEST).read_text())
+    change(manifest["network"])
+    (tmp_path / "m" / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=r"made by another version of songcast"):
+        Lstm.load(tmp_path / "m")
 
 
 @pytest.mark.parametrize("name", ["arrays.npz", "history.csv"])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from songcast.corpus import (
     Corpus,
+    Passages,
     PreparedSong,
     split_frames,
     write_index,
@@ -115,6 +116,15 @@ def test_a_corpus_comes_back_in_order_as_memory_maps(folder):
         assert isinstance(passage.samples, np.memmap)
     assert len(corpus) == 2
     assert [p.frames for p in (song.passage(s) for s in song.splits)] == [638, 91, 183]
+
+
+def test_passages_are_those_of_the_songs_that_have_the_split(folder):
+    corpus = Corpus.open(folder)
+    passages = Passages(corpus, "train")
+    assert len(passages) == 1
+    (found,) = passages
+    np.testing.assert_array_equal(found, corpus["b"].passage("train").samples)
+    assert [len(p) for p in Passages(corpus, "test")] == [corpus["a"].frames, 183]
 
 
 def test_what_a_corpus_lacks_is_named(folder):

@@ -161,7 +161,7 @@ def test_stage_is_its_module_and_its_files_exist(stage: str) -> None:
     assert f"src/songcast/stages/{stage}.py" in said["deps"]
     made = {path for other in PIPELINE["stages"].values() for path in outputs(other)} | {"data"}
     for dep in said["deps"]:
-        assert dep in made or (ROOT / dep).is_file(), f"{stage}: {dep} does not exist"
+        assert dep in made or (ROOT / dep).exists(), f"{stage}: {dep} does not exist"
 
 
 def outputs(stage: dict[str, Any]) -> Iterator[str]:

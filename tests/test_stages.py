@@ -383,14 +383,18 @@ def test_the_same_songs_and_params_give_the_same_metrics_and_weights(home, tmp_p
 
 
 class Named:
-    def __init__(self, slug, frames, channels):
+    """A song all of which can be learned from, or nothing."""
+
+    def __init__(self, slug, frames, channels, split="train"):
         self.slug, self.frames, self.channels = slug, frames, channels
+        self.splits = {split: (0, frames)}
 
 
 @pytest.mark.parametrize("replay", [0.0, 0.25, 0.5])
 def test_old_songs_get_the_replay_share_of_what_is_heard(replay):
     songs = [Named("a", 1000, 2), Named("b", 3000, 1), Named("c", 500, 2)]
-    shares = replay_shares(songs, songs[2:], replay)
+    held_out = Named("d", 9000, 2, "test")
+    shares = replay_shares([*songs, held_out], songs[2:], replay)
     heard = {s.slug: shares[s.slug] * s.frames * s.channels for s in songs}
     assert heard["a"] + heard["b"] == pytest.approx(replay * sum(heard.values()))
     assert heard["a"] * 3 == pytest.approx(heard["b"] * 2)

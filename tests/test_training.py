@@ -20,6 +20,7 @@ from small_models import RATE_HZ, music, randomised, untrained
 from songcast.checkpoint import Checkpoint
 from songcast.corpus import PreparedSong, write_index
 from songcast.crops import CropSampler
+from songcast.errors import ParamsError
 from songcast.featurestore import open_features
 from songcast.forecasters.lstm import absolute_mixture
 from songcast.forecasters.network import code_length_bits
@@ -188,6 +189,11 @@ def test_a_checkpoint_remembers_its_run_holds_no_pickle_and_leaves_when_told(cor
     assert [path.name for path in folder.iterdir()] == ["state.npz"]
     checkpoint.clear()
     assert not folder.exists()
+
+
+def test_a_training_that_only_diverges_is_one_line(corpus, tmp_path):
+    with pytest.raises(ParamsError, match=r"diverged in every epoch; lower learning_rate"):
+        train(corpus, tmp_path, settings=replace(SETTINGS, epochs=1, learning_rate=np.nan))
 
 
 def test_a_crash_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path, monkeypatch):

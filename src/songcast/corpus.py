@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -75,6 +75,23 @@ class PreparedSong:
             sample_rate_hz=self.sample_rate_hz,
             name=f"{self.slug}-{split}",
         )
+
+
+class Passages(Sequence[NDArray[np.int16]]):
+    """The samples of one split of each song that has it, (frames, channels) int16.
+
+    A song is opened when it is asked for, and not held: many songs, few open files.
+    """
+
+    def __init__(self, songs: Iterable[PreparedSong], split: str) -> None:
+        self._songs = [song for song in songs if split in song.splits]
+        self._split = split
+
+    def __len__(self) -> int:
+        return len(self._songs)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._songs[index].passage(self._split).samples
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Any
 from songcast.corpus import PreparedSong
 
 PACKAGE = Path(__file__).parent
+CODE = (PACKAGE, PACKAGE / "forecasters", PACKAGE / "stages")
 
 
 def fingerprint(params: Mapping[str, Any], songs: Iterable[PreparedSong], *more: str) -> str:
@@ -17,6 +18,6 @@ def fingerprint(params: Mapping[str, Any], songs: Iterable[PreparedSong], *more:
     for song in songs:
         said = [song.slug, song.sha256, song.frames, song.sample_rate_hz, dict(song.splits)]
         digest.update(json.dumps(said, sort_keys=True).encode())
-    for path in sorted([*PACKAGE.glob("*.py"), *PACKAGE.glob("forecasters/*.py")]):
+    for path in sorted(path for folder in CODE for path in folder.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -20,6 +20,7 @@ from songcast.backend import import_keras
 from songcast.checkpoint import Checkpoint
 from songcast.corpus import VALIDATION
 from songcast.crops import Batch, CropSampler, passage_batches
+from songcast.errors import ParamsError
 from songcast.featurestore import SongFeatures
 from songcast.forecasters.lstm import absolute_mixture
 from songcast.forecasters.network import code_length_bits
@@ -66,7 +67,7 @@ def fit(
     ``validation_bits_per_sample``. Each epoch ends in a checkpoint; started again after
     any kind of stop, training goes on from the last one and ends with the same weights as
     if it had never stopped. Of a ``team``, the first worker alone writes checkpoints, reports,
-    and ends with the best weights.
+    and ends with the best weights. Raises ``ParamsError`` where every epoch diverged.
     """
     trainer = compile_trainer(network, settings, team)
     rows = checkpoint.restore(trainer)
@@ -97,6 +98,8 @@ def fit(
             checkpoint.save(trainer, rows, average if improved else None)
             on_epoch(epoch, row)
     if team.rank == 0:
+        if all(math.isnan(row["validation_bits_per_sample"]) for row in rows):
+            raise ParamsError("params.yaml: training diverged in every epoch; lower learning_rate")
         network.set_weights(checkpoint.best_weights())
     return rows
 

@@ -94,8 +94,15 @@ class Lstm(Forecaster):
     def load(cls, folder: Path) -> "Lstm":
         """Read a bundle written by ``save``. Raises ``BundleError``."""
         manifest = read_manifest(folder)
-        said = manifest["network"]
-        settings = NetworkSettings(**{**said, "head_units": tuple(said["head_units"])})
+        another = BundleError(
+            f"{folder}: made by another version of songcast, whose features differ; "
+            "use that version, or train again with `make run`"
+        )
+        try:
+            said = manifest["network"]
+            settings = NetworkSettings(**{**said, "head_units": tuple(said["head_units"])})
+        except (KeyError, TypeError):  # settings that are not ours
+            raise another from None
         network = read_network(folder / NETWORK)
         arrays = read_arrays(folder) if manifest["front_end"]["kind"] == "ridge" else {}
         taps = {int(name.removeprefix("taps_")): array for name, array in arrays.items()}
@@ -103,10 +110,7 @@ class Lstm(Forecaster):
         summary = features.summary_size(settings.experts, settings.frame)
         widths = [summary, 2, features.side_size(settings.experts), 3 * Combiner.components]
         if [shape[-1] for shape in network.input_shape[:4]] != widths:
-            raise BundleError(
-                f"{folder}: made by another version of songcast, whose features differ; "
-                "use that version, or train again with `make run`"
-            )
+            raise another
         inner = folder / CONTINUATION
         return cls(network, settings, front_end, inner if inner.is_dir() else None)
 

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 from songcast.backend import import_keras
-from songcast.corpus import TRAIN, Corpus
+from songcast.corpus import TRAIN, Corpus, Passages
 from songcast.forecasters.notebook import Notebook, fit_notebook
 from songcast.forecasters.ridge import Ridge
 from songcast.params import BaselinesParams, Params
@@ -38,8 +38,7 @@ def main() -> None:
 
 def fit_ridge(corpus: Corpus, params: BaselinesParams) -> Ridge:
     """Fit on the training passages of all songs."""
-    passages = (song.passage(TRAIN).samples for song in corpus if TRAIN in song.splits)
-    return Ridge.fit(passages, params.look_back, params.alpha)
+    return Ridge.fit(Passages(corpus, TRAIN), params.look_back, params.alpha)
 
 
 def fit_notebook_on(corpus: Corpus, params: BaselinesParams, run: StageRun) -> Notebook:
@@ -51,7 +50,7 @@ def fit_notebook_on(corpus: Corpus, params: BaselinesParams, run: StageRun) -> N
         run.log_metrics({"notebook/loss": loss}, epoch)
 
     return fit_notebook(
-        [song.passage(TRAIN).samples for song in corpus if TRAIN in song.splits],
+        Passages(corpus, TRAIN),
         look_back=recipe.look_back,
         activation=recipe.activation,
         epochs=recipe.epochs,

@@ -11,7 +11,7 @@ from typing import Any
 
 from songcast.backend import import_keras
 from songcast.bundle import read_manifest
-from songcast.corpus import VALIDATION, Corpus, PreparedSong
+from songcast.corpus import TRAIN, VALIDATION, Corpus, PreparedSong
 from songcast.errors import ParamsError
 from songcast.featurestore import SongFeatures
 from songcast.files import write_json
@@ -81,13 +81,15 @@ def replay_shares(
 ) -> dict[str, float]:
     """Return how often to draw each song, by slug, so that old ones get ``replay_share``.
 
-    Within the old and within the new, every frame counts alike.
+    Within the old and within the new, every frame counts alike; what counts is what can be
+    drawn, the train passages.
     """
     fresh = {song.slug for song in new}
     frames = {True: 0, False: 0}
     for song in songs:
-        frames[song.slug in fresh] += song.frames * song.channels
-    if not frames[False]:
+        start, stop = song.splits.get(TRAIN, (0, 0))
+        frames[song.slug in fresh] += (stop - start) * song.channels
+    if not (frames[False] and frames[True]):
         return {song.slug: 1.0 for song in songs}
     weight = {True: (1.0 - replay_share) / frames[True], False: replay_share / frames[False]}
     return {song.slug: weight[song.slug in fresh] for song in songs}
