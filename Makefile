@@ -15,8 +15,9 @@ REGISTRY := mlruns/.registered-in
 STORE := $(or $(MLFLOW_TRACKING_URI),embedded)
 # `python` of the stages is ours, and their lines come as they are written.
 IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONUNBUFFERED=1
+QUICK := -q -n logical --maxprocesses 4 --dist worksteal -m "not slow and not browser and not faults"
 
-.PHONY: help run test test-slow test-faults test-browser check audit format readme lock gpu ui clean writable FORCE
+.PHONY: help run test coverage test-slow test-faults test-browser check audit format readme lock gpu ui clean writable FORCE
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -37,7 +38,12 @@ writable:
 	@test -w . || { echo "$(CURDIR) may not be written: copy it to a place of your own" >&2; exit 2; }
 
 test: $(INSTALLED)  ## the fast tests
-	@$(IN_VENV) $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist worksteal -m "not slow and not browser and not faults"
+	@$(IN_VENV) $(BIN)/python -m pytest $(QUICK)
+
+coverage: $(INSTALLED)  ## the fast tests, and the lines and branches of src that they do not reach
+	@rm -f .coverage .coverage.*
+	@$(IN_VENV) $(BIN)/python -m coverage run -m pytest $(QUICK)
+	@$(BIN)/python -m coverage combine -q && $(BIN)/python -m coverage report
 
 test-slow: $(INSTALLED)  ## the slow tests: long songs, Ray, PostgreSQL (installed when there is none)
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || ! command -v apt-get >/dev/null || { \
@@ -81,7 +87,7 @@ ui: $(INSTALLED)  ## open the MLflow UI on the embedded store
 	@$(BIN)/songcast ui
 
 clean:  ## remove caches that can be made again: environment, features, checkpoints, caches of tools
-	rm -rf .venv features checkpoints .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv features checkpoints .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
 	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 # The environment: exactly what requirements.lock says, hashes checked. It knows where it lies:

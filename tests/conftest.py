@@ -6,10 +6,21 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from songcast.audio import Song
 
 MakeSong = Callable[..., Song]
+
+# The same examples in every run, however slow a busy machine makes them.
+settings.register_profile(
+    "songcast",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("songcast")
 
 
 def pytest_runtest_setup() -> None:

@@ -82,7 +82,7 @@ def running(app: Any) -> Iterator[httpx.Client]:
             time.sleep(0.01)
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         try:
-            with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
+            with httpx.Client(base_url=url, timeout=300, trust_env=False) as client:
                 yield client
         finally:
             server.should_exit = True

@@ -12,7 +12,7 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import resample_poly
 
@@ -370,7 +370,7 @@ def test_video_without_sound_is_refused(tmp_path):
     assert "cannot be decoded" in refusal(path)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_any_damage_gives_a_song_or_one_line(tmp_path_factory, make_song_bytes, data):
     suffix = data.draw(st.sampled_from(sorted(make_song_bytes)))
@@ -407,12 +407,7 @@ def whole(samples, from_hz, to_hz):
 
 
 @given(lengths=st.lists(st.integers(0, 400), min_size=1, max_size=12), to=st.integers(0, 3))
-@settings(
-    max_examples=40,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=40)
 def test_resampling_in_a_stream_is_resampling_the_whole(make_song, lengths, to):
     to_hz = (44100, 22050, 48000, 8000)[to]
     samples = make_song(sum(lengths)).samples

@@ -355,7 +355,7 @@ def check_sound(forecaster: Cascade, samples: Samples) -> None:
     np.testing.assert_allclose(mixture.weights.sum(axis=-1), 1.0, atol=1e-12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     parts=st.lists(
         st.tuples(st.sampled_from(KINDS), st.integers(1, 1500), st.integers(0, 99)),

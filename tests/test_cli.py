@@ -337,7 +337,7 @@ FAKE_SERVER = """
 import signal, socket, sys, time
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 with socket.socket() as s:
-    s.bind(("127.0.0.1", int(sys.argv[1]))); s.listen(); time.sleep(60)
+    s.bind(("127.0.0.1", int(sys.argv[1]))); s.listen(); time.sleep(600)
 """
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from songcast.corpus import (
@@ -51,7 +51,6 @@ def prepared(slug="a", splits=None, frames=1000, folder=Path(), **facts):
     train=st.integers(1, 98),
     validation=st.integers(0, 98),
 )
-@settings(deadline=None, derandomize=True)
 def test_splits_are_in_order_apart_and_share_the_song(frames, rate, guard, train, validation):
     validation = min(validation, 99 - train)
     shares = {
@@ -207,7 +206,6 @@ def test_decomposed_and_composed_names_have_one_slug():
 
 
 @given(st.lists(st.text("aA-.1é", min_size=1, max_size=6), max_size=8, unique=True))
-@settings(deadline=None, derandomize=True)
 def test_slugs_never_collide(stems):
     names = [f"{stem}{suffix}" for stem in stems for suffix in (".wav", ".mp3")]
     assert len(set(slugs(names).values())) == len(set(names))

@@ -1,5 +1,6 @@
 """The LSTM forecaster: starts as its front end, hears what it was trained on, on any backend."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -38,7 +39,7 @@ def prepared(folder, samples, slug="a", splits=None):
     return PreparedSong(
         slug=slug,
         source=f"{slug}.wav",
-        sha256=f"{hash((slug, samples.tobytes())):064x}",
+        sha256=hashlib.sha256(samples.tobytes()).hexdigest(),
         source_sample_rate_hz=RATE_HZ,
         sample_rate_hz=RATE_HZ,
         frames=len(samples),

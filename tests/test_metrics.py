@@ -45,7 +45,7 @@ def test_bits_per_sample_is_the_mean_over_all_samples_of_all_channels():
     assert bits_per_sample(np.empty((0, 2))) == 0.0
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(st.integers(-64, 64), st.floats(0.1, 3.0), st.floats(-500, 500), st.integers(0, 9))
 @example(64, 1.0, 0.0, 0)
 @example(-64, 1.0, 0.0, 0)

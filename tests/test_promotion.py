@@ -128,7 +128,7 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(repository, mo
     both, judge, results = threading.Barrier(2), promotion.judge, {}
 
     def judge_together(*known):
-        both.wait(timeout=60)
+        both.wait(timeout=300)
         return judge(*known)
 
     monkeypatch.setattr(promotion, "judge", judge_together)

@@ -112,9 +112,9 @@ def test_opening_ten_thousand_songs_takes_seconds(tmp_path):
             )
         )
     write_index(tmp_path, RATE_HZ, songs)
-    start = time.process_time()
+    start = time.thread_time()
     corpus = Corpus.open(tmp_path)
-    assert time.process_time() - start < 6
+    assert time.thread_time() - start < 6
     assert len(corpus) == 10_000
     assert corpus["song-09999"].samples.shape == (2000, 2)
     assert has_array(corpus["song-00000"])

@@ -23,6 +23,7 @@ from songcast.serving.champion import Champion
 from songcast.serving.limits import Limits
 from songcast.serving.package import example_song
 from songcast.serving.payload import decode_file
+from waiting import wait_until
 
 RAW = {"samples": [[0, 1], [32767, -32768], [5, 6]], "sample_rate_hz": 22050}
 
@@ -212,12 +213,35 @@ def test_silence_packed_small_is_refused_without_unpacking_it(tmp_path):
     assert (answer.status_code, "more than 14400000 frames" in answer.text) == (413, True)
 
 
+class Held(Echo):
+    """Goes on with a song for one block, and then not before it is let go."""
+
+    def __init__(self):
+        super().__init__()
+        self.let_go = threading.Event()
+
+    def _blocks(self, *asked):
+        blocks = super()._blocks(*asked)
+        yield next(blocks)
+        self.let_go.wait(300)
+        yield from blocks
+
+
+def at_work(client, requests):
+    """Whether so many are being read, waiting or worked on."""
+    return f"songcast_requests_working {requests}.0" in client.get("/metrics").text
+
+
 def test_beyond_its_places_the_server_says_429_and_what_is_late_503(chord, tmp_path):
     path = file_of(chord, ".wav", tmp_path)
     limits = Limits(places=2, workers=1, request_seconds=3.0)
-    slow = Echo(delay_seconds=0.7)
+    held = Held()
+    held.let_go.set()
     statuses = []
-    with running(app_of(slow, limits)) as client:
+    with running(app_of(held, limits)) as client:
+        warm = client.post("/continue", content=path.read_bytes(), params={"seconds": 0.01})
+        held.let_go.clear()
+        warm_blocks = held.blocks
 
         def ask():
             try:
@@ -229,15 +253,20 @@ def test_beyond_its_places_the_server_says_429_and_what_is_late_503(chord, tmp_p
                 statuses.append("cut")
 
         first, second = threading.Thread(target=ask), threading.Thread(target=ask)
-        first.start()
-        time.sleep(0.1)
-        second.start()
-        time.sleep(0.1)
-        third = client.post("/continue", content=path.read_bytes())
-        assert client.get("/ping").status_code == 200
+        try:
+            first.start()
+            wait_until(lambda: held.blocks == warm_blocks + 1)
+            second.start()
+            wait_until(lambda: at_work(client, 2))
+            third = client.post("/continue", content=path.read_bytes())
+            alive = client.get("/ping")
+            time.sleep(limits.request_seconds)  # now both are late
+        finally:
+            held.let_go.set()
         first.join()
         second.join()
         after = client.post("/continue", content=path.read_bytes(), params={"seconds": 0.01})
+    assert (warm.status_code, alive.status_code) == (200, 200)
     assert (third.status_code, third.headers["retry-after"]) == (429, "5")
     assert sorted(statuses, key=str) == [503, "cut"]
     assert after.status_code == 200
@@ -251,11 +280,10 @@ def test_work_ends_when_its_client_goes_away(chord, tmp_path):
             "POST", "/continue", content=path.read_bytes(), params={"seconds": 300}
         ) as answer:
             next(answer.iter_bytes(2000))
-        deadline = time.monotonic() + 10
-        params = {"seconds": 0.01}
-        while client.post("/continue", content=path.read_bytes(), params=params).is_error:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        short = {"seconds": 0.01}
+        wait_until(
+            lambda: client.post("/continue", content=path.read_bytes(), params=short).is_success
+        )
     assert slow.blocks < 500  # of 13 230
 
 
@@ -333,6 +361,7 @@ class Versions:
 
     def __init__(self, monkeypatch):
         self.now = 1
+        self.begun = threading.Event()
         monkeypatch.setattr(champion_module, "POLL_SECONDS", 0.05)
         monkeypatch.setattr(champion_module, "load", lambda uri: self.model(int(uri[-1])))
         monkeypatch.setattr("songcast.registry.alias", lambda name: self.now)
@@ -353,6 +382,7 @@ class Versions:
         return found
 
     def blocks(self, model, song, number):
+        self.begun.set()
         for _ in range(10):
             time.sleep(model.delay_seconds)
             yield np.full((441, song.channels), number, np.int16)
@@ -389,15 +419,13 @@ def test_the_model_follows_its_alias_and_requests_finish_with_theirs(
 
         early = threading.Thread(target=ask, args=("early",))
         early.start()
-        time.sleep(0.1)
+        assert versions.begun.wait(300)
         versions.now = 2
-        while served() != 2:
-            time.sleep(0.02)
+        wait_until(lambda: served() == 2)
         early.join()
         ask("late")
         versions.now = 3  # its files are altered: the model that works stays
-        while "version 2 stays" not in caplog.text:
-            time.sleep(0.02)
+        wait_until(lambda: "version 2 stays" in caplog.text)
         assert served() == 2
         ask("after")
     assert set(heard["early"]) == {1}
