@@ -4,24 +4,33 @@
 
 Each mutant differs from the source in one place: a comparison, an operator, a number, a condition.
 A process forked from one that has the libraries loaded runs the module's tests on it until one
-fails. A survivor is a fault that no test sees, or no fault at all: read it. Programs that tests
-start as processes of their own run the source as it is.
+fails: first those that run the changed line, the quickest before the others, then all the rest. A
+survivor is a fault that no test sees, or no fault at all: read it. A test that takes 20 s of CPU
+and five times its usual more counts as one that fails. Programs that tests start as processes of
+their own run the source as it is, and tests marked slow or browser are left out.
 """
 
 import argparse
 import ast
 import contextlib
 import copy
+import functools
 import importlib
+import importlib.metadata
 import json
 import os
 import random
 import resource
+import signal
 import sys
-from collections.abc import Iterator
+import tempfile
+import threading
+from collections.abc import Generator, Iterator
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "songcast"
@@ -34,8 +43,18 @@ TESTS = {
     "registry/comparison.py": ["test_comparison.py"],
     "registry/promotion.py": ["test_promotion.py"],
     "registry/__init__.py": ["test_registry.py"],
+    "registry/files.py": ["test_registry.py", "test_serving_mlflow.py"],
 }
-LOADED = ("pytest", "hypothesis", "numpy", "scipy.signal", "soundfile", "mlflow", "songcast.bundle")
+# These bring every library that the tests need; TensorFlow alone takes 10 s to load.
+LOADED = (
+    "hypothesis",
+    "scipy.signal",
+    "songcast.stages.register",
+    "small_models",
+    "serving_models",
+)
+# Test id to (CPU seconds, lines of the module that it runs).
+Known = dict[str, tuple[float, list[int]]]
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE,
     ast.LtE: ast.Lt,
@@ -102,7 +121,68 @@ def _head(node: ast.AST) -> str:
     return ast.unparse(ast.fix_missing_locations(copy.deepcopy(node))).splitlines()[0]
 
 
-def run_tests(module: str, source: str, cpu_seconds: int) -> tuple[bool, float]:
+class Plugin:
+    """Gives the tests an empty MLflow store that is there already: to make one takes seconds."""
+
+    def pytest_collection_finish(self) -> None:
+        if "mlflow_store" in sys.modules:
+            sys.modules["mlflow_store"]._template = empty_store  # type: ignore[attr-defined]
+
+
+class Watch(Plugin):
+    """Writes down the CPU time of each test and which lines of the file ``source`` it runs."""
+
+    def __init__(self, source: Path, into: Path) -> None:
+        self.source, self.into = str(source), into
+        self.known: Known = {}
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        lines: set[int] = set()
+
+        def trace(frame: Any, _event: str, _: Any) -> Any:
+            if frame.f_code.co_filename != self.source:
+                return None
+            lines.add(frame.f_lineno)
+            return trace
+
+        start = sum(os.times()[:4])
+        threading.settrace(trace)
+        sys.settrace(trace)
+        try:
+            return (yield)
+        finally:
+            sys.settrace(None)
+            threading.settrace(None)
+            self.known[item.nodeid] = (sum(os.times()[:4]) - start, sorted(lines))
+
+    def pytest_sessionfinish(self) -> None:
+        self.into.write_text(json.dumps(self.known))
+
+
+class Order(Plugin):
+    """Runs the tests that run ``line`` first, the quickest before the others; none for ever."""
+
+    def __init__(self, line: int, known: Known) -> None:
+        self.line, self.known = line, known
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items.sort(key=lambda item: self._rank(*self.known[item.nodeid]))
+
+    def _rank(self, seconds: float, lines: list[int]) -> tuple[bool, float]:
+        return (self.line not in lines, seconds)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        # CPU time, as a machine may stand still for a while. The signal ends the process.
+        signal.setitimer(signal.ITIMER_PROF, 20 + 5 * self.known[item.nodeid][0])
+        try:
+            return (yield)
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def run_tests(module: str, source: str, cpu_seconds: int, plugin: Plugin) -> tuple[bool, float]:
     """Whether the tests of ``module`` pass with ``source`` in its place, and their CPU time in s.
 
     A run that takes more than ``cpu_seconds`` has not passed.
@@ -110,17 +190,18 @@ def run_tests(module: str, source: str, cpu_seconds: int) -> tuple[bool, float]:
     before = os.times()
     child = os.fork()
     if child == 0:
-        resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
-        os._exit(_run_in_child(module, source))
+        failed = 1
+        with contextlib.suppress(BaseException):
+            resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
+            failed = _run_in_child(module, source, plugin)
+        os._exit(failed)
     status = os.waitpid(child, 0)[1]
     after = os.times()
     spent = after.children_user + after.children_system
     return status == 0, spent - before.children_user - before.children_system
 
 
-def _run_in_child(module: str, source: str) -> int:
-    import pytest
-
+def _run_in_child(module: str, source: str, plugin: Plugin) -> int:
     parts = ["songcast", *Path(module).with_suffix("").parts]
     name = ".".join(part for part in parts if part != "__init__")
     compiled = compile(source, str(PACKAGE / module), "exec")
@@ -130,40 +211,42 @@ def _run_in_child(module: str, source: str) -> int:
         return compiled if fullname == name else get_code(self, fullname)
 
     SourceFileLoader.get_code = get_changed  # type: ignore[assignment, method-assign]
-    for loaded in [key for key in sys.modules if key.split(".")[0] == "songcast"]:
-        del sys.modules[loaded]
+    own = {"songcast", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
+    for key in [k for k in sys.modules if k.split(".")[0] in own]:
+        del sys.modules[key]
     tests = [str(ROOT / "tests" / test) for test in TESTS[module]]
-    options = [
-        "-x",
-        "-q",
-        "--assert=plain",
-        "-p",
-        "no:cacheprovider",
-        "-m",
-        "not slow and not browser",
-    ]
+    marks = "not slow and not browser"
+    options = ["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", "-m", marks]
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
-        with contextlib.suppress(SystemExit):
-            return int(pytest.main([*options, *tests]))
-    return 1
+        return int(pytest.main([*options, *tests], plugins=[plugin]))
 
 
-def check(module: str, count: int, seed: int) -> dict[str, object]:
-    """Run a sample of ``count`` mutants of ``module``: how many are possible, which survive."""
+@functools.cache
+def empty_store() -> Path:
+    """Return the database from which the tests copy theirs."""
+    found: Path = importlib.import_module("mlflow_store")._template()
+    return found
+
+
+def check(module: str, count: int, seed: int) -> tuple[int, int, list[str]]:
+    """Run ``count`` mutants of ``module``, drawn; return the possible, the run, the survivors."""
     source = (PACKAGE / module).read_text()
-    passed, seconds = run_tests(module, source, 600)
-    if not passed:
-        sys.exit(f"mutations: the tests of {module} fail on the source as it is")
+    with tempfile.NamedTemporaryFile(suffix=".json") as notes:
+        watch = Watch(PACKAGE / module, Path(notes.name))
+        passed, seconds = run_tests(module, source, 1200, watch)
+        if not passed:
+            sys.exit(f"mutations: the tests of {module} fail on the source as it is")
+        known: Known = json.loads(Path(notes.name).read_text())
     possible = list(mutants(source))
     drawn = random.Random(f"{seed} {module}").sample(possible, min(count, len(possible)))
     survivors = []
     for line, said, changed in sorted(drawn):
-        if run_tests(module, changed, 20 + 5 * int(seconds))[0]:
+        if run_tests(module, changed, 20 + 5 * int(seconds), Order(line, known))[0]:
             survivors.append(f"{module}:{line}: {said}")
             print(survivors[-1], file=sys.stderr)
-    return {"possible": len(possible), "run": len(drawn), "survivors": survivors}
+    return len(possible), len(drawn), survivors
 
 
 def main() -> None:
@@ -177,17 +260,22 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     os.chdir(ROOT)
+    sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
     for name in LOADED:
         importlib.import_module(name)
-    found = {m: check(m, arguments.mutants, arguments.seed) for m in arguments.module or TESTS}
+    for plugin in importlib.metadata.entry_points(group="pytest11"):
+        plugin.load()
+    empty_store()
+    found = {}
+    if not arguments.json:
+        print("| module | mutants possible | run | noticed |\n|---|--:|--:|--:|", flush=True)
+    for module in arguments.module or TESTS:
+        possible, run, survivors = check(module, arguments.mutants, arguments.seed)
+        found[module] = {"possible": possible, "run": run, "survivors": survivors}
+        if not arguments.json:
+            print(f"| `{module}` | {possible} | {run} | {run - len(survivors)} |", flush=True)
     if arguments.json:
         print(json.dumps(found, indent=1))
-        return
-    print("| module | mutants possible | run | noticed |\n|---|--:|--:|--:|")
-    for module, said in found.items():
-        run, survivors = said["run"], said["survivors"]
-        assert isinstance(run, int) and isinstance(survivors, list)
-        print(f"| `{module}` | {said['possible']} | {run} | {run - len(survivors)} |")
 
 
 if __name__ == "__main__":

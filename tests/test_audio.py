@@ -16,6 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import resample_poly
 
+from records import assert_sealed
+from songcast import audio
 from songcast.audio import (
     SONG_SUFFIXES,
     Song,
@@ -88,6 +90,12 @@ def snr_db(song, heard):
     return 10 * np.log10(np.sum(x**2) / min(errors))
 
 
+def test_a_song_tells_its_size_and_is_sealed(make_song):
+    song = make_song(11025, 2, 44100)
+    assert (song.frames, song.channels, song.seconds) == (11025, 2, 0.25)
+    assert_sealed(song)
+
+
 # Reading: exactness.
 
 
@@ -140,6 +148,10 @@ def test_float_beyond_full_scale_is_clipped_with_a_warning_that_names_the_file(t
     with pytest.warns(SongWarning, match=r"loud\.wav: 2 samples beyond full scale"):
         song = read_song(path)
     np.testing.assert_array_equal(song.samples, [[FULL.max, FULL.min], [8192, 0]])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        read_song(path)
+    assert [warning.filename for warning in caught] == [__file__]  # the caller's line, not ours
 
 
 @pytest.mark.parametrize("suffix", [".mp3", ".ogg"])
@@ -568,6 +580,24 @@ def test_refusals_of_write_are_clear_and_leave_nothing(tmp_path, chord, make_son
             write_song(song, path)
         assert str(caught.value).startswith(f"{path}: {said}")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".mp3", ".M4A"])
+def test_what_a_wav_header_cannot_count_is_refused_and_flac_takes_it(tmp_path, monkeypatch, suffix):
+    """A wav counts its bytes in 32 bits, and 4 KB of them are left to all but its samples."""
+    monkeypatch.setattr(audio, "encode", lambda path, *song: path.write_bytes(b"written"))
+
+    def silence(frames):  # takes no memory
+        samples = np.broadcast_to(np.int16(0), (frames, 1))
+        return Song(samples=samples, sample_rate_hz=44100, name="silence")
+
+    largest = (2**32 - 4096) // 2
+    write_song(silence(largest), tmp_path / f"a{suffix}")
+    said = rf"the song is too long for {suffix[1:].lower()} \(4 GB\); use \.flac"
+    with pytest.raises(AudioError, match=said):
+        write_song(silence(largest + 1), tmp_path / f"b{suffix}")
+    write_song(silence(largest + 1), tmp_path / "b.flac")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"a{suffix}", "b.flac"]
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3", ".m4a"])

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from records import assert_sealed
 from songcast.registry.comparison import compare
 
 
@@ -20,6 +21,7 @@ def test_differences_are_taken_song_by_song():
     assert (found.first, found.second) == pytest.approx((7.0, 7.3))
     assert found.low < found.mean < found.high < 0
     assert compare(entry([5.0, 9.0, 7.0]), entry([5.5, 9.1, 7.3])) == found
+    assert_sealed(found)
 
 
 def test_the_interval_is_that_of_a_normal_mean_where_songs_are_many():

@@ -1,6 +1,7 @@
 """Splits, crops and the prepared songs on disk."""
 
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from records import assert_sealed
 from songcast.corpus import (
     Corpus,
     Passages,
     PreparedSong,
+    has_array,
     split_frames,
     write_index,
 )
@@ -79,6 +82,23 @@ def test_splits_are_in_order_apart_and_share_the_song(frames, rate, guard, train
 @pytest.mark.parametrize("frames", [1, 2, 8820, 8822])
 def test_a_song_too_short_to_split_is_all_test(frames):
     assert split_frames(frames, 44100, SHARES, 0.1) == {"test": (0, frames)}
+
+
+@pytest.mark.parametrize("tens", [1, 2, 100, 12_345_678])
+@pytest.mark.parametrize("gap_seconds", [0.0, 0.5])
+def test_shares_that_divide_the_song_are_met_to_the_frame(tens, gap_seconds):
+    gap = round(10 * gap_seconds)
+    train, validation, test = 7 * tens, tens, 2 * tens
+    assert split_frames(10 * tens + 2 * gap, 10, SHARES, gap_seconds) == {
+        "train": (0, train),
+        "validation": (train + gap, train + gap + validation),
+        "test": (train + validation + 2 * gap, train + validation + 2 * gap + test),
+    }
+
+
+def test_a_split_that_is_not_named_is_absent():
+    shares = {"train": 0.7, "test": 0.3}
+    assert split_frames(1000, 10, shares, 0.0) == {"train": (0, 700), "test": (700, 1000)}
 
 
 # On disk.
@@ -161,6 +181,51 @@ def test_an_array_emptied_since_says_what_to_run(folder):
     song.path.write_bytes(b"")
     with pytest.raises(CorpusError, match="cannot be opened; run `dvc repro prepare`"):
         _ = song.samples
+
+
+def test_what_was_prepared_earlier_is_still_read(tmp_path):
+    """Another layout needs another format: this is what stands in the folders of users."""
+    entry = {
+        "slug": "a",
+        "source": "a.wav",
+        "sha256": "0" * 64,
+        "source_sample_rate_hz": 48000,
+        "sample_rate_hz": 44100,
+        "frames": 9,
+        "channels": 1,
+        "peak": 5,
+        "splits": {"train": [0, 6], "test": [7, 9]},
+    }
+    document = {"format": 1, "sample_rate_hz": 44100, "songs": [entry]}
+    (tmp_path / "songs.json").write_text(json.dumps(document))
+    np.save(tmp_path / "a.npy", np.arange(9, dtype=np.int16)[:, None])
+    (song,) = Corpus.open(tmp_path)
+    assert song == prepared("a", {"train": (0, 6), "test": (7, 9)}, 9, tmp_path, channels=1)
+
+
+class Burglar:
+    """Whoever unpickles it makes a folder."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.mkdir, (self.path,)
+
+
+def test_a_pickle_in_the_place_of_an_array_is_never_loaded(folder):
+    songs = Corpus.open(folder).songs
+    songs[0].path.write_bytes(pickle.dumps(Burglar(folder / "burgled")))
+    assert not has_array(songs[0])
+    with pytest.raises(CorpusError, match=r"a\.npy: cannot be opened; run `dvc repro prepare`"):
+        _ = songs[0].samples
+    assert not (folder / "burgled").exists()
+
+
+def test_songs_and_corpora_are_sealed(folder):
+    corpus = Corpus.open(folder)
+    assert_sealed(corpus)
+    assert_sealed(corpus["a"])
 
 
 @pytest.mark.usefixtures("few_open_files")

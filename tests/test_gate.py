@@ -5,12 +5,19 @@ import math
 import pytest
 
 from mlflow_store import numbers
+from records import assert_sealed
 from songcast.registry.gate import gate
 
 
 def entry(measured, songs=("a", "b")):
     """What is kept of an evaluation in which every song was measured alike."""
     return {"summary": measured, "songs": dict.fromkeys(songs, measured)}
+
+
+def of(*bits):
+    """What is kept of an evaluation in which each song has its own bits per sample."""
+    songs = {f"song {i}": {"bits_per_sample": b} for i, b in enumerate(bits)}
+    return {"summary": numbers(sum(bits) / len(bits)), "songs": songs}
 
 
 RIDGE = entry(numbers(7.0))
@@ -52,15 +59,18 @@ def test_the_reason_counts_the_songs_compared(songs, said):
 
 
 def test_a_lead_that_may_be_chance_does_not_move_the_champion():
-    def of(*bits):
-        songs = {f"song {i}": {"bits_per_sample": b} for i, b in enumerate(bits)}
-        return {"summary": numbers(sum(bits) / len(bits)), "songs": songs}
-
     ridge, champion = of(9.0, 9.0, 9.0, 9.0), of(6.0, 5.0, 7.0, 6.5)
     by_luck = gate(of(5.0, 5.1, 7.1, 6.6), ridge, champion)
     assert by_luck.reasons[0].startswith("better than the champion by 0.1750 bits per sample over")
     assert "not beyond chance" in by_luck.reasons[0]
     assert gate(of(5.9, 4.9, 6.9, 6.3), ridge, champion).passed
+
+
+def test_an_interval_that_ends_at_zero_does_not_move_the_champion():
+    """One of two songs is as it was: a quarter of all draws takes that one twice and gains 0."""
+    (reason,) = gate(of(5.0, 6.0), of(9.0, 9.0), of(6.0, 6.0)).reasons
+    assert reason.endswith("not beyond chance: 95 % interval -1.0000 to +0.0000")
+    assert gate(of(5.0, 5.9), of(9.0, 9.0), of(6.0, 6.0)).passed
 
 
 @pytest.mark.parametrize("key", sorted(numbers(6.0)))
@@ -69,6 +79,10 @@ def test_a_number_that_is_missing_closes_the_gate(key):
     verdict = gate(entry(candidate), RIDGE, None)
     assert not verdict.passed
     assert any(key in reason and "missing" in reason for reason in verdict.reasons)
+
+
+def test_a_verdict_is_sealed():
+    assert_sealed(gate(entry(numbers(6.0)), RIDGE, None))
 
 
 def test_without_a_measured_ridge_nothing_passes():

@@ -55,6 +55,20 @@ def test_the_lag_is_the_shift_whatever_the_scale_and_offset(shift, scale, offset
     assert lag_samples(x, late).tolist() == [shift]
 
 
+@pytest.mark.parametrize("shift", [65, -65])
+def test_a_lag_beyond_64_samples_is_not_looked_for(shift):
+    x = np.random.default_rng(0).integers(-9999, 9999, (2000, 1)).astype(np.int16)
+    assert abs(int(lag_samples(x, np.roll(x, shift, axis=0).astype(float))[0])) <= 64
+    assert lag_samples(x, np.roll(x, shift, axis=0).astype(float), 65).tolist() == [shift]
+
+
+def test_three_samples_are_enough_to_see_a_lag_of_one():
+    """Without their means: -3 in the middle of the song; 3, 3, -6 around it in the forecast."""
+    x, y = np.array([[9], [0], [0]], np.int16), np.array([[0.0], [0.0], [-9.0]])
+    assert lag_samples(x, y, 1).tolist() == [1]
+    assert lag_samples(x[:2], y[:2], 1).tolist() == [0]
+
+
 def test_the_lag_is_where_numpys_correlation_peaks_for_each_channel():
     x = music(3000, 2)
     # A forecast of two echoes, the louder 5 late in one channel and 9 early in the other

@@ -1,16 +1,21 @@
 """Who may be champion, who was, and what happens when two want it at once."""
 
 import json
+import math
 import threading
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mlflow_store import evaluation_of, numbers, use_repository
+from records import assert_sealed
 from songcast import cli, registry
 from songcast.errors import RegistryError
 from songcast.registry import promotion
-from songcast.registry.promotion import Move, earlier_champion, rolled_back
+from songcast.registry.gate import Gate
+from songcast.registry.promotion import Decision, Move, earlier_champion, rolled_back
 from songcast.tracking import store as tracking_store
 
 
@@ -40,7 +45,8 @@ def told(capfd, *arguments):
 def test_promotion_passes_the_gate_and_is_written_down(repository):
     for bits in (6.5, 6.0, 6.2, 7.5):
         make_version(bits)
-    assert promotion.promote(1).before is None
+    first = promotion.promote(1)
+    assert (first.before, first.why) == (None, "it passed the gate")
     move = promotion.promote(2, why="rounder bass")
     assert (move.number, move.action, move.before, move.after) == (2, "promote", 1, 2)
     assert registry.alias("champion") == 2
@@ -67,6 +73,44 @@ def test_force_needs_a_reason_and_records_what_the_gate_said(repository, capfd):
     assert len(said["overruled"]) == 2
     code, out, _ = told(capfd, "history", "--json")
     assert json.loads(out)["history"][0] == said
+
+
+def test_a_version_that_was_never_measured_is_not_promoted(repository):
+    client = tracking_store.connect()
+    registry.ensure_model(client)
+    client.create_model_version("songcast", source="here", tags={registry.KIND: "train"})
+    with pytest.raises(RegistryError, match="never measured: run `dvc repro register`"):
+        promotion.promote(1)
+
+
+@pytest.mark.parametrize("nothing", [math.nan, math.inf, -math.inf, None, "5.0"])
+def test_what_has_no_number_is_the_challenger_only_of_its_like(repository, nothing):
+    make_version(6.9)
+    make_version(7.5)
+
+    def challenger(train, retrain):
+        evaluation = evaluation_of(("a",), train=numbers(train), retrain=numbers(retrain))
+        return promotion.decide(evaluation, {"train": 2, "retrain": 1}).challenger
+
+    assert challenger(train=7.5, retrain=nothing) == 2
+    assert challenger(train=nothing, retrain=6.9) == 1
+    assert challenger(train=nothing, retrain=nothing) == 1  # of equals the older
+
+
+def test_the_history_says_who_moved_the_champion(repository, monkeypatch):
+    def nobody():
+        raise KeyError("getpwuid(): uid not found: 1234")
+
+    for bits in (6.5, 6.4, 6.3):
+        make_version(bits)
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ada")
+    promotion.promote(1)
+    monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")
+    monkeypatch.setattr(promotion.getpass, "getuser", lambda: "grace")
+    promotion.promote(2)
+    monkeypatch.setattr(promotion.getpass, "getuser", nobody)
+    promotion.promote(3)
+    assert [move.who for move in promotion.history()] == ["ada", "grace", "unknown"]
 
 
 def test_rollback_goes_back_one_at_a_time_and_stays(repository, capfd):
@@ -109,10 +153,61 @@ def moves(*said):
         ([("promote", 1, 2)], 5, {1, 2, 5}, 2),  # someone moved the alias by hand
         ([("promote", 1, 2)], None, {1, 2}, 2),
         ([("promote", 1, 2), ("promote", 2, 1)], 1, {1, 2}, 2),
+        ([("promote", 0, 1), ("promote", 2, 1)], 3, {1, 2, 3}, 1),  # by hand from 1 to 2
+        ([("promote", 1, 2), ("rollback", 2, 5)], 5, {1, 2, 5}, 2),
     ],
 )
 def test_the_history_tells_the_earlier_champion(past, champion, there, earlier):
     assert earlier_champion(moves(*past), champion, there) == earlier
+
+
+@given(st.lists(st.integers(0, 4), max_size=12))
+@settings(deadline=None, derandomize=True)
+def test_rollbacks_undo_promotions_one_after_the_other(steps):
+    """Oracle: a list of champions. Each step promotes that version, 0 rolls back."""
+    champions, past = [], []
+    for step in steps:
+        now = champions[-1] if champions else None
+        if step not in (0, now):
+            champions.append(step)
+            past.append(("promote", now, step))
+        elif step == 0 and len(champions) > 1:
+            champions.pop()
+            past.append(("rollback", now, champions[-1]))
+    before, now = [None, None, *champions][-2:]
+    assert earlier_champion(moves(*past), now, {1, 2, 3, 4}) == before
+
+
+def entry_of(why, *overruled):
+    """The move as it is kept: the text, and what it says."""
+    (move,) = moves(("promote", 1, 2))
+    text = promotion._entry(Move(**{**vars(move), "why": why, "overruled": overruled}))
+    return text, json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("letter", "kept"), [("a", 1000), ('"', 1000), ("é", 500), ("\N{MUSICAL NOTE}", 250)]
+)
+def test_a_long_reason_fits_into_the_databases_column_in_any_script(letter, kept):
+    overruled = [str(number) * 100 for number in range(10)]
+    text, said = entry_of(3000 * letter, *overruled)
+    assert len(text) <= 5000
+    assert (said["why"], said["overruled"]) == (kept * letter, overruled[:8])
+
+
+def test_an_entry_is_cut_only_where_it_does_not_fit():
+    room = 5000 - len(entry_of("w" * 1000, "")[0])
+    text, said = entry_of("w" * 1000, "o" * room)
+    assert (len(text), len(said["why"])) == (5000, 1000)
+    text, said = entry_of("w" * 1000, "o" * (room + 1))
+    assert (len(text), len(said["why"])) == (4501, 500)
+    assert entry_of("w" * 1000, "o" * 5000)[1]["why"] == ""
+
+
+def test_moves_and_decisions_are_sealed():
+    assert_sealed(moves(("promote", 1, 2))[0])
+    verdict = Gate(passed=True, reasons=())
+    assert_sealed(Decision(challenger=1, champion=None, gate=verdict))
 
 
 def test_what_was_rolled_back_is_known_until_promoted_again():
@@ -194,6 +289,45 @@ def test_a_client_that_died_blocks_nobody_for_long():
     with promotion._turn(server):
         assert sorted(server.models) == ["songcast.move-000001", "songcast.move-000002"]
     assert server.models == {}
+
+
+@pytest.mark.parametrize(("silent_ms", "dead"), [(0, False), (59_999, False), (60_000, True)])
+def test_a_client_that_is_silent_for_a_minute_has_died(monkeypatch, silent_ms, dead):
+    monkeypatch.setattr(promotion.time, "time", lambda: 1_700_000_000.0)
+    server = FakeServer(age_ms=silent_ms)
+    server.create_registered_model("songcast.move-000001")
+    if dead:
+        with promotion._turn(server):
+            return
+    with pytest.raises(RegistryError, match="another client is moving"), promotion._turn(server):
+        pass
+    assert list(server.models) == ["songcast.move-000001"]
+
+
+def test_on_a_server_the_lock_is_named_after_the_next_entry_and_freed_whatever_happens():
+    server = FakeServer()
+    server.create_registered_model("songcast")
+    past = moves(("promote", None, 1), ("promote", 1, 2))  # numbered 0 and 1
+    for move in past:
+        server.models["songcast"].tags[f"songcast.history.{move.number:06d}"] = json.dumps(
+            vars(move)
+        )
+    with pytest.raises(ZeroDivisionError), promotion._turn(server, (None, past)):
+        assert list(server.models) == ["songcast", "songcast.move-000002"]
+        raise ZeroDivisionError
+    assert list(server.models) == ["songcast"]
+
+
+def test_what_a_server_refuses_is_told_and_not_taken_for_a_lock(monkeypatch):
+    from mlflow.exceptions import MlflowException
+
+    def refuse(name, description=""):
+        raise MlflowException("not allowed")
+
+    server = FakeServer()
+    monkeypatch.setattr(server, "create_registered_model", refuse)
+    with pytest.raises(MlflowException, match="not allowed"), promotion._turn(server):
+        pass
 
 
 def test_nothing_is_created_by_looking(tmp_path, monkeypatch, capfd):

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections import UserList
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ from mlflow_store import (
     weights_of,
     write_evaluation,
 )
+from records import assert_sealed
 from songcast import cli, registry, tracking
 from songcast.errors import BundleError, RegistryError
 from songcast.registry import files as registry_files
@@ -120,6 +122,52 @@ def test_without_a_passing_version_there_is_no_champion(repository):
 def test_a_bundle_without_a_number_is_never_the_challenger(repository, nothing):
     outputs(repository, train=(1.0, nothing), retrain=(2.0, 6.9))
     assert registered(repository)["challenger"] == 2
+
+
+def test_a_version_is_sealed(repository):
+    outputs(repository)
+    registered(repository)
+    assert_sealed(registry.version(1))
+
+
+def test_a_description_is_cut_at_the_columns_width(repository):
+    outputs(repository)
+    registered(repository)
+    registry.set_description(registry.version(1), "x" * 5000 + "y")
+    found = tracking_store.connect().get_model_version("songcast", "1")
+    assert found.description == "x" * 5000
+
+
+class FakePages:
+    """A registry of three versions on two pages, in which someone else makes the model."""
+
+    def __init__(self, refusal="RESOURCE_ALREADY_EXISTS"):
+        self.refusal = refusal
+
+    def search_model_versions(self, query, page_token=None):
+        page = UserList(SimpleNamespace(version=v) for v in (["2"] if page_token else ["10", "1"]))
+        page.token = None if page_token else "more"
+        return page
+
+    def search_registered_models(self, query):
+        return []
+
+    def create_registered_model(self, name, description):
+        from mlflow.exceptions import MlflowException
+        from mlflow.protos import databricks_pb2
+
+        raise MlflowException("no", databricks_pb2.ErrorCode.Value(self.refusal))
+
+
+def test_versions_are_gathered_from_all_pages_oldest_first():
+    assert [found.version for found in registry.search(FakePages())] == ["1", "2", "10"]
+
+
+def test_a_model_that_another_client_makes_at_the_same_time_is_there():
+    registry.ensure_model(FakePages())
+    with pytest.raises(Exception, match="no") as caught:
+        registry.ensure_model(FakePages("PERMISSION_DENIED"))
+    assert caught.value.error_code == "PERMISSION_DENIED"
 
 
 def test_equal_weights_are_one_version(repository):
@@ -280,6 +328,63 @@ def test_pull_leaves_what_is_there_alone(repository, capfd):
     ]
 
 
+def test_pull_makes_the_folders_it_needs_and_takes_an_empty_one(repository):
+    outputs(repository)
+    registered(repository)
+    (repository / "empty").mkdir()
+    (repository / "file").write_text("mine")
+    for name in ("empty", "new/one/in/another"):
+        registry_files.pull("models:/songcast/1", repository / name)
+        assert weights_of(repository / name) == registry.version(1).weights_sha256
+    with pytest.raises(RegistryError, match="file: is there already: name a new folder"):
+        registry_files.pull("models:/songcast/1", repository / "file")
+    assert (repository / "file").read_text() == "mine"
+
+
+@pytest.fixture
+def downloads(repository, monkeypatch):
+    """A registered version whose files are on a server; the paths that were downloaded."""
+    outputs(repository)
+    registered(repository)
+    stored = registry_files._repository(registry.version(1))
+    done = []
+
+    class Server:
+        list_artifacts = staticmethod(stored.list_artifacts)
+
+        def download_artifacts(self, path, into):
+            done.append(path)
+            return stored.download_artifacts(path, into)
+
+    monkeypatch.setattr(registry_files, "database", lambda uri: None)
+    monkeypatch.setattr(registry_files, "_repository", lambda found: Server())
+    return done
+
+
+@pytest.mark.parametrize(
+    ("variable", "below"), [("XDG_CACHE_HOME", "songcast"), ("HOME", ".cache/songcast")]
+)
+def test_files_from_a_server_are_kept_in_the_users_cache_and_verified_each_time(
+    downloads, tmp_path, monkeypatch, variable, below
+):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv(variable, str(tmp_path / "deep" / "down"))
+    found = registry.version(1)
+    for damage in (None, "arrays.npz", "bundle.json"):
+        if damage:
+            (folder / damage).write_bytes(b"altered")  # noqa: F821
+        folder = registry_files.resolve(found.uri)
+        assert folder == tmp_path / "deep" / "down" / below / found.weights_sha256
+        assert weights_of(folder) == found.weights_sha256
+        assert sorted(downloads) == [
+            f"artifacts/train/{name}" for name in ("arrays.npz", "bundle.json")
+        ]
+        downloads.clear()
+        assert registry_files.resolve(found.uri) == folder
+        assert downloads == []
+    assert list(folder.parent.iterdir()) == [folder]
+
+
 def test_pull_takes_what_was_registered_and_nothing_beside_it(repository, tmp_path):
     outputs(repository)
     registered(repository)
@@ -365,12 +470,29 @@ class Evil:
         return [SimpleNamespace(path=self.path.format(folder=folder), is_dir=self.is_dir)]
 
 
-@pytest.mark.parametrize("path", ["../evil", "/etc/passwd", "artifacts/../../evil", "a\\b"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("../evil", "/etc/passwd", "artifacts/../../evil", "artifacts/..", "artifacts", ""),
+        *("a\\b", "artifacts/a\\b"),
+    ],
+)
 def test_a_server_cannot_write_outside_the_folder(path):
     with pytest.raises(BundleError, match="leaves the folder"):
         list(registry_files.listing(Evil(path), "artifacts"))
 
 
+def test_what_lies_as_deep_as_a_bundles_deepest_file_is_listed():
+    class Tree:
+        def list_artifacts(self, folder):
+            deepest = folder.count("/") == 2
+            return [SimpleNamespace(path=f"{folder}/x", is_dir=not deepest)]
+
+    assert list(registry_files.listing(Tree(), "artifacts")) == ["artifacts/x/x/x"]
+
+
 def test_a_server_cannot_send_folders_without_end():
+    with pytest.raises(BundleError, match="artifacts/more/more/more/more: in no bundle"):
+        list(registry_files.listing(Evil("{folder}/more", is_dir=True), "artifacts"))
     with pytest.raises(BundleError, match="so deep"):
         list(registry_files.listing(Evil("{folder}/more", is_dir=True), "artifacts"))

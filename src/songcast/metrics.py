@@ -45,15 +45,11 @@ def lag_samples(samples: NDArray[np.int16], mean: Floats, max_lag: int = 64) -> 
 
 
 def _channel_lag(x: NDArray[np.int16], y: Floats, max_lag: int) -> int:
-    a = x.astype(np.float64) - np.mean(x) if len(x) else x.astype(np.float64)
-    b = y - np.mean(y) if len(y) else y
-    reach = min(max_lag, len(a) - 1)
-    if reach < 1 or not np.any(a) or not np.any(b):
-        return 0
     # Over the common core only, every lag sums the same number of products.
-    core = slice(reach, len(a) - reach)
+    core = slice(max_lag, len(x) - max_lag)
     if core.stop <= core.start:
         return 0
-    shifts = sorted(range(-reach, reach + 1), key=abs)
-    scores = [float(a[core] @ b[core.start + s : core.stop + s]) for s in shifts]
+    a = x - np.mean(x)  # the mean of y would take the same from every score
+    shifts = sorted(range(-max_lag, max_lag + 1), key=abs)  # of equal scores the nearest to 0
+    scores = [float(a[core] @ y[core.start + s : core.stop + s]) for s in shifts]
     return shifts[int(np.argmax(scores))]

@@ -103,7 +103,7 @@ def _fetch(found: Version) -> Path:
             return _only_bundle(Path(repository.download_artifacts(BUNDLES)))
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "songcast"
         kept = cache / found.weights_sha256
-        if kept.is_dir() and _is_whole(kept, found):
+        if _is_whole(kept, found):
             return kept
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as scratch:

@@ -8,6 +8,7 @@ import contextlib
 import datetime
 import getpass
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from songcast.tracking.store import clear_errors, connect, database, locked, tra
 HISTORY = "songcast.history."
 # A move takes a second; a client that began one and is silent for so long has died.
 STALE_SECONDS = 60.0
+LONGEST_ENTRY, LONGEST_REASON, MOST_OVERRULED = 5000, 1000, 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +64,9 @@ def decide(evaluation: Mapping[str, Any], numbers: Mapping[str, int]) -> Decisio
     """
     bits = {kind: measured(evaluation, kind)["summary"].get("bits_per_sample") for kind in numbers}
 
-    def rank(kind: str) -> tuple[bool, float, int]:
-        known = isinstance(bits[kind], int | float) and abs(bits[kind]) < float("inf")
-        return not known, bits[kind] if known else 0.0, numbers[kind]
+    def rank(kind: str) -> tuple[float, int]:
+        known = isinstance(bits[kind], int | float) and math.isfinite(bits[kind])
+        return bits[kind] if known else math.inf, numbers[kind]
 
     challenger = numbers[min(numbers, key=rank)]
     uri = tracking_uri()
@@ -171,10 +173,8 @@ def earlier_champion(past: Sequence[Move], champion: int | None, there: set[int]
     for move in past:
         if move.action == "rollback" and move.after in stack:
             del stack[len(stack) - stack[::-1].index(move.after) :]
-            continue
-        stack += [n for n in (move.before, move.after) if n is not None and stack[-1:] != [n]]
-    if stack[-1:] == [champion]:
-        stack.pop()
+        else:
+            stack += [n for n in (move.before, move.after) if n is not None]
     return next((n for n in reversed(stack) if n in there and n != champion), None)
 
 
@@ -198,9 +198,8 @@ def _move(
     overruled: tuple[str, ...] = (),
 ) -> Move:
     """Write the entry, then move the alias: no move is without an entry. Call in ``_turn``."""
-    past = _state(client)[1]
     move = Move(
-        number=past[-1].number + 1 if past else 1,
+        number=_next_number(client),
         when=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         who=_who(),
         action=action,
@@ -209,11 +208,25 @@ def _move(
         why=why,
         overruled=overruled,
     )
-    # The column is 5000 characters wide on some databases, and an entry must not fail on it.
-    line = json.dumps({**asdict(move), "why": why[:1000], "overruled": overruled[:8]})
-    client.set_registered_model_tag(NAME, f"{HISTORY}{move.number:06d}", line)
+    client.set_registered_model_tag(NAME, f"{HISTORY}{move.number:06d}", _entry(move))
     client.set_registered_model_alias(NAME, CHAMPION, str(after))
     return move
+
+
+def _next_number(client: Any) -> int:
+    past = _state(client)[1]
+    return past[-1].number + 1 if past else 1
+
+
+def _entry(move: Move) -> str:
+    """Return ``move`` as a tag, no longer than the column that some databases have for it."""
+    kept = LONGEST_REASON
+    while True:
+        shortened = {"why": move.why[:kept], "overruled": move.overruled[:MOST_OVERRULED]}
+        entry = json.dumps({**asdict(move), **shortened})
+        if len(entry) <= LONGEST_ENTRY or not kept:
+            return entry
+        kept //= 2  # a letter beyond ASCII takes up to twelve characters
 
 
 @contextlib.contextmanager
@@ -239,8 +252,7 @@ def _turn(client: Any, seen: tuple[int | None, list[Move]] | None = None) -> Ite
 def _lock_on_server(client: Any) -> Iterator[None]:
     from mlflow.exceptions import MlflowException
 
-    past = _state(client)[1]
-    number = past[-1].number + 1 if past else 1
+    number = _next_number(client)
     passed: list[str] = []
     while True:
         name = f"{NAME}.move-{number:06d}"

@@ -1,0 +1,17 @@
+"""What every record of songcast promises, for tests. Not a test module."""
+
+from dataclasses import FrozenInstanceError, fields
+from typing import Any
+
+import pytest
+
+
+def assert_sealed(record: Any) -> None:
+    """Assert that no field can be set anew, and that values without their names are refused."""
+    values = {field.name: getattr(record, field.name) for field in fields(record)}
+    for name, value in values.items():
+        with pytest.raises(FrozenInstanceError):
+            setattr(record, name, value)
+    assert type(record)(**values) == record
+    with pytest.raises(TypeError, match="positional"):
+        type(record)(*values.values())
