@@ -112,11 +112,16 @@ def test_networks_built_twice_in_one_process_have_equal_digests():
     assert weights_sha256(network_weights(first)) == weights_sha256(network_weights(second))
 
 
-@pytest.mark.parametrize("change", [lambda said: said.pop("head_units"), lambda said: said.update(x=1)])
+@pytest.mark.parametrize(
+    "change", [lambda said: said.pop("head_units"), lambda said: said.update(x=1)]
+)
 def test_settings_that_are_not_ours_are_those_of_another_version(tmp_path, change):
     randomised("none", seed=3).save(tmp_path / "m", {})
     manifest = json.loads((tmp_path / "m" / MANIFEST).read_text())
-    change(manifest["network"])
+    if change == "lacking":
+        del manifest["network"]["head_units"]
+    else:
+        manifest["network"]["other"] = 1
     (tmp_path / "m" / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match=r"made by another version of songcast"):
         Lstm.load(tmp_path / "m")

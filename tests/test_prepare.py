@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import wave
 
 import numpy as np
