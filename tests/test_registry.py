@@ -298,6 +298,11 @@ def test_a_version_can_be_pulled_with_its_card_and_traced_to_its_songs(repositor
     ]
     assert cli.main(["trace", "models:/songcast@champion"]) == 0
     assert "b.mp3 (not learned from); licence not stated" in capfd.readouterr().out
+    store = tracking_store.connect()
+    store.set_model_version_tag("songcast", "2", registry.SEEDS, "7")
+    assert cli.main(["trace", "models:/songcast@champion"]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "models:/songcast/2: songcast.seeds in the registry is no JSON object" in line
 
 
 def test_a_retrained_version_names_its_parent(repository, capfd):

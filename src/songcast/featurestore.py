@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from songcast.augment import VARIANTS, varied_frames, vary
 from songcast.corpus import TEST, TRAIN, VALIDATION, PreparedSong
 from songcast.engine import Engine, each
+from songcast.files import sync_file
 from songcast.forecasters import features
 from songcast.forecasters.front_end import FrontEndSettings
 from songcast.forecasters.mixture import BLOCK_FRAMES
@@ -173,6 +174,8 @@ def _open_passage(
         scratch.mkdir(parents=True)
         try:
             _compute(passage, settings, frame, scratch)
+            for stream in scratch.iterdir():  # after a power cut, `done` speaks of what is there
+                sync_file(stream)
             (scratch / "done").touch()
             _publish(scratch, target)
         finally:
