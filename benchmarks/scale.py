@@ -34,6 +34,8 @@ DOCS = ROOT / "docs"
 SONG_SECONDS, SOURCE_HZ, TARGET_HZ = 10, 48000, 44100
 POLL_SECONDS = 0.02
 TRAINING_SONGS, STEPS = 4, 20
+# (workers, rows of a step): two share the batch of one, or each has as many rows as one had.
+TEAMS = ((1, 16), (2, 16), (2, 32))
 TRIALS = (2, 6)
 
 Row = dict[str, Any]
@@ -77,13 +79,13 @@ def prepare_rows(scratch: Path, songs: int) -> list[Row]:
 
 
 def training_rows(home: Path) -> list[Row]:
-    """Measure steps of train: on Ray with one and two workers of one core each."""
+    """Measure steps of train on Ray, in one and in two workers of one core each."""
     generate(home / "data", TRAINING_SONGS)
     shutil.copy(ROOT / "params.yaml", home)
     measured(home, "prepare", 1)
     hearing = measured(home, "hear", 1)
     audio_seconds = TRAINING_SONGS * SONG_SECONDS * hearing["heard_share"]
-    rows = [measured(home, "train", workers) for workers in (1, 2)]
+    rows = [measured(home, "train", f"{workers} {rows}") for workers, rows in TEAMS]
     per_second = hearing["hearing_cpu_seconds"] / audio_seconds
     return [{**row, "hearing_cpu_per_audio_second": round(per_second, 3)} for row in rows]
 
@@ -183,28 +185,35 @@ def do_hear(_: str) -> None:
     print(json.dumps(said))
 
 
-def do_train(workers: str) -> None:
-    """Train the network of params.yaml for some steps in so many processes of one core."""
+def do_train(team: str) -> None:
+    """Train the network of params.yaml for some steps: "WORKERS ROWS", workers of one core each."""
     from songcast import cluster
     from songcast.checkpoint import Checkpoint
     from songcast.stages.fitting import fit_on_cluster, fit_settings
 
-    _, sampler = opened()
+    workers, rows = map(int, team.split())
+    _, sampler = opened(rows=rows)
     params, model = network()
-    settings = fit_settings(params.model_copy(update={"epochs": 2, "steps_per_epoch": STEPS}))
+    changed = {"epochs": 2, "steps_per_epoch": STEPS, "rows": rows}
+    settings = fit_settings(params.model_copy(update=changed))
     ends: list[float] = []
     ray = cluster.import_ray()
-    ray.init(address="local", num_cpus=int(workers), log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", num_cpus=workers, log_to_driver=False, logging_level="ERROR")
     checkpoint = Checkpoint(Path("checkpoints").absolute(), "")
     # Nothing to validate: between the two epochs' ends lie the steps of the second alone.
     fit_on_cluster(
-        model, sampler, [], settings, checkpoint, int(workers),
+        model, sampler, [], settings, checkpoint, workers,
         lambda *_: ends.append(time.perf_counter()),
     )  # fmt: skip
     ray.shutdown()
     shutil.rmtree("checkpoints")
-    print(json.dumps({"steps_per_second": round(STEPS / (ends[1] - ends[0]), 3),
-                      "weights": int(model.network.count_params())}))  # fmt: skip
+    said = {
+        "workers": workers,
+        "rows": rows,
+        "steps_per_second": round(STEPS / (ends[1] - ends[0]), 3),
+        "weights": int(model.network.count_params()),
+    }
+    print(json.dumps(said))
 
 
 def network() -> tuple[Any, Any]:
@@ -217,14 +226,17 @@ def network() -> tuple[Any, Any]:
     return params, new_model(params, list(Corpus.open(Path("prepared").absolute())))
 
 
-def opened(folder: str = "features", songs: int = TRAINING_SONGS) -> tuple[Any, Any]:
+def opened(
+    folder: str = "features", songs: int = TRAINING_SONGS, rows: int = TEAMS[0][1]
+) -> tuple[Any, Any]:
     """Return the features of the first songs, and what draws crops from them."""
     from songcast.corpus import Corpus
     from songcast.stages.fitting import open_crops
 
     params, model = network()
     corpus = Corpus.open(Path("prepared").absolute())
-    return open_crops(corpus.songs[:songs], model, params, Path(folder).absolute())
+    asked = params.model_copy(update={"rows": rows})
+    return open_crops(corpus.songs[:songs], model, asked, Path(folder).absolute())
 
 
 def do_sweep(trials: str) -> None:

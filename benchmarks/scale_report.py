@@ -32,23 +32,28 @@ def markdown(found: Found) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def efficiency(rows: list[Found]) -> float:
-    """Return how much of two workers' time goes into what one alone would do: 0 to 1."""
-    alone, two = (row["steps_per_second"] for row in rows)
-    return float(two / (2 * alone))
+def learned(row: Found) -> float:
+    """Return the rows that a training learns from per second."""
+    return float(row["rows"] * row["steps_per_second"])
+
+
+def efficiency(row: Found, alone: Found) -> float:
+    """Return what share of its workers' time goes into what one ``alone`` would do: 0 to 1."""
+    return learned(row) / (int(row["workers"]) * learned(alone))
 
 
 def _prepare(rows: list[Found]) -> str:
     lines = [
-        "| songs | what | hours of audio per core minute | wall s | against the bare decoder "
-        "| MB per process |",
-        "|--:|---|--:|--:|--:|--:|",
+        "| songs | what | hours of audio per core minute | wall s | faster than 1 worker "
+        "| CPU against the bare decoder | MB per process |",
+        "|--:|---|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
-        bare = next(r for r in rows if r["songs"] == row["songs"] and r["prepare"] == 0)
+        bare, alone, _ = (r for r in rows if r["songs"] == row["songs"])
         what = ("bare decoder", "prepare, 1 worker", "prepare, 2 workers")[row["prepare"]]
         lines.append(
             f"| {row['songs']} | {what} | {_per_minute(row):.2f} | {row['wall_seconds']:.1f} | "
+            f"{alone['wall_seconds'] / row['wall_seconds']:.2f} x | "
             f"{row['cpu_seconds'] / bare['cpu_seconds']:.2f} x | {row['peak_mb_per_process']} |"
         )
     return "\n".join(lines)
@@ -67,11 +72,21 @@ def _start(rows: list[Found]) -> str:
 
 
 def _training(rows: list[Found]) -> str:
-    lines = ["| workers | steps per second | of the ideal |", "|--:|--:|--:|"]
-    for row in rows:
-        share = row["steps_per_second"] / (row["train"] * rows[0]["steps_per_second"])
-        lines.append(f"| {row['train']} | {row['steps_per_second']:.2f} | {share:.0%} |")
-    lines += ["", f"Each step sends {rows[0]['weights'] * 4 / 1e6:.2f} MB of gradients."]
+    lines = [
+        "| workers | rows in a step | steps per second | rows per second | of the ideal |",
+        "|--:|--:|--:|--:|--:|",
+    ]
+    lines += [
+        f"| {row['workers']} | {row['rows']} | {row['steps_per_second']:.2f} | "
+        f"{learned(row):.0f} | {efficiency(row, rows[0]):.0%} |"
+        for row in rows
+    ]
+    megabytes = rows[0]["weights"] * 4 / 1e6
+    lines += [
+        "",
+        f"Each step sends {megabytes:.2f} MB of gradients. Two workers may share the batch of one, "
+        "which gives the same training sooner, or have as many rows each.",
+    ]
     return "\n".join(lines)
 
 
@@ -98,7 +113,8 @@ def _extrapolation(found: Found) -> str:
     prepare = row["cpu_seconds"] / row["audio_hours"] * HOURS / 3600
     hearing = found["training"][0]["hearing_cpu_per_audio_second"] * HOURS * (1 - 0.2)
     steps = HOURS * 3600 * RATE_HZ * CHANNELS * TRAIN_SHARE / STEP_SAMPLES
-    lost = max(1 / efficiency(found["training"]) - 1, 0.0)
+    alone, *_, grown = found["training"]
+    lost = max(1 / efficiency(grown, alone) - 1, 0.0)
     share = 1 / (1 + (WORKERS - 1) * lost)
     return "\n".join(
         [
@@ -113,7 +129,8 @@ def _extrapolation(found: Found) -> str:
             "Assumed: the processor seconds per hour of audio stay what they are (above they do, "
             "from a hundred songs on); the disk keeps up; every song is stereo, and heard once, "
             "without variants. A pass sees every train frame of every channel once on average; "
-            f"each further worker costs what the second did ({lost:.0%} of a step), so that "
+            f"each of {WORKERS} workers has the rows of one ({WORKERS * 16} in a step), and each "
+            f"further one costs what the second did ({lost:.0%} of a step), so that "
             f"{WORKERS} do {WORKERS * share:.1f} times the work of one: pessimistic where the "
             "second worker shares this machine's memory and caches with the first, optimistic "
             "where a slow network lies between. G is a GPU's own steps per second, which "
@@ -136,13 +153,18 @@ def draw(found: Found, path: Path) -> None:
         left.loglog(hours, [row["cpu_seconds"] for row in mine], "o-", label=name)
     left.set(xlabel="hours of audio", ylabel="processor seconds")
     left.set_title("prepare grows with the songs, near the bare decoder", fontsize=10)
+    left.set_xticks(hours, [f"{value:.2g}" for value in hours])
+    left.minorticks_off()
     rows = found["training"]
-    counts = [row["train"] for row in rows]
-    right.plot(counts, [row["steps_per_second"] for row in rows], "o-", label="measured")
-    ideal = [rows[0]["steps_per_second"] * count for count in counts]
-    right.plot(counts, ideal, "--", color="grey", label="ideal")
-    right.set(xlabel="workers", ylabel="steps per second", xticks=counts, ylim=(0, None))
-    right.set_title("train, shared by workers of one core each", fontsize=10)
+    names = [
+        f"{row['workers']} worker{'s'[: row['workers'] - 1]}\n{row['rows']} rows" for row in rows
+    ]
+    right.bar(
+        names, [row["workers"] * learned(rows[0]) for row in rows], color="0.9", label="ideal"
+    )
+    right.bar(names, [learned(row) for row in rows], label="measured")
+    right.set(ylabel="rows per second")
+    right.set_title("train, in workers of one core each", fontsize=10)
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
