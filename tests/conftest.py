@@ -1,7 +1,10 @@
 """Synthesised songs; no test needs a file from outside."""
 
+import os
 import random
-from collections.abc import Callable
+import sys
+import tempfile
+from collections.abc import Callable, Generator
 
 import numpy as np
 import pytest
@@ -22,9 +25,27 @@ settings.register_profile(
 settings.load_profile("songcast")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the folder that all processes of this run share, and remove it with the run."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        shared = tempfile.TemporaryDirectory(prefix="songcast-tests-")
+        config.add_cleanup(shared.cleanup)
+        os.environ["SONGCAST_TESTS_SHARED"] = shared.name
+
+
 def pytest_runtest_setup() -> None:
     """Keras draws its seeds from here: weights are the same in whatever order tests run."""
     random.seed(0)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, None, None]:
+    """A RecursionError may hit coverage's tracer, which Python then takes away for good."""
+    tracer = sys.gettrace()
+    try:
+        return (yield)
+    finally:
+        sys.settrace(tracer)
 
 
 @pytest.fixture(scope="session")
