@@ -1,7 +1,9 @@
 """Synthesised songs; no test needs a file from outside."""
 
+import logging
 import os
 import random
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Generator
@@ -46,6 +48,17 @@ def pytest_runtest_call() -> Generator[None, None, None]:
         return (yield)
     finally:
         sys.settrace(tracer)
+
+
+@pytest.fixture
+def own_process() -> Generator[None, None, None]:
+    """For what sets up its process, as ``run_stage`` does: all is as before afterwards."""
+    handlers, level = logging.root.handlers[:], logging.getLogger("songcast").level
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+    logging.root.handlers[:] = handlers
+    logging.getLogger("songcast").setLevel(level)
 
 
 @pytest.fixture(scope="session")
