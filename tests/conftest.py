@@ -1,8 +1,13 @@
 """Synthesised songs; no test needs a file from outside."""
 
+import logging
+import os
 import random
 import resource
-from collections.abc import Callable, Iterator
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Generator, Iterator
 
 import numpy as np
 import pytest
@@ -23,6 +28,14 @@ settings.register_profile(
 settings.load_profile("songcast")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the folder that all processes of this run share, and remove it with the run."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        shared = tempfile.TemporaryDirectory(prefix="songcast-tests-")
+        config.add_cleanup(shared.cleanup)
+        os.environ["SONGCAST_TESTS_SHARED"] = shared.name
+
+
 def pytest_runtest_setup() -> None:
     """Keras draws its seeds from here: weights are the same in whatever order tests run."""
     random.seed(0)
@@ -35,6 +48,27 @@ def few_open_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, None, None]:
+    """A RecursionError may hit coverage's tracer, which Python then takes away for good."""
+    tracer = sys.gettrace()
+    try:
+        return (yield)
+    finally:
+        sys.settrace(tracer)
+
+
+@pytest.fixture
+def own_process() -> Generator[None, None, None]:
+    """For what sets up its process, as ``run_stage`` does: all is as before afterwards."""
+    handlers, level = logging.root.handlers[:], logging.getLogger("songcast").level
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+    logging.root.handlers[:] = handlers
+    logging.getLogger("songcast").setLevel(level)
 
 
 @pytest.fixture(scope="session")

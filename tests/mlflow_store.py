@@ -1,10 +1,10 @@
 """A repository with an empty MLflow store, for tests. Not a test module."""
 
-import atexit
+import fcntl
 import functools
 import json
+import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,24 @@ import pytest
 from songcast.bundle import read_manifest, write_bundle
 from songcast.tracking import store as tracking_store
 
+# The variable that names a folder which all processes of one run of pytest share.
+SHARED = "SONGCAST_TESTS_SHARED"
+
 
 @functools.cache
 def _template() -> Path:
-    """Return an empty database: migrating a new one costs 4 to 14 s, copying it nothing."""
-    folder = Path(tempfile.mkdtemp(prefix="songcast-mlflow-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    tracking_store.connect(f"sqlite:///{folder / 'mlflow.db'}")
-    return folder / "mlflow.db"
+    """Return an empty database: migrating a new one costs 4 to 14 s, copying it nothing.
+
+    All processes of one run of pytest share it; ``pytest_configure`` says where.
+    """
+    database = Path(os.environ[SHARED]) / "mlflow.db"
+    with database.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not database.exists():
+            scratch = database.with_name("migrating.db")
+            tracking_store.connect(f"sqlite:///{scratch}")
+            scratch.rename(database)
+    return database
 
 
 def use_repository(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -607,10 +607,11 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, suffix):
     script = (
         "import resource, sys, numpy as np; from songcast.audio import Song, write_song\n"
         "x = np.random.default_rng(0).integers(-9000, 9000, (99999, 2)).astype(np.int16)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, -1))\n"
         "from songcast.errors import AudioError\n"
         "try: write_song(Song(samples=x, sample_rate_hz=44100, name='x'), sys.argv[1])\n"
         "except AudioError as error: print(error)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))\n"
     )
     done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True)
     assert "cannot be written" in done.stdout, done.stderr

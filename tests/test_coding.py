@@ -7,7 +7,7 @@ placeholder in the sample's place.
 
 import copy
 import copyreg
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 
 import constriction
 import numpy as np
@@ -16,8 +16,9 @@ from numpy.testing import assert_array_equal
 from scipy.special import expit
 
 from small_models import RATE_HZ, forecaster, music, song
-from songcast.forecasters import lstm
+from songcast.forecasters import experts, lstm
 from songcast.forecasters.base import Forecaster, Session
+from songcast.forecasters.experts import ExpertSettings, LeastSquares, Lms
 from songcast.forecasters.lstm import LstmSession
 from songcast.forecasters.mixture import HIGHEST, LOWEST, UNIFORM_SHARE, VALUES, Mixture
 
@@ -66,14 +67,28 @@ def decode(model: Forecaster, words, frames: int, channels: int):
 
 
 def copy_of(session: Session, model: Forecaster) -> Session:
-    """The session's state of its own; the network and the threads are shared."""
+    """The session's state of its own; what cannot change is shared."""
     shared = [model, session._network] if isinstance(session, LstmSession) else [model]
     return copy.deepcopy(session, {id(thing): thing for thing in shared})
 
 
+class Here(Executor):
+    """No threads: for one sample, handing it over takes longer than the work."""
+
+    def __init__(self, threads):
+        pass
+
+    def submit(self, work, *arguments):
+        done = Future()
+        done.set_result(work(*arguments))
+        return done
+
+
 @pytest.fixture(autouse=True)
-def _threads_are_shared(monkeypatch):
-    monkeypatch.setitem(copyreg.dispatch_table, ThreadPoolExecutor, lambda pool: "itself")
+def _one_sample_at_a_time_is_quick(monkeypatch):
+    monkeypatch.setattr(experts, "ThreadPoolExecutor", Here)
+    for kind in (Here, ExpertSettings, LeastSquares, Lms):
+        monkeypatch.setitem(copyreg.dispatch_table, kind, lambda _: "itself")
 
 
 @pytest.mark.parametrize("channels", [1, 2])

@@ -105,7 +105,7 @@ def changed(at: Place, value: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def refusal(tmp_path, monkeypatch, capfd):
+def refusal(tmp_path, monkeypatch, capfd, own_process):
     """refusal(document) -> the one line with which a stage ends."""
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
 

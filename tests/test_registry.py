@@ -1,6 +1,7 @@
 """Versions are registered once, the gate moves the champion, a version becomes a bundle again."""
 
 import json
+import shutil
 import threading
 from collections import UserList
 from types import SimpleNamespace
@@ -23,11 +24,6 @@ from songcast.stages import register
 from songcast.tracking import store as tracking_store
 
 
-@pytest.fixture
-def repository(tmp_path, monkeypatch):
-    return use_repository(tmp_path / "here", monkeypatch)
-
-
 def outputs(folder, train=(1.0, 6.5), retrain=(2.0, 6.0), songs=("a", "b"), **others):
     """Write what the earlier stages leave: two bundles (weight, bits) and the evaluation."""
     make_bundle(folder / "models" / "train", train[0], params={"seed": 1})
@@ -39,6 +35,28 @@ def outputs(folder, train=(1.0, 6.5), retrain=(2.0, 6.0), songs=("a", "b"), **ot
 def registered(folder):
     assert register.main() == 0
     return json.loads((folder / "registered.json").read_text())
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    return use_repository(tmp_path / "here", monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def first_registration(tmp_path_factory):
+    """A repository after ``outputs`` and ``registered``, for all to copy."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = use_repository(tmp_path_factory.mktemp("registered") / "here", patch)
+        outputs(folder)
+        registered(folder)
+    return folder
+
+
+@pytest.fixture
+def with_versions(first_registration, tmp_path, monkeypatch):
+    """A repository of its own in which ``outputs`` have been ``registered``."""
+    shutil.copytree(first_registration, tmp_path / "here")
+    return use_repository(tmp_path / "here", monkeypatch)
 
 
 def test_the_better_bundle_becomes_challenger_and_the_first_champion(repository):
@@ -77,19 +95,17 @@ def test_registering_again_changes_nothing(repository):
     assert all_there() == before
 
 
-def test_the_champion_moves_only_to_what_beats_it(repository):
-    outputs(repository)
-    registered(repository)
-    outputs(repository, train=(3.0, 6.4), retrain=(4.0, 6.2))
-    worse = registered(repository)
+def test_the_champion_moves_only_to_what_beats_it(with_versions):
+    outputs(with_versions, train=(3.0, 6.4), retrain=(4.0, 6.2))
+    worse = registered(with_versions)
     assert (worse["challenger"], worse["champion"]) == (4, 2)
     assert worse["gate"]["passed"] is False
     assert worse["gate"]["reasons"] == [
         "not better than the champion: 6.2000 against 6.0000 bits per sample over 2 songs"
     ]
-    assert registered(repository) == worse
-    outputs(repository, train=(5.0, 5.5), retrain=(6.0, 5.8))
-    better = registered(repository)
+    assert registered(with_versions) == worse
+    outputs(with_versions, train=(5.0, 5.5), retrain=(6.0, 5.8))
+    better = registered(with_versions)
     assert (better["challenger"], better["champion"]) == (5, 5)
     assert registry.alias("champion") == registry.alias("challenger") == 5
 
@@ -219,10 +235,8 @@ def test_a_uri_that_names_nothing_is_refused_in_one_line(repository, uri, messag
     assert "\n" not in str(caught.value)
 
 
-def test_a_version_resolves_to_its_bundle_also_after_a_move(repository, tmp_path, monkeypatch):
-    outputs(repository)
-    registered(repository)
-    moved = repository.rename(tmp_path / "there")
+def test_a_version_resolves_to_its_bundle_also_after_a_move(with_versions, tmp_path, monkeypatch):
+    moved = with_versions.rename(tmp_path / "there")
     use_repository(moved, monkeypatch)
     for uri, kind in (("models:/songcast@champion", "retrain"), ("models:/songcast/1", "train")):
         folder = registry_files.resolve(uri)
@@ -230,9 +244,7 @@ def test_a_version_resolves_to_its_bundle_also_after_a_move(repository, tmp_path
         assert weights_of(folder) == weights_of(moved / "models" / kind)
 
 
-def test_altered_artifacts_are_not_served(repository):
-    outputs(repository)
-    registered(repository)
+def test_altered_artifacts_are_not_served(with_versions):
     folder = registry_files.resolve("models:/songcast@champion")
     make_bundle(folder, 99.0)  # a sound bundle, but not the one that was registered
     with pytest.raises(BundleError, match="not those that were registered"):
@@ -318,17 +330,15 @@ def test_a_retrained_version_names_its_parent(repository, capfd):
     assert [entry["version"] for entry in chain] == [2, 1]
 
 
-def test_pull_leaves_what_is_there_alone(repository, capfd):
-    outputs(repository)
-    registered(repository)
-    (repository / "mine").mkdir()
-    (repository / "mine" / "letter.txt").write_text("dear")
+def test_pull_leaves_what_is_there_alone(with_versions, capfd):
+    (with_versions / "mine").mkdir()
+    (with_versions / "mine" / "letter.txt").write_text("dear")
     assert cli.main(["pull", "mine"]) == 2
     assert "is there already" in capfd.readouterr().err
     make_bundle(registry_files.resolve("models:/songcast@champion"), 99.0)
     assert cli.main(["pull", "yours"]) == 2
     assert "sha256 differs" in capfd.readouterr().err
-    assert sorted(p.name for p in repository.glob("*")) == [
+    assert sorted(p.name for p in with_versions.glob("*")) == [
         *("dvc.yaml", "metrics", "mine", "mlruns", "models", "registered.json")
     ]
 
@@ -390,9 +400,7 @@ def test_files_from_a_server_are_kept_in_the_users_cache_and_verified_each_time(
     assert list(folder.parent.iterdir()) == [folder]
 
 
-def test_pull_takes_what_was_registered_and_nothing_beside_it(repository, tmp_path):
-    outputs(repository)
-    registered(repository)
+def test_pull_takes_what_was_registered_and_nothing_beside_it(with_versions, tmp_path):
     folder = registry_files.resolve("models:/songcast/1")
     (tmp_path / "secret").write_text("mine")
     (folder / "letter.txt").symlink_to(tmp_path / "secret")
@@ -440,10 +448,8 @@ def test_two_downloads_at_once_leave_one_bundle_that_nobody_takes_away(
     assert {path.name for path in folder.iterdir()} == {"arrays.npz", "bundle.json"}
 
 
-def test_other_weights_under_the_registered_name_are_not_loaded(repository, capfd):
+def test_other_weights_under_the_registered_name_are_not_loaded(with_versions, capfd):
     """A bundle that is sound in itself, and claims the sha256 that the registry knows."""
-    outputs(repository)
-    registered(repository)
     folder = registry_files.resolve("models:/songcast/1")
     claimed = weights_of(folder)
     make_bundle(folder, 99.0)
@@ -452,13 +458,11 @@ def test_other_weights_under_the_registered_name_are_not_loaded(repository, capf
     assert weights_of(folder) == claimed
     assert cli.main(["pull", "models:/songcast/1", "mine"]) == 2
     assert "not those that were registered" in capfd.readouterr().err
-    assert not (repository / "mine").exists()
+    assert not (with_versions / "mine").exists()
 
 
 @pytest.mark.parametrize("digest", ["../../victim", "/victim", "", "A" * 64])
-def test_a_digest_from_a_server_never_becomes_a_path(repository, digest):
-    outputs(repository)
-    registered(repository)
+def test_a_digest_from_a_server_never_becomes_a_path(with_versions, digest):
     client = tracking_store.connect()
     client.set_model_version_tag("songcast", "1", "songcast.weights_sha256", digest)
     with pytest.raises(BundleError, match="no sha256 of its weights"):

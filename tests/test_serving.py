@@ -3,8 +3,12 @@
 import base64
 import gc
 import json
+import os
 import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -17,7 +21,9 @@ import pytest
 from serving_models import Echo, app_of, running
 from songcast import cli
 from songcast.audio import Song, read_song, write_song
+from songcast.commands import serve
 from songcast.serving import champion as champion_module
+from songcast.serving import work
 from songcast.serving.app import create_app
 from songcast.serving.champion import Champion
 from songcast.serving.limits import Limits
@@ -221,10 +227,10 @@ class Held(Echo):
         self.let_go = threading.Event()
 
     def _blocks(self, *asked):
-        blocks = super()._blocks(*asked)
-        yield next(blocks)
-        self.let_go.wait(300)
-        yield from blocks
+        for number, block in enumerate(super()._blocks(*asked)):
+            if number > 0:
+                self.let_go.wait(300)
+            yield block
 
 
 def at_work(client, requests):
@@ -232,16 +238,22 @@ def at_work(client, requests):
     return f"songcast_requests_working {requests}.0" in client.get("/metrics").text
 
 
-def test_beyond_its_places_the_server_says_429_and_what_is_late_503(chord, tmp_path):
-    path = file_of(chord, ".wav", tmp_path)
-    limits = Limits(places=2, workers=1, request_seconds=3.0)
+class Clock:
+    """The work's own, which a test puts forward: what is late is so by minutes."""
+
+    ahead = 0.0
+
+    def monotonic(self):
+        return time.monotonic() + self.ahead
+
+
+def test_beyond_its_places_the_server_says_429_and_what_is_late_503(chord, tmp_path, monkeypatch):
+    path, clock = file_of(chord, ".wav", tmp_path), Clock()
+    monkeypatch.setattr(work, "time", clock)
+    limits = Limits(places=2, workers=1)
     held = Held()
-    held.let_go.set()
     statuses = []
     with running(app_of(held, limits)) as client:
-        warm = client.post("/continue", content=path.read_bytes(), params={"seconds": 0.01})
-        held.let_go.clear()
-        warm_blocks = held.blocks
 
         def ask():
             try:
@@ -255,18 +267,18 @@ def test_beyond_its_places_the_server_says_429_and_what_is_late_503(chord, tmp_p
         first, second = threading.Thread(target=ask), threading.Thread(target=ask)
         try:
             first.start()
-            wait_until(lambda: held.blocks == warm_blocks + 1)
+            wait_until(lambda: held.blocks == 2)  # the first is sent, the second held
             second.start()
             wait_until(lambda: at_work(client, 2))
             third = client.post("/continue", content=path.read_bytes())
             alive = client.get("/ping")
-            time.sleep(limits.request_seconds)  # now both are late
+            clock.ahead += 2 * limits.request_seconds  # now both are late
         finally:
             held.let_go.set()
         first.join()
         second.join()
         after = client.post("/continue", content=path.read_bytes(), params={"seconds": 0.01})
-    assert (warm.status_code, alive.status_code) == (200, 200)
+    assert alive.status_code == 200
     assert (third.status_code, third.headers["retry-after"]) == (429, "5")
     assert sorted(statuses, key=str) == [503, "cut"]
     assert after.status_code == 200
@@ -343,6 +355,52 @@ def test_pages_load_nothing_from_elsewhere(client):
         assert "default-src 'self'" in page.headers["content-security-policy"]
         assert re.findall(r"(?:https?:)?//\w[\w.-]+\.\w+", page.text) == []
     assert "/invocations" in client.get("/docs").text
+
+
+def test_the_command_serves_until_it_is_told_to_end():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [sys.executable, "-m", "songcast.cli", "serve", "--port", port]
+    with subprocess.Popen(
+        [*command, "--model", "persistence"],
+        env={**os.environ, "SONGCAST_TOKEN": "secret"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            said = process.stdout.readline()
+            url = f"http://127.0.0.1:{port}"
+            statuses = [
+                httpx.get(f"{url}/version", headers=headers, trust_env=False).status_code
+                for headers in ({}, {"authorization": "Bearer secret"})
+            ]
+        finally:
+            process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=300) == ("", "")
+    assert said == f"songcast serves at {url}  (Ctrl-C stops it)\n"
+    assert (statuses, process.returncode) == ([401, 200], 0)
+
+
+@pytest.mark.parametrize(
+    ("host", "token", "warned"),
+    [
+        ("127.0.0.1", "", False),
+        ("::1", "", False),
+        ("localhost", "", False),
+        ("0.0.0.0", "", True),
+        ("0.0.0.0", "secret", False),
+    ],
+)
+def test_open_to_all_without_a_token_is_said(monkeypatch, capfd, host, token, warned):
+    served = []
+    monkeypatch.setattr(serve, "check_free", lambda *_: None)
+    monkeypatch.setattr(serve, "serve", lambda app, *where: served.append(where))
+    monkeypatch.setenv("SONGCAST_TOKEN", token)
+    assert cli.main(["serve", "--model", "persistence", "--host", host]) == 0
+    assert served == [(host, serve.PORT, Limits().request_seconds)]
+    assert ("set SONGCAST_TOKEN" in capfd.readouterr().err) == warned
 
 
 def test_counters_count(client):

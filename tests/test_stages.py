@@ -1,10 +1,9 @@
 """The pipeline, from songs in data/ to registered versions, on two short songs."""
 
+import errno
 import importlib
 import json
-import logging
 import shutil
-import sys
 from pathlib import Path
 
 import keras
@@ -426,19 +425,25 @@ def test_a_baseline_as_parent_and_a_song_that_is_not_there_are_clear_errors(home
     [
         (ParamsError("params.yaml: x is unknown"), 2, "params.yaml: x is unknown\n"),
         (KeyboardInterrupt(), 130, "stopped\n"),
+        (
+            OSError(errno.ENOSPC, "said", "a.npy"),
+            2,
+            "a.npy: the disk is full; free some space and run it again\n",
+        ),
     ],
 )
-def test_a_stage_run_as_a_program_says_a_users_mistake_in_one_line(error, code, said, capsys):
+def test_a_stage_run_as_a_program_says_a_users_mistake_in_one_line(
+    own_process, error, code, said, capsys
+):
     def main():
         raise error
 
-    before = logging.root.handlers[:]
-    try:
-        with pytest.raises(SystemExit) as caught:
-            run_stage(main)
-    finally:
-        logging.root.handlers[:] = before
-        logging.getLogger("songcast").setLevel(logging.NOTSET)
+    with pytest.raises(SystemExit) as caught:
+        run_stage(main)
     assert caught.value.code == code
     assert capsys.readouterr().err == f"songcast {main.__module__.split('.')[-1]}: {said}"
-    assert "songcast.stages" in sys.modules
+
+
+def test_a_bug_in_a_stage_keeps_its_traceback(own_process):
+    with pytest.raises(ZeroDivisionError):
+        run_stage(lambda: 1 // 0)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlflow_store import make_bundle, use_repository, weights_of
-from songcast import lineage, tracking
+from songcast import cli, lineage, tracking
 from songcast.errors import BundleError, TrackingError
 from songcast.tracking import live as tracking_live
 from songcast.tracking import outbox
@@ -222,8 +222,7 @@ def test_logging_leaves_mlflows_process_wide_settings_alone(repository):
 
 
 def test_a_dead_server_stops_no_training_and_says_so_once(repository, monkeypatch, capfd):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    use_dead_server(monkeypatch)
     bundle = make_bundle(repository / "models" / "train", 1.0)
     with tracking.stage_run("train", {"seed": 1}) as run:
         run.log_metrics({"loss": 0.5}, 7)
@@ -275,6 +274,83 @@ def test_a_run_whose_server_died_as_it_was_made_gets_its_params_and_no_double(re
     assert len(client.search_runs([tracking_store.experiment_id(client)])) == 1
     assert run_of(made).data.params == {"seed": "1"}
     assert run_of(made).info.status == "FINISHED"
+
+
+# --- what a dead server missed ---
+
+
+def use_dead_server(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+
+def synced(capfd):
+    """What `songcast sync` says where all goes well."""
+    capfd.readouterr()
+    assert cli.main(["sync"]) == 0
+    return capfd.readouterr().out
+
+
+def test_what_a_dead_server_missed_is_delivered_once_by_sync(repository, monkeypatch, capfd):
+    bundle, note = make_bundle(repository / "models" / "train", 1.0), repository / "note.txt"
+    note.write_text("hello")
+    with monkeypatch.context() as dead:
+        use_dead_server(dead)
+        with tracking.stage_run("train", {"seed": 1}, {"color": "red"}) as run:
+            run.log_metrics({"loss": 0.5}, 7)
+            run.log_artifact(note, "notes")
+            run.log_bundle(bundle)
+        assert cli.main(["sync"]) == 2
+        assert "does not answer" in capfd.readouterr().err
+    assert all_runs() == []
+    assert synced(capfd).startswith("train: delivered to run ")
+    (logged,) = all_runs()
+    run_id = logged.info.run_id
+    assert (logged.info.status, logged.data.params) == ("FINISHED", {"seed": "1"})
+    assert logged.data.tags["color"] == "red"
+    assert steps_of(run_id, "loss") == [(7, 0.5)]
+    paths = [file.path for file in tracking_store.connect().list_artifacts(run_id, "notes")]
+    assert paths == ["notes/note.txt"]
+    assert tracking.find_run("train", weights_of(bundle)) == run_id
+    assert parent_of(run_id).info.status == "FINISHED"
+    assert synced(capfd) == "nothing waits to be delivered\n"
+    assert len(all_runs()) == 1
+
+
+def test_files_that_are_gone_or_others_by_now_are_told_of_and_passed_over(
+    repository, monkeypatch, capfd
+):
+    bundle, note = make_bundle(repository / "models" / "train", 1.0), repository / "note.txt"
+    note.write_text("hello")
+    with monkeypatch.context() as dead:
+        use_dead_server(dead)
+        with tracking.stage_run("train", {}) as run:
+            run.log_artifact(note)
+            run.log_bundle(bundle)
+            run.log_metrics({"loss": 0.5}, 0)
+    note.unlink()
+    make_bundle(bundle, 2.0)
+    said = synced(capfd)
+    assert f"({note} is gone; {bundle} holds other weights by now)" in said
+    (logged,) = all_runs()
+    assert steps_of(logged.info.run_id, "loss") == [(0, 0.5)]
+    assert tracking.find_run("train", weights_of(bundle)) is None
+
+
+def test_what_a_killed_stage_kept_is_delivered_up_to_its_last_whole_line(repository, capfd):
+    kept = outbox.Outbox(outbox.own_path("train"))
+    kept.keep({"start": {"seed": "1"}, "tags": {"color": "red"}, "ms": 1000, "run_id": None})
+    kept.keep({"metrics": [["loss", 0.5, 0, 2000]], "run_id": None})
+    assert synced(capfd) == f"{kept.path.name}: still being written, left alone\n"
+    assert all_runs() == []
+    kept.close()
+    with kept.path.open("a") as file:
+        file.write('{"metrics": [["loss", 0.25, 1, 30')
+    assert synced(capfd).startswith("train: delivered to run ")
+    (logged,) = all_runs()
+    assert (logged.info.status, logged.info.start_time) == ("KILLED", 1000)
+    assert steps_of(logged.info.run_id, "loss") == [(0, 0.5)]
+    assert not kept.path.exists()
 
 
 def test_an_altered_bundle_is_not_logged(repository):
