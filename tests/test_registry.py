@@ -124,6 +124,35 @@ def test_a_bundle_without_a_number_is_never_the_challenger(repository, nothing):
     assert registered(repository)["challenger"] == 2
 
 
+def test_registering_known_weights_brings_their_numbers_up_to_date_and_keeps_their_origin(
+    repository,
+):
+    bundle = make_bundle(repository / "models" / "train", 1.0)
+    run = tracking.ensure_run("train", bundle, {})
+    for number, tags in (
+        (6.5, {"songcast.a": "old"}),
+        (6.0, {"songcast.a": "new", "songcast.b": "b"}),
+    ):
+        entry, ridge = ({"summary": numbers(n), "songs": {"a": numbers(n)}} for n in (number, 7.0))
+        assert registry.register_bundle(run, bundle, "train", entry, ridge, tags) == 1
+        found = registry.version(1)
+        assert found.evaluation["summary"]["bits_per_sample"] == number
+        assert found.evaluation["songs"] == {"a": {"bits_per_sample": number}}
+    assert (found.tags["songcast.a"], found.tags["songcast.b"]) == ("old", "b")
+
+
+def test_what_the_run_did_not_log_is_not_registered(repository):
+    bundle = make_bundle(repository / "models" / "train", 1.0)
+    run = tracking.ensure_run("train", bundle, {})
+    client = tracking_store.connect()
+    empty = client.create_run(tracking_store.experiment_id(client)).info.run_id
+    other = make_bundle(repository / "models" / "other", 2.0)
+    for run_id, folder in ((empty, bundle), (run, other)):
+        with pytest.raises(RegistryError, match=f"run {run_id} carries no model with the weights"):
+            registry.register_bundle(run_id, folder, "train", {})
+    assert registry.versions() == []
+
+
 def test_a_version_is_sealed(repository):
     outputs(repository)
     registered(repository)
@@ -307,7 +336,9 @@ def test_a_retrained_version_names_its_parent(repository, capfd):
     )
     for kind, bundle in (("train", parent), ("retrain", child)):
         registry.register_bundle(tracking.ensure_run(kind, bundle, {}), bundle, kind, {})
-    assert registry.version(2).tags["songcast.parent_version"] == "1"
+    said = {"songcast.parent_version": "1", "songcast.parent_weights_sha256": weights_of(parent)}
+    assert said.items() <= registry.version(2).tags.items()
+    assert not said.keys() & registry.version(1).tags.keys()
     assert cli.main(["trace", "models:/songcast/2", "--json"]) == 0
     chain = json.loads(capfd.readouterr().out)["chain"]
     assert [entry["version"] for entry in chain] == [2, 1]
