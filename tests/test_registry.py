@@ -6,6 +6,8 @@ from collections import UserList
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mlflow_store import (
     evaluation_of,
@@ -139,6 +141,27 @@ def test_registering_known_weights_brings_their_numbers_up_to_date_and_keeps_the
         assert found.evaluation["summary"]["bits_per_sample"] == number
         assert found.evaluation["songs"] == {"a": {"bits_per_sample": number}}
     assert (found.tags["songcast.a"], found.tags["songcast.b"]) == ("old", "b")
+
+
+def test_a_version_carries_what_its_run_says_of_its_origin_and_no_more(repository):
+    bundle = make_bundle(repository / "models" / "train", 1.0)
+    run = tracking.ensure_run("train", bundle, {})
+    tracking_store.connect().set_tag(run, "songcast.from", "here")
+    registry.register_bundle(run, bundle, "train", {})
+    tags = registry.version(1).tags
+    assert tags["songcast.from"] == "here"
+    assert all(key.startswith("songcast.") for key in tags)  # not MLflow's own
+    assert not {"songcast.stage", "songcast.model_id"} & tags.keys()
+
+
+@given(st.permutations(["a", "b", "c"]), st.permutations(sorted(numbers(6.0))))
+@settings(max_examples=10, deadline=None, derandomize=True)
+def test_equal_evaluations_are_equal_tags_in_whatever_order_they_come(songs, keys):
+    def kept(songs, keys):
+        measured = {key: numbers(6.0)[key] for key in keys}
+        return registry._compact({"songs": dict.fromkeys(songs, measured), "summary": measured})
+
+    assert kept(songs, keys) == kept(["a", "b", "c"], sorted(numbers(6.0)))
 
 
 def test_what_the_run_did_not_log_is_not_registered(repository):
@@ -442,6 +465,16 @@ def test_other_weights_under_the_registered_name_are_not_loaded(repository, capf
     assert cli.main(["pull", "models:/songcast/1", "mine"]) == 2
     assert "not those that were registered" in capfd.readouterr().err
     assert not (repository / "mine").exists()
+
+
+def test_a_version_of_before_the_manifests_sha256_was_kept_is_known_by_its_weights(repository):
+    outputs(repository)
+    registered(repository)
+    tracking_store.connect().delete_model_version_tag("songcast", "1", registry_files.BUNDLE)
+    folder = registry_files.resolve("models:/songcast/1")
+    make_bundle(folder, 99.0)
+    with pytest.raises(BundleError, match="not those that were registered"):
+        registry_files.resolve("models:/songcast/1")
 
 
 @pytest.mark.parametrize("digest", ["../../victim", "/victim", "", "A" * 64])
