@@ -166,6 +166,7 @@ class Order(Plugin):
     def __init__(self, line: int, known: Known) -> None:
         self.line, self.known = line, known
 
+    @pytest.hookimpl(trylast=True)  # slow tests are left out by then
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         items.sort(key=lambda item: self._rank(*self.known[item.nodeid]))
 
@@ -239,11 +240,14 @@ def check(module: str, count: int, seed: int) -> tuple[int, int, list[str]]:
         if not passed:
             sys.exit(f"mutations: the tests of {module} fail on the source as it is")
         known: Known = json.loads(Path(notes.name).read_text())
+    cpu_seconds = 20 + 5 * int(seconds)
+    if not run_tests(module, source, cpu_seconds, Order(0, known))[0]:
+        sys.exit(f"mutations: the tests of {module} fail in another order")
     possible = list(mutants(source))
     drawn = random.Random(f"{seed} {module}").sample(possible, min(count, len(possible)))
     survivors = []
     for line, said, changed in sorted(drawn):
-        if run_tests(module, changed, 20 + 5 * int(seconds), Order(line, known))[0]:
+        if run_tests(module, changed, cpu_seconds, Order(line, known))[0]:
             survivors.append(f"{module}:{line}: {said}")
             print(survivors[-1], file=sys.stderr)
     return len(possible), len(drawn), survivors

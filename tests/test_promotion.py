@@ -97,6 +97,14 @@ def test_what_has_no_number_is_the_challenger_only_of_its_like(repository, nothi
     assert challenger(train=nothing, retrain=nothing) == 1  # of equals the older
 
 
+def test_a_challenger_that_passes_becomes_champion_once(repository):
+    make_version(6.5)
+    for _ in range(2):
+        decision = promotion.decide(evaluation_of(("a",), train=numbers(6.5)), {"train": 1})
+        assert decision.champion == decision.challenger == registry.alias("champion") == 1
+    assert [move.after for move in promotion.history()] == [1]
+
+
 def test_the_history_says_who_moved_the_champion(repository, monkeypatch):
     def nobody():
         raise KeyError("getpwuid(): uid not found: 1234")

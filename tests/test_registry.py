@@ -7,6 +7,8 @@ from collections import UserList
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mlflow_store import (
     evaluation_of,
@@ -138,6 +140,56 @@ def test_without_a_passing_version_there_is_no_champion(repository):
 def test_a_bundle_without_a_number_is_never_the_challenger(repository, nothing):
     outputs(repository, train=(1.0, nothing), retrain=(2.0, 6.9))
     assert registered(repository)["challenger"] == 2
+
+
+def test_registering_known_weights_brings_their_numbers_up_to_date_and_keeps_their_origin(
+    repository,
+):
+    bundle = make_bundle(repository / "models" / "train", 1.0)
+    run = tracking.ensure_run("train", bundle, {})
+    for number, tags in (
+        (6.5, {"songcast.a": "old"}),
+        (6.0, {"songcast.a": "new", "songcast.b": "b"}),
+    ):
+        entry, ridge = ({"summary": numbers(n), "songs": {"a": numbers(n)}} for n in (number, 7.0))
+        assert registry.register_bundle(run, bundle, "train", entry, ridge, tags) == 1
+        found = registry.version(1)
+        assert found.evaluation["summary"]["bits_per_sample"] == number
+        assert found.evaluation["songs"] == {"a": {"bits_per_sample": number}}
+    assert (found.tags["songcast.a"], found.tags["songcast.b"]) == ("old", "b")
+
+
+def test_a_version_carries_what_its_run_says_of_its_origin_and_no_more(repository):
+    bundle = make_bundle(repository / "models" / "train", 1.0)
+    run = tracking.ensure_run("train", bundle, {})
+    tracking_store.connect().set_tag(run, "songcast.from", "here")
+    registry.register_bundle(run, bundle, "train", {})
+    tags = registry.version(1).tags
+    assert tags["songcast.from"] == "here"
+    assert all(key.startswith("songcast.") for key in tags)  # not MLflow's own
+    assert not {"songcast.stage", "songcast.model_id"} & tags.keys()
+
+
+@given(st.permutations(["a", "b", "c"]), st.permutations(sorted(numbers(6.0))))
+@settings(max_examples=10, deadline=None, derandomize=True)
+def test_equal_evaluations_are_equal_tags_in_whatever_order_they_come(songs, keys):
+    def kept(songs, keys):
+        measured = {key: numbers(6.0)[key] for key in keys}
+        return registry._compact({"songs": dict.fromkeys(songs, measured), "summary": measured})
+
+    assert kept(songs, keys) == kept(["a", "b", "c"], sorted(numbers(6.0)))
+
+
+def test_what_the_run_did_not_log_is_not_registered(repository):
+    bundle = make_bundle(repository / "models" / "train", 1.0)
+    run = tracking.ensure_run("train", bundle, {})
+    client = tracking_store.connect()
+    empty = client.create_run(tracking_store.experiment_id(client)).info.run_id
+    other = make_bundle(repository / "models" / "other", 2.0)
+    for run_id, folder in ((empty, bundle), (run, other)):
+        with pytest.raises(RegistryError, match=f"run {run_id} carries no model with the weights"):
+            registry.register_bundle(run_id, folder, "train", {})
+    assert registry.versions() == []
 
 
 def test_a_version_is_sealed(repository):
@@ -324,7 +376,9 @@ def test_a_retrained_version_names_its_parent(repository, capfd):
     )
     for kind, bundle in (("train", parent), ("retrain", child)):
         registry.register_bundle(tracking.ensure_run(kind, bundle, {}), bundle, kind, {})
-    assert registry.version(2).tags["songcast.parent_version"] == "1"
+    said = {"songcast.parent_version": "1", "songcast.parent_weights_sha256": weights_of(parent)}
+    assert said.items() <= registry.version(2).tags.items()
+    assert not said.keys() & registry.version(1).tags.keys()
     assert cli.main(["trace", "models:/songcast/2", "--json"]) == 0
     chain = json.loads(capfd.readouterr().out)["chain"]
     assert [entry["version"] for entry in chain] == [2, 1]
@@ -459,6 +513,16 @@ def test_other_weights_under_the_registered_name_are_not_loaded(with_versions, c
     assert cli.main(["pull", "models:/songcast/1", "mine"]) == 2
     assert "not those that were registered" in capfd.readouterr().err
     assert not (with_versions / "mine").exists()
+
+
+def test_a_version_of_before_the_manifests_sha256_was_kept_is_known_by_its_weights(repository):
+    outputs(repository)
+    registered(repository)
+    tracking_store.connect().delete_model_version_tag("songcast", "1", registry_files.BUNDLE)
+    folder = registry_files.resolve("models:/songcast/1")
+    make_bundle(folder, 99.0)
+    with pytest.raises(BundleError, match="not those that were registered"):
+        registry_files.resolve("models:/songcast/1")
 
 
 @pytest.mark.parametrize("digest", ["../../victim", "/victim", "", "A" * 64])
