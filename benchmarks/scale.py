@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from scale_report import draw, markdown
+from scale_report import ROWS, draw, markdown
 from songcast.audio import Song, open_song, write_song
 from songcast.resampling import resampled
 
@@ -35,7 +35,7 @@ SONG_SECONDS, SOURCE_HZ, TARGET_HZ = 10, 48000, 44100
 POLL_SECONDS = 0.02
 TRAINING_SONGS, STEPS = 4, 20
 # (workers, rows of a step): two share the batch of one, or each has as many rows as one had.
-TEAMS = ((1, 16), (2, 16), (2, 32))
+TEAMS = ((1, ROWS), (2, ROWS), (2, 2 * ROWS))
 TRIALS = (2, 6)
 
 Row = dict[str, Any]
@@ -227,7 +227,7 @@ def network() -> tuple[Any, Any]:
 
 
 def opened(
-    folder: str = "features", songs: int = TRAINING_SONGS, rows: int = TEAMS[0][1]
+    folder: str = "features", songs: int = TRAINING_SONGS, rows: int = ROWS
 ) -> tuple[Any, Any]:
     """Return the features of the first songs, and what draws crops from them."""
     from songcast.corpus import Corpus

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 HOURS, CORES, WORKERS = 1000, 64, 8
-# Of params.yaml: one step sees so many samples of one channel; of a song, so much is learned from.
-STEP_SAMPLES, TRAIN_SHARE = 16 * 4096, 0.7
+# Of params.yaml: rows of a step, frames of a row; of a song, so much is learned from.
+ROWS, CROP_FRAMES, TRAIN_SHARE = 16, 4096, 0.7
 RATE_HZ, CHANNELS = 44100, 2
 
 Found = dict[str, Any]
@@ -112,7 +112,7 @@ def _extrapolation(found: Found) -> str:
     row = [r for r in found["prepare"] if r["prepare"] == 2][-1]
     prepare = row["cpu_seconds"] / row["audio_hours"] * HOURS / 3600
     hearing = found["training"][0]["hearing_cpu_per_audio_second"] * HOURS * (1 - 0.2)
-    steps = HOURS * 3600 * RATE_HZ * CHANNELS * TRAIN_SHARE / STEP_SAMPLES
+    steps = HOURS * 3600 * RATE_HZ * CHANNELS * TRAIN_SHARE / (ROWS * CROP_FRAMES)
     alone, *_, grown = found["training"]
     lost = max(1 / efficiency(grown, alone) - 1, 0.0)
     share = 1 / (1 + (WORKERS - 1) * lost)
@@ -129,7 +129,7 @@ def _extrapolation(found: Found) -> str:
             "Assumed: the processor seconds per hour of audio stay what they are (above they do, "
             "from a hundred songs on); the disk keeps up; every song is stereo, and heard once, "
             "without variants. A pass sees every train frame of every channel once on average; "
-            f"each of {WORKERS} workers has the rows of one ({WORKERS * 16} in a step), and each "
+            f"each of {WORKERS} workers has the rows of one ({WORKERS * ROWS} in a step), and each "
             f"further one costs what the second did ({lost:.0%} of a step), so that "
             f"{WORKERS} do {WORKERS * share:.1f} times the work of one: pessimistic where the "
             "second worker shares this machine's memory and caches with the first, optimistic "

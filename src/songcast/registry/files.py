@@ -112,7 +112,7 @@ def _fetch(found: Version) -> Path:
             bundle = _only_bundle(Path(scratch) / BUNDLES)
             read_manifest(bundle)
             # What another process put there meanwhile may be being read.
-            if not (kept.is_dir() and _is_whole(kept, found)):
+            if not _is_whole(kept, found):
                 shutil.rmtree(kept, ignore_errors=True)
                 bundle.rename(kept)
     return kept
