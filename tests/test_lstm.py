@@ -228,15 +228,15 @@ def test_training_and_forecasting_give_the_network_the_same_inputs(kind, channel
     for start, given in zip(range(0, FRAMES, BLOCK_FRAMES), recorder.heard[:3], strict=True):
         heard = dict(zip(names, given, strict=True))
         for c in range(channels):
-            inputs, target = network_inputs(features, c, start, BLOCK_FRAMES, look_back)
+            inputs, target = network_inputs([(features, c, start)], BLOCK_FRAMES, look_back)
             assert set(inputs) == set(names) - {"state"}
-            for name, rows in inputs.items():
+            for name, (rows,) in inputs.items():
                 # Half precision on disk for what DTYPES says, else the same bits
                 exact = DTYPES[name] is np.float32
                 tolerance = {"rtol": 0, "atol": 0} if exact else {"rtol": 1e-3, "atol": 1e-3}
                 assert_allclose(rows, heard[name][c], **tolerance, err_msg=f"{name} at {start}")
             # The target is the sample that the windows of the next rows look back on.
-            assert_array_equal(target[:, 0], heard["residual"][c][look_back:, 0])
+            assert_array_equal(target[0, :, 0], heard["residual"][c][look_back:, 0])
 
 
 def test_a_crop_is_the_same_place_of_the_longer_crop_around_it(tmp_path):
@@ -244,14 +244,14 @@ def test_a_crop_is_the_same_place_of_the_longer_crop_around_it(tmp_path):
     frame, look_back = model.settings.frame, model.settings.look_back
     song_on_disk = prepared(tmp_path, music(4000, 2))
     features = open_features([song_on_disk], settings_of(model), frame, tmp_path / "f")[0]
-    whole, target = network_inputs(features, 1, 0, 4000 // frame * frame, look_back)
+    whole, target = network_inputs([(features, 1, 0)], 4000 // frame * frame, look_back)
     start, frames = 50 * frame, 20 * frame
-    crop, crop_target = network_inputs(features, 1, start, frames, look_back)
-    assert_array_equal(crop["summary"], whole["summary"][50:70])
-    assert_array_equal(crop["residual"], whole["residual"][start : start + look_back + frames])
-    assert_array_equal(crop["side"], whole["side"][start : start + frames])
-    assert_array_equal(crop["base"], whole["base"][start : start + frames])
-    assert_array_equal(crop_target, target[start : start + frames])
+    crop, crop_target = network_inputs([(features, 1, start)], frames, look_back)
+    assert_array_equal(crop["summary"], whole["summary"][:, 50:70])
+    assert_array_equal(crop["residual"], whole["residual"][:, start : start + look_back + frames])
+    assert_array_equal(crop["side"], whole["side"][:, start : start + frames])
+    assert_array_equal(crop["base"], whole["base"][:, start : start + frames])
+    assert_array_equal(crop_target, target[:, start : start + frames])
 
 
 def test_features_stop_where_the_unseen_passage_begins_and_do_not_know_of_it(tmp_path):
@@ -288,6 +288,24 @@ def test_features_are_computed_once_and_again_only_for_another_song_or_front_end
     more = folders(music(600, 2, seed=9), settings_of(model))
     assert len(more) == 4
     assert first.items() <= more.items()
+
+
+def test_a_part_that_is_read_is_that_part_of_the_stream_and_a_short_file_is_a_clear_error(tmp_path):
+    model = untrained("cascade")
+    song_on_disk = prepared(tmp_path, music(3000, 2))
+    found = open_features([song_on_disk], settings_of(model), model.settings.frame, tmp_path / "f")
+    for name, stream in found[0].streams.items():
+        for channel in range(2):
+            for start, stop in ((0, stream.shape[1]), (7, 60), (40, 40)):
+                rows = np.empty((stop - start, *found[0].width(name)), DTYPES[name])
+                assert found[0].read(name, channel, start, rows) is rows
+                assert_array_equal(rows, stream[channel, start:stop])
+    side = found[0].folder / "side.npy"
+    os.truncate(side, side.stat().st_size - 1)
+    rows = np.empty((3000, *found[0].width("side")), DTYPES["side"])
+    found[0].read("side", 1, 0, rows[:2999])
+    with pytest.raises(CorpusError, match=r"side\.npy: was cut short; remove .*, it is made anew"):
+        found[0].read("side", 1, 0, rows)
 
 
 def test_features_that_were_not_finished_are_computed_again(tmp_path):
@@ -340,8 +358,8 @@ def drawn(sampler, monkeypatch, batches=150):
     """Which (slug, channel, start) a sampler draws."""
     found = []
 
-    def record(song, channel, start, frames, look_back):
-        found.append((song.slug, channel, start))
+    def record(places, frames, look_back):
+        found.extend((song.slug, channel, start) for song, channel, start in places)
         return {"x": np.zeros(1, np.float32)}, np.zeros((1, 2), np.float32)
 
     with monkeypatch.context() as patch:
@@ -406,20 +424,20 @@ def test_the_blocks_of_a_passage_follow_each_other_without_a_gap(two_songs):
     assert len(batches) == len(starts)
     for (inputs, target), start in zip(batches, starts, strict=True):
         for c in range(2):
-            expected, expected_target = network_inputs(two_songs[0], c, start, 160, 8)
-            assert_array_equal(target[c], expected_target)
-            for name, rows in expected.items():
+            expected, expected_target = network_inputs([(two_songs[0], c, start)], 160, 8)
+            assert_array_equal(target[c], expected_target[0])
+            for name, (rows,) in expected.items():
                 assert_array_equal(inputs[name][c], rows)
     assert list(passage_batches(two_songs[1], "validation", 160, 8)) == []
 
 
 def test_of_a_passage_no_more_is_read_than_is_asked_for(two_songs, monkeypatch):
     starts = []
-    monkeypatch.setattr(
-        "songcast.crops.network_inputs",
-        lambda song, channel, start, *rest: (
-            starts.append(start) or network_inputs(song, channel, start, *rest)
-        ),
-    )
+
+    def record(places, *rest):
+        starts.extend(start for _, _, start in places)
+        return network_inputs(places, *rest)
+
+    monkeypatch.setattr("songcast.crops.network_inputs", record)
     next(iter(passage_batches(two_songs[0], "validation", 160, 8)))
     assert starts == [3312, 3312]  # both channels

@@ -1,48 +1,59 @@
 """Batches for training: random crops of the songs' features, reproducible by their number."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from songcast.corpus import TRAIN
 from songcast.errors import CorpusError
-from songcast.featurestore import SongFeatures
+from songcast.featurestore import DTYPES, SongFeatures
 
-Rows = NDArray[np.float32]
+Rows = NDArray[np.floating[Any]]
 # Inputs of the network by name, and the target.
 Batch = tuple[dict[str, Rows], Rows]
+# A song, one of its channels, and a frame.
+Place = tuple[SongFeatures, int, int]
 
 
-def network_inputs(
-    song: SongFeatures, channel: int, start: int, frames: int, look_back: int
-) -> Batch:
-    """Inputs of the network for [start, start + frames) of one channel, and the target.
+def network_inputs(places: Sequence[Place], frames: int, look_back: int) -> Batch:
+    """Inputs of the network, each (places, …), and the target: the ``frames`` from each place on.
 
-    ``start`` and ``frames`` are multiples of the song's ``frame``. Before the song's first
-    frame stands silence (zeros). The target is (frames, 2): residual and LSB, in units.
+    Starts and ``frames`` are multiples of the songs' ``frame``. Before a song's first frame
+    stands silence (zeros). The target is (places, frames, 2): residual and LSB, in units. What
+    is kept in half precision stays so: half of the bytes to carry to the device.
     """
-    stop, frame = start + frames, song.frame
-    streams = song.streams
-    past = max(start - look_back, 0)
-    residual = np.zeros((look_back + frames, 2), np.float32)
-    residual[look_back - (start - past) :, 0] = streams["residual"][channel, past:stop]
-    if song.channels == 2:
-        residual[look_back - (start - past) :, 1] = streams["residual"][1 - channel, past:stop]
-    summary = np.zeros((frames // frame, streams["summary"].shape[-1]), np.float32)
-    first = start // frame - 1
-    skip = 1 if first < 0 else 0
-    summary[skip:] = streams["summary"][channel, first + skip : first + frames // frame]
-    target = np.stack(
-        [streams["residual"][channel, start:stop], 1.0 / streams["unit"][channel, start:stop]], -1
-    )
+    song, count = places[0][0], len(places)
     inputs = {
-        "summary": summary,
-        "residual": residual,
-        "side": streams["side"][channel, start:stop].astype(np.float32),
-        "base": streams["base"][channel, start:stop].astype(np.float32),
+        name: np.zeros((count, length, *width), DTYPES[name])
+        for name, length, width in (
+            ("summary", frames // song.frame, song.width("summary")),
+            ("residual", look_back + frames, (2,)),
+            ("side", frames, song.width("side")),
+            ("base", frames, song.width("base")),
+        )
     }
+    target = np.empty((count, frames, 2), np.float32)
+    for row, place in enumerate(places):
+        _fill({name: rows[row] for name, rows in inputs.items()}, target[row], place)
     return inputs, target
+
+
+def _fill(inputs: dict[str, Rows], target: Rows, place: Place) -> None:
+    """Read the inputs and the target of one place from the disk."""
+    song, channel, start = place
+    # The first step of a song has no frame before it.
+    before = start // song.frame - 1
+    song.read("summary", channel, max(before, 0), inputs["summary"][1 if before < 0 else 0 :])
+    song.read("side", channel, start, inputs["side"])
+    song.read("base", channel, start, inputs["base"])
+    past = max(start - (len(inputs["residual"]) - len(target)), 0)
+    known = inputs["residual"][past - start - len(target) :]
+    for column, c in enumerate((channel, 1 - channel)[: song.channels]):
+        known[:, column] = song.read("residual", c, past, np.empty(len(known), np.float32))
+    target[:, 0] = known[-len(target) :, 0]
+    target[:, 1] = 1.0 / song.read("unit", channel, start, np.empty(len(target), np.float32))
 
 
 class CropSampler:
@@ -89,22 +100,22 @@ class CropSampler:
         self._ends = ends / ends[-1]
 
     def batch(self, epoch: int, index: int, rank: int = 0, workers: int = 1) -> Batch:
-        """Return inputs, each (rows, …) float32, and targets (rows, frames, 2).
+        """Return inputs, each (rows, …), and targets (rows, frames, 2) float32.
 
         Of ``workers`` that share the batch, the one of this ``rank`` (from 0) gets its part of
         the rows: all parts together are the whole batch. The cost does not grow with the songs
         but for a binary search.
         """
         rng = np.random.default_rng([self._seed, epoch, index])
-        rows = []
+        places: list[Place] = []
         owners = np.searchsorted(self._ends, rng.random(self._rows), side="right")
         for number, i in enumerate(owners):
             song = self._songs[i]
             channel = int(rng.integers(song.channels))
             start = (self._first[i] + int(rng.integers(self._places[i]))) * song.frame
             if number % workers == rank:
-                rows.append(network_inputs(song, channel, start, self._frames, self._look_back))
-        return _stacked(rows)
+                places.append((song, channel, start))
+        return network_inputs(places, self._frames, self._look_back)
 
 
 def passage_batches(song: SongFeatures, split: str, frames: int, look_back: int) -> Iterator[Batch]:
@@ -116,11 +127,4 @@ def passage_batches(song: SongFeatures, split: str, frames: int, look_back: int)
     start, stop = song.splits.get(split, (0, 0))
     start = -(-start // song.frame) * song.frame
     for at in range(start, stop - frames + 1, frames):
-        rows = [network_inputs(song, c, at, frames, look_back) for c in range(song.channels)]
-        yield _stacked(rows)
-
-
-def _stacked(rows: Sequence[Batch]) -> Batch:
-    """Give rows (inputs, target) a batch axis."""
-    inputs = {name: np.stack([row[0][name] for row in rows]) for name in rows[0][0]}
-    return inputs, np.stack([row[1] for row in rows])
+        yield network_inputs([(song, c, at) for c in range(song.channels)], frames, look_back)

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from numpy.typing import NDArray
 from songcast.augment import VARIANTS, varied_frames, vary
 from songcast.corpus import TEST, TRAIN, VALIDATION, PreparedSong
 from songcast.engine import Engine, each
+from songcast.errors import CorpusError
 from songcast.files import sync_file
 from songcast.forecasters import features
 from songcast.forecasters.front_end import FrontEndSettings
@@ -63,7 +66,35 @@ class SongFeatures:
         Opened anew at each access (0.5 ms): ten thousand songs do not hold fifty thousand open
         files. Keep them while you need them.
         """
-        return {name: np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in DTYPES}
+        return {name: np.load(self._path(name), mmap_mode="r") for name in DTYPES}
+
+    def width(self, name: str) -> tuple[int, ...]:
+        """Return the shape of one row of a stream: (features,), or () for a number."""
+        return _layout(self._path(name))[0][2:]
+
+    def read(self, name: str, channel: int, start: int, rows: Array) -> Array:
+        """Fill ``rows``, of the type that the stream is kept in, from row ``start`` on; return it.
+
+        One read of the file where a map would fault in page by page. Raises ``CorpusError``
+        for a file that was cut short.
+        """
+        path = self._path(name)
+        shape, offset = _layout(path)
+        with path.open("rb") as file:
+            file.seek(offset + (channel * shape[1] + start) * rows.itemsize * prod(shape[2:]))
+            if file.readinto(rows.data) < rows.nbytes:
+                raise CorpusError(f"{path}: was cut short; remove {self.folder}, it is made anew")
+        return rows
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.npy"
+
+
+@lru_cache(maxsize=4096)
+def _layout(path: Path) -> tuple[tuple[int, ...], int]:
+    """Return the shape of an array on disk, and at which byte it begins."""
+    kept = np.load(path, mmap_mode="r")
+    return kept.shape, kept.offset
 
 
 @dataclass(frozen=True, kw_only=True)
