@@ -7,6 +7,7 @@ pinned to the same core before TensorFlow starts, in turns; compiling is left ou
 What the experts cost, once per song and setting, is told apart. Run after `make run`:
 
     .venv/bin/python benchmarks/training.py
+    .venv/bin/python benchmarks/training.py --only ours --rows 128     on a GPU: its steps
 """
 
 import argparse
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +67,12 @@ def parse_arguments() -> argparse.Namespace:
         help="of the notebook's fit; 1 as the ancestor did, 50 as the stage baselines does",
     )
     parser.add_argument("--core", type=int, help="which core (default: the first allowed)")
-    parser.add_argument("--only", choices=(OURS, NOTEBOOK), help="one of them, in this process")
+    parser.add_argument(
+        "--only",
+        choices=(OURS, NOTEBOOK),
+        help="one of them, in this process, on all cores and the GPU",
+    )
+    parser.add_argument("--rows", type=int, help="crops in a step of ours (params.yaml: train)")
     parser.add_argument("--experts", action="store_true", help="also time the experts (slower)")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")
     return parser.parse_args()
@@ -97,7 +104,7 @@ def run_alone(arguments: argparse.Namespace) -> Found:
     if arguments.only == NOTEBOOK:
         found = train_notebook(arguments.seconds, arguments.steps_per_execution)
     else:
-        found = train_ours(arguments.seconds)
+        found = train_ours(arguments.seconds, arguments.rows)
         if arguments.experts:
             found["experts_amplitudes_per_second"] = hear_experts()
     # Linux counts in KiB, macOS in bytes.
@@ -106,8 +113,9 @@ def run_alone(arguments: argparse.Namespace) -> Found:
     return {**found, "peak_memory_mb": peak / 1e6}
 
 
-def train_ours(seconds: float) -> Found:
-    """Train the network of params.yaml on the prepared songs."""
+def train_ours(seconds: float, rows: int | None) -> Found:
+    """Train the network of params.yaml on the prepared songs, reading ahead as the stage does."""
+    from songcast.ahead import ahead
     from songcast.corpus import Corpus
     from songcast.crops import CropSampler
     from songcast.featurestore import open_features
@@ -115,28 +123,29 @@ def train_ours(seconds: float) -> Found:
     from songcast.paths import FEATURES, PARAMS, PREPARED, root
     from songcast.stages.fitting import fit_settings
     from songcast.stages.train import new_model
-    from songcast.training import compile_trainer
+    from songcast.training import compile_trainer, reading_threads
 
     params = Params.load(root() / PARAMS).train
     prepared = list(Corpus.open(root() / PREPARED))
     model = new_model(params, prepared)
     songs = open_features(prepared, model.front_end, params.frame, root() / FEATURES)
+    rows = rows or params.rows
     sampler = CropSampler(
         songs,
-        rows=params.rows,
+        rows=rows,
         frames=params.crop_frames,
         look_back=params.look_back,
         seed=params.seed,
     )
     trainer = compile_trainer(model.network, fit_settings(params))
-    state = np.zeros((params.rows, *model.network.input_shape[-1][1:]), np.float32)
+    state = np.zeros((rows, *model.network.input_shape[-1][1:]), np.float32)
 
     def train(steps: int) -> None:
-        for index in range(steps):
-            inputs, target = sampler.batch(0, index)
+        batches = ahead(partial(sampler.batch, 0), range(steps), reading_threads())
+        for _, (inputs, target) in batches:
             trainer.train_on_batch([*inputs.values(), state], target)
 
-    return timed(train, params.rows * params.crop_frames, seconds)
+    return timed(train, rows * params.crop_frames, seconds)
 
 
 def train_notebook(seconds: float, steps_per_execution: int) -> Found:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from songcast import metrics
-from songcast.ahead import one_ahead
+from songcast.ahead import ahead
 from songcast.audio import Song
 from songcast.forecasters.base import Forecast, Forecaster
 from songcast.forecasters.cascade import Cascade
@@ -118,7 +118,7 @@ def _hear_ahead(settings: FrontEndSettings, song: Song, stop: int) -> Iterator[t
         block = song.samples[first : min(first + BLOCK_FRAMES, stop)]
         return front_end.hear(np.ascontiguousarray(block))
 
-    return one_ahead(hear, range(0, stop, BLOCK_FRAMES))
+    return ahead(hear, range(0, stop, BLOCK_FRAMES))
 
 
 def _rows(mixture: Mixture, first: int) -> Mixture:

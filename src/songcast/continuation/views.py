@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.ahead import one_ahead
+from songcast.ahead import ahead
 from songcast.continuation.features import (
     AHEAD,
     FAST,
@@ -235,5 +235,5 @@ def batches(
     sampler: Sampler, epoch: int, count: int
 ) -> Iterator[tuple[list[NDArray[np.generic]], F32]]:
     """Yield the batches of an epoch; a thread makes the next one while the last is learned."""
-    for _, batch in one_ahead(partial(sampler.batch, epoch), range(count)):
+    for _, batch in ahead(partial(sampler.batch, epoch), range(count)):
         yield batch

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.ahead import one_ahead
+from songcast.ahead import ahead
 from songcast.audio import Song
 from songcast.codec import MAX_CHANNELS
 from songcast.errors import AudioError, ContinuationError
@@ -95,7 +95,7 @@ class Forecaster(ABC):
         bits = np.empty(song.samples.shape, np.float64)
         starts = range(0, song.frames, BLOCK_FRAMES)
         blocks = (np.ascontiguousarray(song.samples[s : s + BLOCK_FRAMES]) for s in starts)
-        heard_blocks = one_ahead(session.listen, blocks)
+        heard_blocks = ahead(session.listen, blocks)
         for start, (block, heard) in zip(starts, heard_blocks, strict=True):
             mixture = session.tell(heard)
             mean[start : start + BLOCK_FRAMES] = mixture.mean
