@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from songcast.audio import SONG_SUFFIXES
 from songcast.containers import check_regular, shown
@@ -31,14 +32,16 @@ from songcast.corpus import (
 )
 from songcast.decoding import Bad, Task, decode_task, disk_line
 from songcast.digests import digests_of
-from songcast.engine import Engine, each
+from songcast.engine import Engine, each, wake
 from songcast.errors import AudioError, CorpusError, ParamsError
 from songcast.files import TEMPORARY_PREFIX, sync_folder
 from songcast.finished import Finished
-from songcast.params import Params, PrepareParams
 from songcast.paths import CHECKPOINTS, DATA, PARAMS, PREPARED, root
 from songcast.slugs import slugs
 from songcast.stages import run_stage
+
+if TYPE_CHECKING:
+    from songcast.params import PrepareParams
 
 INCOMING = ".incoming"
 _NOT_SONGS = ("licences", "licenses", "SHA256SUMS")
@@ -48,12 +51,17 @@ log = logging.getLogger("songcast.prepare")
 
 def main() -> None:
     """Bring prepared/ up to date with data/ and params.yaml."""
+    wake(decode_task)
+    from songcast.params import Params  # takes as long to load as all the rest
+
     home = root()
     params = Params.load(home / PARAMS)
     prepare(home / DATA, home / PREPARED, params.prepare, params.engine)
 
 
-def prepare(data: Path, prepared: Path, settings: PrepareParams, engine: Engine = "local") -> None:
+def prepare(
+    data: Path, prepared: Path, settings: "PrepareParams", engine: Engine = "local"
+) -> None:
     """Decode the new and changed songs of ``data``, publish them, forget the removed ones.
 
     Raises ``AudioError``, when all good songs are decoded, or ``CorpusError``, before anything
@@ -146,7 +154,7 @@ def warn_of_copies(sources: list[Path], digests: list[str]) -> None:
             log.warning("%s and %s are the same file; remove one", other, source.name)
 
 
-def splits_of(song: PreparedSong, settings: PrepareParams) -> Splits:
+def splits_of(song: PreparedSong, settings: "PrepareParams") -> Splits:
     """Return the splits of a song: a held-out one is all test."""
     if song.slug in settings.held_out or song.source in settings.held_out:
         return {TEST: (0, song.frames)}
