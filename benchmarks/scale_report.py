@@ -1,5 +1,6 @@
 """What benchmarks/scale.py found: tables, the extrapolation with its assumptions, the figure."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,8 @@ HOURS, CORES, WORKERS = 1000, 64, 8
 # Of params.yaml: rows of a step, frames of a row; of a song, so much is learned from.
 ROWS, CROP_FRAMES, TRAIN_SHARE = 16, 4096, 0.7
 RATE_HZ, CHANNELS = 44100, 2
+# Written by hand from what benchmarks/training.py printed on such a machine.
+GPU = Path(__file__).parents[1] / "docs" / "gpu.json"
 
 Found = dict[str, Any]
 
@@ -134,9 +137,23 @@ def _extrapolation(found: Found) -> str:
             f"{WORKERS} do {WORKERS * share:.1f} times the work of one: pessimistic where the "
             "second worker shares this machine's memory and caches with the first, optimistic "
             "where a slow network lies between. G is a GPU's own steps per second, which "
-            "`benchmarks/training.py` measures; it is not assumed here.",
+            "`benchmarks/training.py --only ours --rows N` measures on a machine that has one:",
+            "",
+            *_gpu(json.loads(GPU.read_text())),
         ]
     )
+
+
+def _gpu(found: Found) -> list[str]:
+    lines = [
+        f"| {found['device']}, {found['backend']}: rows in a step | steps per second "
+        "| amplitudes per second |",
+        "|--:|--:|--:|",
+    ]
+    for row in found["steps"]:
+        millions = row["amplitudes_per_second"] / 1e6
+        lines.append(f"| {row['rows']} | {row['steps_per_second']:.1f} | {millions:.1f} M |")
+    return lines
 
 
 def draw(found: Found, path: Path) -> None:
