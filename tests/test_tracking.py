@@ -238,6 +238,21 @@ def test_a_dead_server_stops_no_training_and_says_so_once(repository, monkeypatc
         tracking.ensure_run("train", bundle, {})
 
 
+@pytest.mark.parametrize(
+    ("code", "body"),
+    [(401, "You are not authenticated. Please see https://mlflow.org"), (403, "Permission denied")],
+)
+def test_a_server_that_refuses_is_not_called_dead(code, body):
+    said = tracking_store.explain(
+        "http://127.0.0.1:5000",
+        RuntimeError(
+            "API request to endpoint /api/2.0/mlflow/experiments/search failed with error code "
+            f"{code} != 200. Response body: '{body}'"
+        ),
+    )
+    assert f"refuses ({body.partition('.')[0]}): check MLFLOW_TRACKING_USERNAME" in said
+
+
 def kept_for(run_id, stage="train"):
     """What a stage leaves behind whose server died after it had made the run."""
     kept = outbox.Outbox(outbox.own_path(stage))

@@ -45,6 +45,8 @@ SQLITE_ADVICE = {
     "file is not a database": "restore it, or move it away: `make run` builds a new one",
     "database disk image is malformed": "restore it, or move it away: `make run` builds a new one",
 }
+# What MLflow's client says of a server that knows the caller not, or not as one who may do this.
+REFUSED = re.compile(r"failed with error code (?:401|403) .*?Response body: '([^\n.']+)")
 
 
 def tracking_uri() -> str:
@@ -180,6 +182,12 @@ def explain(uri: str, error: Exception) -> str:
     if isinstance(error, SongcastError):
         return str(error)
     text = str(error).strip()
+    refused = REFUSED.search(text)
+    if refused:
+        return (
+            f"the tracking server at {uri} refuses ({refused[1]}): check MLFLOW_TRACKING_USERNAME "
+            "and MLFLOW_TRACKING_PASSWORD, or ask the owner for permission"
+        )
     if database(uri) is None and ("API request" in text or "onnection" in text):
         return (
             f"the tracking server at {uri} does not answer: start it, "
