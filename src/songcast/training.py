@@ -34,6 +34,10 @@ VALIDATION_FRAMES = 4096
 # An epoch's end asks no more of ten thousand songs than of these: so many, the beginning of each.
 VALIDATION_SONGS = 256
 VALIDATION_BLOCKS = 12
+# The learning rate rises over this share of the steps, from FIRST_SHARE of itself, and falls
+# along a cosine to LAST_SHARE.
+WARMUP_SHARE, FIRST_SHARE, LAST_SHARE = 0.05, 0.05, 0.02
+CLIP_NORM = 1.0
 
 Row = dict[str, float]
 
@@ -48,8 +52,6 @@ class FitSettings:
     crop_frames: int
     learning_rate: float
     average_momentum: float = 0.99
-    clip_norm: float = 1.0
-    warmup_share: float = 0.05
 
 
 def fit(
@@ -107,23 +109,41 @@ def fit(
 
 def compile_trainer(network: Any, settings: FitSettings, team: Team = ALONE) -> Any:
     """Return a model over the same weights whose loss is the code length in bits."""
-    steps = settings.epochs * settings.steps_per_epoch
-    warmup = max(round(steps * settings.warmup_share), 1)
+    return averaging_trainer(
+        network,
+        code_length_bits,
+        settings.epochs * settings.steps_per_epoch,
+        settings.learning_rate,
+        momentum=settings.average_momentum,
+        adam=team.optimizer(keras.optimizers.Adam),
+    )
+
+
+def averaging_trainer(
+    network: Any,
+    loss: Callable[..., Any],
+    steps: int,
+    learning_rate: float,
+    *,
+    momentum: float,
+    warmup_share: float = WARMUP_SHARE,
+    adam: Any = keras.optimizers.Adam,
+) -> Any:
+    """Return a model over the weights of ``network``, which learns its first output.
+
+    ``momentum``: of the moving average of the weights, see ``averaged_weights``.
+    """
+    warmup = max(round(steps * warmup_share), 1)
     schedule = keras.optimizers.schedules.CosineDecay(
-        settings.learning_rate * 0.05,
+        learning_rate * FIRST_SHARE,
         decay_steps=max(steps - warmup, 1),
-        alpha=0.02,
-        warmup_target=settings.learning_rate,
+        alpha=LAST_SHARE,
+        warmup_target=learning_rate,
         warmup_steps=warmup,
     )
-    optimizer = team.optimizer(keras.optimizers.Adam)(
-        schedule,
-        global_clipnorm=settings.clip_norm,
-        use_ema=True,
-        ema_momentum=settings.average_momentum,
-    )
+    optimizer = adam(schedule, global_clipnorm=CLIP_NORM, use_ema=True, ema_momentum=momentum)
     trainer = keras.Model(network.inputs, network.outputs[0], name="trainer")
-    trainer.compile(optimizer=optimizer, loss=code_length_bits)
+    trainer.compile(optimizer=optimizer, loss=loss)
     optimizer.build(trainer.trainable_variables)
     return trainer
 

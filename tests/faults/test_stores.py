@@ -16,7 +16,7 @@ import pytest
 
 from mlflow_store import make_bundle, use_repository, weights_of
 from songcast import cli, tracking
-from songcast.errors import TrackingError
+from songcast.errors import SongcastError, TrackingError
 from songcast.stages import register
 from songcast.tracking import live, outbox
 from songcast.tracking import store as tracking_store
@@ -174,7 +174,7 @@ def test_a_server_that_comes_while_a_stage_trains_hears_it_from_the_beginning(
     assert steps_of(run.run_id) == [(0, 1.0), (1, 0.5)]
 
 
-def test_registering_with_a_dead_server_is_one_line(repository, monkeypatch, capsys):
+def test_registering_with_a_dead_server_is_one_line(repository, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     entry = {"prediction_gain_db": 40.0, "bits_per_sample": 6.0, "lag_samples": 0}
@@ -185,9 +185,10 @@ def test_registering_with_a_dead_server_is_one_line(repository, monkeypatch, cap
     (repository / "metrics").mkdir()
     evaluation = {"summary": table, "songs": {"a": table}}
     (repository / "metrics" / "evaluation.json").write_text(json.dumps(evaluation))
-    assert register.main() == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("songcast register: the tracking server at http://127.0.0.1:9 does not")
+    with pytest.raises(
+        SongcastError, match=r"^the tracking server at http://127\.0\.0\.1:9 does not"
+    ):
+        register.main()
     assert not (repository / "registered.json").exists()
 
 

@@ -6,16 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from songcast.backend import import_keras
 from songcast.continuation.network import code_length_bits
 from songcast.continuation.views import Sampler, batches
-from songcast.training import averaged_weights
-
-keras = import_keras()
+from songcast.training import averaged_weights, averaging_trainer
 
 Row = dict[str, float]
-WARMUP_SHARE, LAST_SHARE = 0.1, 0.02
-CLIP_NORM, AVERAGE_MOMENTUM = 1.0, 0.98
+WARMUP_SHARE, AVERAGE_MOMENTUM = 0.1, 0.98
 # Batches that an epoch is judged by.
 CHECKS = 6
 
@@ -42,7 +38,14 @@ def fit(
     length of an excitation sample; white Gaussian noise at unit level would have 2.05. The
     network ends with the moving average of its weights that was best on ``check``.
     """
-    trainer = _trainer(network, settings)
+    trainer = averaging_trainer(
+        network,
+        code_length_bits,
+        settings.epochs * settings.steps_per_epoch,
+        settings.learning_rate,
+        momentum=AVERAGE_MOMENTUM,
+        warmup_share=WARMUP_SHARE,
+    )
     checks = [check.batch(0, i, noisy=False) for i in range(CHECKS)]
     rows: list[Row] = []
     best = network.get_weights()
@@ -64,22 +67,3 @@ def fit(
         on_epoch(epoch, row)
     network.set_weights(best)
     return rows
-
-
-def _trainer(network: Any, settings: FitSettings) -> Any:
-    steps = settings.epochs * settings.steps_per_epoch
-    warmup = max(round(steps * WARMUP_SHARE), 1)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        settings.learning_rate * 0.05,
-        decay_steps=max(steps - warmup, 1),
-        alpha=LAST_SHARE,
-        warmup_target=settings.learning_rate,
-        warmup_steps=warmup,
-    )
-    optimizer = keras.optimizers.Adam(
-        schedule, global_clipnorm=CLIP_NORM, use_ema=True, ema_momentum=AVERAGE_MOMENTUM
-    )
-    trainer = keras.Model(network.inputs, network.outputs[0], name="trainer")
-    trainer.compile(optimizer=optimizer, loss=code_length_bits)
-    optimizer.build(trainer.trainable_variables)
-    return trainer

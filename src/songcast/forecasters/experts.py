@@ -19,11 +19,10 @@ from songcast.engine import free_cores
 from songcast.errors import ParamsError
 from songcast.forecasters.filters import LeastSquaresFilter, LmsFilter
 from songcast.forecasters.linear_kernels import RANK
+from songcast.forecasters.mixture import BLOCK_FRAMES, HIGHEST, LOWEST
 
-BLOCK_FRAMES = 4096
 # Part of every cache key: raise it whenever the experts' arithmetic changes.
 KEY_VERSION = 9
-LOWEST, HIGHEST = -32768.0, 32767.0
 
 F32 = NDArray[np.float32]
 

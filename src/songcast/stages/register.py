@@ -4,13 +4,12 @@ Run as ``python -m songcast.stages.register``. Running it again registers nothin
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from songcast import lineage, registry
 from songcast.bundle import read_manifest
-from songcast.errors import RegistryError, SongcastError
+from songcast.errors import RegistryError
 from songcast.files import write_json
 from songcast.registry import files as registry_files
 from songcast.registry import promotion
@@ -78,19 +77,14 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     return content
 
 
-def main() -> int:
-    """Register the outputs of this folder; 0, or 2 with one line on stderr."""
-    try:
-        content = register(Path.cwd())
-    except SongcastError as error:
-        print(f"songcast register: {error}", file=sys.stderr)
-        return 2
+def main() -> None:
+    """Register the outputs of this folder; write registered.json."""
+    content = register(Path.cwd())
     write_json(REGISTERED, content)
     passed = content["gate"]["passed"]
     verdict = "gate passed" if passed else f"gate closed: {'; '.join(content['gate']['reasons'])}"
     served = "none" if content["champion"] is None else f"version {content['champion']}"
     print(f"challenger: version {content['challenger']}; champion: {served}; {verdict}")
-    return 0
 
 
 if __name__ == "__main__":
