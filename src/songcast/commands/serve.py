@@ -42,6 +42,9 @@ def add(subparsers: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Serve until it is stopped; requests under way are answered first."""
     check_free(arguments.port, arguments.host, "serve")
+    from songcast.serving.heap import limit_arenas
+
+    limit_arenas()  # before TensorFlow starts threads
     from songcast.commands.forecasting import CHAMPION_URI, check_model
     from songcast.serving.app import create_app
     from songcast.serving.champion import Champion

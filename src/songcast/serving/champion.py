@@ -1,6 +1,5 @@
 """The model being served: one at a time, changed when its alias moves."""
 
-import gc
 import logging
 import threading
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from songcast.errors import SongcastError
 from songcast.forecasters.base import Forecaster
 from songcast.forecasters.mixture import BLOCK_FRAMES
 from songcast.models import REGISTRY_SCHEME, load
+from songcast.serving.heap import sweep
 
 log = logging.getLogger("songcast.serve")
 
@@ -67,8 +67,7 @@ class Champion:
             return False
         self.current = load_served(self.uri)
         self.reloads += 1
-        # Keras networks are rings of references: left to itself, each move keeps some 10 MB.
-        gc.collect()
+        sweep()
         return True
 
     def _follow(self) -> None:
