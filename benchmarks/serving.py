@@ -212,11 +212,15 @@ def moving_champion(every_seconds: float = MOVE_EVERY_SECONDS) -> Iterator[list[
 
 
 def resident_bytes(server: psutil.Process) -> int:
-    """Return the memory of the server and its decoders."""
+    """Return the memory of the server and its decoders that is theirs alone.
+
+    Without the pages of libraries, which the kernel takes and gives back as it likes.
+    """
     found = 0
     for process in (server, *server.children(recursive=True)):
         try:
-            found += process.memory_info().rss
+            memory = process.memory_info()
+            found += memory.rss - memory.shared
         except psutil.NoSuchProcess:
             continue
     return found

@@ -66,8 +66,10 @@ class Still(Champion):
         )
 
 
-def app_of(model: Any, limits: Limits | None = None, token: str | None = None) -> Any:
-    return create_app(Still(model), limits or Limits(), token)
+def app_of(
+    model: Any, limits: Limits | None = None, token: str | None = None, *, local: bool = False
+) -> Any:
+    return create_app(Still(model), limits or Limits(), token, local=local)
 
 
 @contextlib.contextmanager

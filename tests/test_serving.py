@@ -192,6 +192,28 @@ def test_other_requests_are_refused_in_the_same_words(client):
         assert set(answer.json()) == {"error_code", "message"}
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:8000", 200),
+        ("127.0.0.1:8000", 200),
+        ("[::1]:8000", 200),
+        ("evil.example:8000", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("localhost@evil.example", 403),
+        ("[evil", 403),
+        ("", 403),
+    ],
+)
+def test_on_its_own_machine_it_answers_to_that_machines_names_alone(host, status):
+    with running(app_of(Echo(), local=True)) as client:
+        for path in ("/", "/ping", "/version"):
+            answer = client.get(path, headers={"host": host})
+            assert answer.status_code == status, answer.text
+    with running(app_of(Echo(), token="secret", local=True)) as client:
+        assert client.get("/ping", headers={"host": host}).status_code == 200
+
+
 def test_too_large_and_too_long_are_413():
     limits = Limits(body_bytes=100_000, max_frames=1000)
     with running(app_of(Echo(), limits)) as client:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from songcast.backend import import_keras
-from songcast.serving.heap import sweep
+from songcast.serving import heap
 
 ARENAS = """
 import ctypes, threading
@@ -28,6 +28,23 @@ libc.malloc_info(0, ctypes.c_void_p.in_dll(libc, "stdout"))
 libc.fflush(None)
 """
 
+# Small pieces, each followed by one that stays: nothing leaves the heap's end by itself.
+FREED = """
+import ctypes, psutil
+from songcast.serving.heap import trim
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+pieces = []
+for _ in range(1000):
+    pieces.append(libc.malloc(100_000))
+    libc.malloc(2000)
+    ctypes.memset(pieces[-1], 1, 100_000)
+for piece in pieces: libc.free(ctypes.c_void_p(piece))
+print(psutil.Process().memory_info().rss)
+trim()
+print(psutil.Process().memory_info().rss)
+"""
+
 
 def test_kernels_are_forgotten_and_a_network_says_the_same_again(monkeypatch):
     keras = import_keras()
@@ -41,9 +58,26 @@ def test_kernels_are_forgotten_and_a_network_says_the_same_again(monkeypatch):
     monkeypatch.setattr(
         context.Context, "clear_kernel_cache", lambda self: cleared.append(clear(self))
     )
-    sweep()
+    heap.sweep()
     assert len(cleared) == 1
     np.testing.assert_array_equal(network.predict_on_batch(rows), before)
+
+
+def test_memory_is_trimmed_after_work_but_not_again_at_once(monkeypatch):
+    now, trims = [1000.0], []
+    monkeypatch.setattr(heap.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(heap, "trim", lambda: trims.append(now[0]))
+    trimmer = heap.Trimmer()
+    for now[0] in (1000.0, 1001.0, 1000.0 + heap.TRIM_SECONDS - 1, 1000.0 + heap.TRIM_SECONDS):
+        trimmer()
+    assert trims == [1000.0, 1000.0 + heap.TRIM_SECONDS]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the trimming is glibc's")
+def test_trimming_gives_free_memory_back():
+    told = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
+    before, after = map(int, told.stdout.split())
+    assert after < before - 40e6
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="arenas are glibc's")

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import ipaddress
 import logging
 import os
 import signal
@@ -48,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     from songcast.commands.forecasting import CHAMPION_URI, check_model
     from songcast.serving.app import create_app
     from songcast.serving.champion import Champion
+    from songcast.serving.failures import is_loopback
     from songcast.serving.limits import Limits
     from songcast.terminal import note
 
@@ -55,21 +55,14 @@ def run(arguments: argparse.Namespace) -> int:
     uri = arguments.model or CHAMPION_URI
     check_model(uri)
     token = os.environ.get(TOKEN) or None
-    if token is None and not is_loopback(arguments.host):
+    local = is_loopback(arguments.host)
+    if token is None and not local:
         note(f"anyone who can reach {arguments.host} can use it: set {TOKEN} to demand a token")
     limits = Limits()
-    app = create_app(Champion(uri), limits, token)
+    app = create_app(Champion(uri), limits, token, local=local)
     with contextlib.suppress(KeyboardInterrupt):
         serve(app, arguments.host, arguments.port, limits.request_seconds)
     return 0
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether only this machine can reach ``host``."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def serve(app: Any, host: str, port: int, patience_seconds: float) -> None:

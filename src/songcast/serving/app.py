@@ -41,8 +41,14 @@ HEADERS = {
 }
 
 
-def create_app(champion: Champion, limits: Limits, token: str | None = None) -> FastAPI:
-    """Return the application; ``token``: what clients must bear, None for no such need."""
+def create_app(
+    champion: Champion, limits: Limits, token: str | None = None, *, local: bool = False
+) -> FastAPI:
+    """Return the application.
+
+    ``token``: what clients must bear, None for no such need. ``local``: it is for this machine,
+    and is asked for by one of its own names unless there is a token.
+    """
     work, telemetry = Work(limits), Telemetry(champion)
 
     @asynccontextmanager
@@ -58,7 +64,7 @@ def create_app(champion: Champion, limits: Limits, token: str | None = None) -> 
         docs_url=None,  # Swagger's page loads scripts from elsewhere
         redoc_url=None,
         lifespan=lifespan,
-        dependencies=[Depends(guard_of(token))],
+        dependencies=[Depends(guard_of(token, local))],
     )
     _add_schema(app)
     add_failures(app)

@@ -1,6 +1,7 @@
 """Who may ask, and how every refusal is worded: one line of JSON."""
 
 import hmac
+import ipaddress
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -26,7 +27,10 @@ CODES = {
 }
 REFUSALS: dict[int | str, dict[str, Any]] = {
     401: {"model": Failure, "description": "The bearer token is missing or wrong."},
-    403: {"model": Failure, "description": "Asked for by a page of another site."},
+    403: {
+        "model": Failure,
+        "description": "Asked for by a page of another site, or by another name.",
+    },
     413: {"model": Failure, "description": "Too large or too long."},
     415: {"model": Failure, "description": "Not JSON."},
     422: {"model": Failure, "description": "Not understood; the message says why."},
@@ -63,10 +67,24 @@ def add_failures(app: FastAPI) -> None:
         return failure(error.status_code, str(error.detail))
 
 
-def guard_of(token: str | None) -> Callable[[Request], Awaitable[None]]:
-    """Return the check of every request: the token, and that no other site's page asks."""
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach ``host``."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def guard_of(token: str | None, local: bool) -> Callable[[Request], Awaitable[None]]:
+    """Return the check of every request: the token, and that no other site's page asks.
+
+    ``local``: without a token, the server answers to this machine's own names alone. A page may
+    give its site's name this machine's address, and then counts as this server's (DNS rebinding).
+    """
 
     async def guard(request: Request) -> None:
+        if local and token is None and not is_loopback(_host(request)):
+            raise RefusedError(403, "ask for localhost, or set SONGCAST_TOKEN for other names")
         origin = request.headers.get("origin")
         if origin and origin.partition("://")[2] != request.headers.get("host"):
             raise RefusedError(403, "asked for by a page of another site")
@@ -77,6 +95,12 @@ def guard_of(token: str | None) -> Callable[[Request], Awaitable[None]]:
             raise RefusedError(401, "send the header `Authorization: Bearer TOKEN`")
 
     return guard
+
+
+def _host(request: Request) -> str:
+    """Return the name by which the server was asked for, without its port."""
+    host = request.headers.get("host", "")
+    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
 
 
 def first_mistake(errors: Any) -> str:

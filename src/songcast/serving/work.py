@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from songcast.serving.decoder import Decoder
+from songcast.serving.heap import Trimmer
 from songcast.serving.limits import Limits, RefusedError
 
 Result = TypeVar("Result")
@@ -63,6 +64,7 @@ class Work:
         self._stopping = threading.Event()
         self._local = threading.local()
         self._decoders: list[Decoder] = []
+        self._trim = Trimmer()
         self._pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="work")
 
     @contextmanager
@@ -83,7 +85,10 @@ class Work:
 
         def work() -> Result:
             job.check()
-            return task(self._decoder())
+            try:
+                return task(self._decoder())
+            finally:
+                self._trim()
 
         future = asyncio.get_running_loop().run_in_executor(self._pool, work)
         while True:
@@ -118,6 +123,8 @@ class Work:
                 put(None)
             except BaseException as error:
                 put(error)
+            finally:
+                self._trim()
 
         future = loop.run_in_executor(self._pool, work)
         try:
