@@ -429,3 +429,24 @@ def test_unchanged_files_are_not_read_again(data, home, monkeypatch):
     prepare(data, home, prepare_params())
     assert read == ["mono.flac"]
     assert Corpus.open(home)["mono"].sha256 == Corpus.open(home)["stereo-song"].sha256
+
+
+WOKEN = """
+import signal, psutil
+from songcast import engine
+from songcast.decoding import decode_task
+engine.free_cores = lambda: 2
+engine.wake(decode_task)
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+for child in psutil.Process().children():
+    with open(f"/proc/{child.pid}/status") as status:
+        print(next(line.split()[1] for line in status if line.startswith("SigIgn")))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_boots_the_workers_has_no_word_to_say_when_interrupted():
+    told = subprocess.run([sys.executable, "-c", WOKEN], capture_output=True, text=True, check=True)
+    ignored = [int(line, 16) for line in told.stdout.split()]
+    assert ignored
+    assert all(mask & 1 << signal.SIGINT - 1 for mask in ignored)

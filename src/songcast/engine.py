@@ -49,7 +49,12 @@ def wake(work: Callable[..., object]) -> None:
     """
     if free_cores() > 1:
         _context(work)
-        ensure_running()
+        # Until it has booted, Ctrl-C would show its traceback; it is not what has to stop.
+        heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            ensure_running()
+        finally:
+            signal.signal(signal.SIGINT, heard)
 
 
 def free_cores() -> int:
