@@ -70,7 +70,8 @@ def _in_processes(
     with ProcessPoolExecutor(processes, _context(work), initializer=_prepare_worker) as pool:
         try:
             # A few songs ahead: ten thousand waiting ones would only take memory.
-            with _main_hidden():
+            ensure_running()
+            with _undisturbed(), _main_hidden():
                 running: set[Future[Result]] = {
                     pool.submit(work, item) for item in islice(rest, 2 * processes)
                 }
@@ -106,6 +107,16 @@ def _main_hidden() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Stop only when the processes are there: one that boots without us would say so at length."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _prepare_worker() -> None:
