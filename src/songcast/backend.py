@@ -18,9 +18,8 @@ ENVIRONMENT = {
     "KERAS_BACKEND": "tensorflow",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     # GPUs would round factors to 10 bits (TF32), and a model say other things there than here.
-    # In full precision a step took as long (10.6 and 20.0 instead of 10.7 and 19.2 ms, H200).
     "JAX_DEFAULT_MATMUL_PRECISION": "highest",
-    "NVIDIA_TF32_OVERRIDE": "0",  # what TensorFlow multiplies with asks for it
+    "NVIDIA_TF32_OVERRIDE": "0",  # NVIDIA's libraries, with which TensorFlow multiplies
 }
 # One log line of Google's libraries, old style or absl's, of less than fatal severity.
 _CHATTER = re.compile(
