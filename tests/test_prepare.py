@@ -436,8 +436,9 @@ import signal, psutil
 from songcast import engine
 from songcast.decoding import decode_task
 engine.free_cores = lambda: 2
+before = signal.getsignal(signal.SIGINT)
 engine.wake(decode_task)
-assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+assert signal.getsignal(signal.SIGINT) is before
 for child in psutil.Process().children():
     with open(f"/proc/{child.pid}/status") as status:
         print(next(line.split()[1] for line in status if line.startswith("SigIgn")))
