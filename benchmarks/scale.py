@@ -163,14 +163,17 @@ def do_prepare(workers: str) -> None:
 # What a process of prepare loads before its first song, one part on top of the other.
 STARTS = {
     "Python, NumPy, psutil and the decoder": "songcast.audio",
-    "pydantic and YAML: params.yaml": "songcast.params",
     "the rest of prepare": "songcast.stages.prepare",
+    "pydantic and YAML: params.yaml": "songcast.params",
 }
 
 
 def do_start(what: str) -> None:
-    """Load a part of prepare and those before it."""
-    __import__(STARTS[what])
+    """Load a part of prepare, after those before it."""
+    for part, module in STARTS.items():
+        __import__(module)
+        if part == what:
+            break
 
 
 def do_hear(_: str) -> None:
