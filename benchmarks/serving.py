@@ -104,7 +104,7 @@ def load(
 
     def watch() -> None:
         while time.monotonic() < stop:
-            memory.append(resident_bytes(server))
+            memory.append(private_bytes(server))
             time.sleep(1.0)
 
     threads = [threading.Thread(target=client, args=(n,)) for n in range(arguments.clients)]
@@ -211,7 +211,7 @@ def moving_champion(every_seconds: float = MOVE_EVERY_SECONDS) -> Iterator[list[
         thread.join()
 
 
-def resident_bytes(server: psutil.Process) -> int:
+def private_bytes(server: psutil.Process) -> int:
     """Return the memory of the server and its decoders that is theirs alone.
 
     Without the pages of libraries, which the kernel takes and gives back as it likes.

@@ -27,7 +27,7 @@ import numpy as np
 import psutil
 
 from hostile_uploads import short_songs, uploads
-from serving import ask, copied_store, moving_champion, resident_bytes, served, songs
+from serving import ask, copied_store, moving_champion, private_bytes, served, songs
 
 SONG_SECONDS = 5.0
 WATCH_SECONDS = 2.0
@@ -99,7 +99,7 @@ def soak(
     def watch() -> None:
         while time.monotonic() < stop:
             minutes = (time.monotonic() - start) / 60.0
-            seen.memory.append((minutes, resident_bytes(server) / 2**20))
+            seen.memory.append((minutes, private_bytes(server) / 2**20))
             time.sleep(WATCH_SECONDS)
 
     threads = [threading.Thread(target=legitimate, args=(n,)) for n in range(clients)]

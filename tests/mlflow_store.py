@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from songcast.bundle import read_manifest, write_bundle
+from songcast.stages import run_stage
 from songcast.tracking import store as tracking_store
 
 # The variable that names a folder which all processes of one run of pytest share.
@@ -46,6 +48,13 @@ def use_repository(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DVC_ROOT", str(folder))
     monkeypatch.chdir(folder)
     return folder
+
+
+def exit_code(main: Callable[[], int | None]) -> int | str | None:
+    """Run a stage's ``main`` as its program does; return with what it ends (None: all is well)."""
+    with pytest.raises(SystemExit) as ended:
+        run_stage(main)
+    return ended.value.code
 
 
 def make_bundle(folder: Path, weight: float, **details: Any) -> Path:
