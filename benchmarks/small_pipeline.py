@@ -121,6 +121,15 @@ class Pipeline:
             locks.unlink()
         return self.start(*self.dvc, "repro", "--single-item", stage)
 
+    def running(self, stage: str) -> "subprocess.Popen[str]":
+        """Start a stage as `make run` does; return when DVC has started it."""
+        process = self.start_stage(stage)
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("Running stage"):
+                break
+        return process
+
     def start_bare(self, stage: str) -> "subprocess.Popen[str]":
         """Start a stage without DVC."""
         return self.start(sys.executable, "-m", f"songcast.stages.{stage}")
@@ -138,15 +147,20 @@ class Pipeline:
             raise RuntimeError(f"{stage} failed: {''.join(said)}")
         return time.monotonic() - began, before
 
-    def kill_stage(self, stage: str, after_seconds: float) -> bool:
-        """Start a stage and kill it, with DVC, after a while; return whether it still ran."""
-        with self.start_stage(stage) as process:
-            with contextlib.suppress(subprocess.TimeoutExpired):
+    def kill_stage(self, stage: str, after_seconds: float) -> float | None:
+        """Kill a stage, with DVC, so long after DVC started it.
+
+        Returns the seconds it took where it ended before that, None where it was killed.
+        """
+        with self.running(stage) as process:
+            began = time.monotonic()
+            try:
                 process.communicate(timeout=after_seconds)
-                return False
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-        return True
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+                return None
+        return time.monotonic() - began
 
     def keep(self, copy: Path) -> None:
         """Copy the whole folder to ``copy``."""

@@ -1,5 +1,6 @@
 """Stopped at any moment and run again, a stage ends as if nothing had happened."""
 
+import os
 import signal
 
 import pytest
@@ -38,14 +39,16 @@ def test_a_stage_that_is_terminated_says_so_and_marks_its_run_as_killed(at):
 
 def test_of_two_pipelines_at_once_the_second_is_refused_and_the_first_unharmed(at):
     pipeline, rehearsal = at("prepare")
-    first = pipeline.start_stage("prepare")
-    for line in first.stdout:
-        if line.startswith("Running stage"):
-            break
-    second = pipeline.start_stage("prepare")
-    said = second.communicate()[0]
+    with pipeline.running("prepare") as first:
+        # Held where it is: a fast machine would have ended it before the second has begun.
+        os.killpg(first.pid, signal.SIGSTOP)
+        try:
+            second = pipeline.start_stage("prepare")
+            said = second.communicate()[0]
+        finally:
+            os.killpg(first.pid, signal.SIGCONT)
+        first.communicate()
     assert second.returncode != 0
     assert "another process" in said or "lock" in said
-    first.communicate()
     assert first.returncode == 0
     assert list(differences(pipeline, rehearsal)) == []
