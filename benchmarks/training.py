@@ -123,7 +123,7 @@ def train_ours(seconds: float, rows: int | None) -> Found:
     from songcast.paths import FEATURES, PARAMS, PREPARED, root
     from songcast.stages.fitting import fit_settings
     from songcast.stages.train import new_model
-    from songcast.training import compile_trainer, reading_threads
+    from songcast.training import compile_trainer
 
     params = Params.load(root() / PARAMS).train
     prepared = list(Corpus.open(root() / PREPARED))
@@ -141,7 +141,7 @@ def train_ours(seconds: float, rows: int | None) -> Found:
     state = np.zeros((rows, *model.network.input_shape[-1][1:]), np.float32)
 
     def train(steps: int) -> None:
-        batches = ahead(partial(sampler.batch, 0), range(steps), reading_threads())
+        batches = ahead(partial(sampler.batch, 0), range(steps))
         for _, (inputs, target) in batches:
             trainer.train_on_batch([*inputs.values(), state], target)
 

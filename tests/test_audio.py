@@ -90,6 +90,13 @@ def snr_db(song, heard):
     return 10 * np.log10(np.sum(x**2) / min(errors))
 
 
+def test_a_song_is_equal_to_itself_alone(make_song):
+    one, other = make_song(50), make_song(50)
+    assert one == one
+    assert one != other
+    assert len({one, other}) == 2
+
+
 def test_a_song_tells_its_size_and_is_sealed(make_song):
     song = make_song(11025, 2, 44100)
     assert (song.frames, song.channels, song.seconds) == (11025, 2, 0.25)

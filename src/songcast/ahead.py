@@ -1,6 +1,5 @@
-"""Threads that work some items ahead of whoever asks for the results."""
+"""A thread that works one item ahead of whoever asks for the results."""
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
@@ -9,19 +8,16 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def ahead(
-    work: Callable[[Item], Result], items: Iterable[Item], threads: int = 1
-) -> Iterator[tuple[Item, Result]]:
-    """Yield each item with ``work(item)``, in order, while threads work on the next ones.
+def ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
+    """Yield each item with ``work(item)``, in order, while a thread works on the next one.
 
-    At most ``threads`` results wait to be asked for. What ``work`` raises is raised here, and no
-    later item is begun; nor is one when the iterator is closed, which waits for the threads.
+    At most one result waits to be asked for. What ``work`` raises is raised here, and no later
+    item is begun; nor is one when the iterator is closed, which waits for the thread.
     """
-    waiting: deque[tuple[Item, Future[Result]]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
+    waiting: list[tuple[Item, Future[Result]]] = []
+    with ThreadPoolExecutor(1) as pool:
         for item in items:
-            done = [waiting.popleft()] if len(waiting) == threads else []
-            results = [(earlier, future.result()) for earlier, future in done]
-            waiting.append((item, pool.submit(work, item)))
-            yield from results
+            done = [(earlier, future.result()) for earlier, future in waiting]
+            waiting = [(item, pool.submit(work, item))]
+            yield from done
         yield from ((last, future.result()) for last, future in waiting)

@@ -40,7 +40,7 @@ class SongWarning(UserWarning):
     """A song was read, but not exactly as it stands in the file."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Song:
     """One song.
 

@@ -20,7 +20,6 @@ from songcast.backend import import_keras
 from songcast.checkpoint import Checkpoint
 from songcast.corpus import VALIDATION
 from songcast.crops import Batch, CropSampler, passage_batches
-from songcast.engine import free_cores
 from songcast.errors import ParamsError
 from songcast.featurestore import SongFeatures
 from songcast.forecasters.lstm import absolute_mixture
@@ -226,15 +225,10 @@ def _errors(
     return np.concatenate(bits, axis=1), np.concatenate(errors, axis=1), start
 
 
-def reading_threads() -> int:
-    """Return how many batches are read at once: one where cores are few, more to feed a GPU."""
-    return min(max(free_cores() // 2, 1), 8)
-
-
 def _batches(
     sampler: CropSampler, epoch: int, settings: FitSettings, team: Team
 ) -> Iterator[Batch]:
-    """Yield the batches of an epoch; threads read the next ones while the last is learned."""
+    """Yield the batches of an epoch; a thread reads the next one while the last is learned."""
     draw = partial(sampler.batch, epoch, rank=team.rank, workers=team.workers)
-    for _, batch in ahead(draw, range(settings.steps_per_epoch), reading_threads()):
+    for _, batch in ahead(draw, range(settings.steps_per_epoch)):
         yield batch
