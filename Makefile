@@ -22,13 +22,12 @@ QUICK := -q -n logical --maxprocesses 4 --dist worksteal -m "not slow and not br
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
-# An empty rwlock is what DVC leaves when it is killed while writing it; it then refuses to start.
 run: writable $(INSTALLED) $(PULLED)  ## songs to evaluated, registered models; does only what is not done yet
 	@store="$$(printf %s '$(STORE)' | cksum)"; \
 	if [ "$$(cat $(REGISTRY) 2>/dev/null)" != "$$store" ] \
 		|| { [ '$(STORE)' = embedded ] && [ ! -f mlruns/mlflow.db ]; }; \
 	then rm -f registered.json; fi; \
-	[ -s .dvc/tmp/rwlock ] || rm -f .dvc/tmp/rwlock; \
+	$(BIN)/python -m songcast.dvc_files; \
 	$(IN_VENV) $(BIN)/python -m dvc repro | $(WITHOUT_CHATTER) && mkdir -p mlruns \
 		&& echo "$$store" > $(REGISTRY)
 	@echo

@@ -12,6 +12,7 @@ other programs on the machine disturb little; training is measured by the wall c
 import argparse
 import json
 import logging
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -64,16 +65,18 @@ def main() -> None:
 
 
 def prepare_rows(scratch: Path, songs: int) -> list[Row]:
-    """Measure the bare decoder, and prepare with one worker and with two."""
+    """Measure the bare decoder in one process and in two, and prepare with so many workers."""
     home = scratch / str(songs)
     generate(home / "data", songs)
     shutil.copy(ROOT / "params.yaml", home)
     rows = []
-    for workers in (0, 1, 2):
-        for name in ("prepared", "checkpoints"):
-            shutil.rmtree(home / name, ignore_errors=True)
-        row = measured(home, "prepare", workers)
-        rows.append({"songs": songs, "audio_hours": songs * SONG_SECONDS / 3600, **row})
+    for what in ("decode", "prepare"):
+        for workers in (1, 2):
+            for name in ("prepared", "checkpoints"):
+                shutil.rmtree(home / name, ignore_errors=True)
+            row = measured(home, what, workers)
+            known = {"what": what, "workers": row.pop(what), "songs": songs}
+            rows.append({**known, "audio_hours": songs * SONG_SECONDS / 3600, **row})
     shutil.rmtree(home)
     return rows
 
@@ -143,15 +146,31 @@ def watch(process: psutil.Process) -> tuple[float, float]:
 # What the processes do, in the folder where they are started.
 
 
+def do_decode(processes: str) -> None:
+    """Decode and resample, and nothing else: what prepare cannot do without."""
+    paths, shares = sorted(Path("data").iterdir()), int(processes)
+    others = [
+        multiprocessing.get_context("fork").Process(target=decode_all, args=(paths[share::shares],))
+        for share in range(1, shares)
+    ]
+    for other in others:
+        other.start()
+    decode_all(paths[::shares])
+    for other in others:
+        other.join()
+
+
+def decode_all(paths: list[Path]) -> None:
+    """Decode and resample the songs, one after the other."""
+    for path in paths:
+        with open_song(path) as reader:
+            blocks = reader.blocks()
+            for _ in resampled(blocks, reader.sample_rate_hz, TARGET_HZ, reader.channels):
+                pass
+
+
 def do_prepare(workers: str) -> None:
-    """Run prepare with so many workers; with none, only decode and resample."""
-    if workers == "0":
-        for path in sorted(Path("data").iterdir()):
-            with open_song(path) as reader:
-                blocks = reader.blocks()
-                for _ in resampled(blocks, reader.sample_rate_hz, TARGET_HZ, reader.channels):
-                    pass
-        return
+    """Run prepare with so many workers."""
     from songcast import engine
     from songcast.stages import prepare
 
@@ -266,6 +285,7 @@ def do_sweep(trials: str) -> None:
 
 
 CHILDREN = {
+    "decode": do_decode,
     "prepare": do_prepare,
     "start": do_start,
     "hear": do_hear,

@@ -52,14 +52,20 @@ def _prepare(rows: list[Found]) -> str:
         "|--:|---|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
-        bare, alone, _ = (r for r in rows if r["songs"] == row["songs"])
-        what = ("bare decoder", "prepare, 1 worker", "prepare, 2 workers")[row["prepare"]]
+        same = [r for r in rows if r["songs"] == row["songs"]]
+        alone = next(r for r in same if (r["what"], r["workers"]) == (row["what"], 1))
+        bare = next(r for r in same if (r["what"], r["workers"]) == ("decode", 1))
         lines.append(
-            f"| {row['songs']} | {what} | {_per_minute(row):.2f} | {row['wall_seconds']:.1f} | "
-            f"{alone['wall_seconds'] / row['wall_seconds']:.2f} x | "
-            f"{row['cpu_seconds'] / bare['cpu_seconds']:.2f} x | {row['peak_mb_per_process']} |"
+            f"| {row['songs']} | {_named(row)} | {_per_minute(row):.2f} "
+            f"| {row['wall_seconds']:.1f} | {alone['wall_seconds'] / row['wall_seconds']:.2f} x "
+            f"| {row['cpu_seconds'] / bare['cpu_seconds']:.2f} x | {row['peak_mb_per_process']} |"
         )
     return "\n".join(lines)
+
+
+def _named(row: Found) -> str:
+    what = {"decode": "bare decoder", "prepare": "prepare"}[row["what"]]
+    return f"{what}, {row['workers']} worker{'s'[: row['workers'] - 1]}"
 
 
 def _per_minute(row: Found) -> float:
@@ -112,7 +118,7 @@ def _sweep(rows: list[Found], cores: int) -> str:
 
 
 def _extrapolation(found: Found) -> str:
-    row = [r for r in found["prepare"] if r["prepare"] == 2][-1]
+    row = [r for r in found["prepare"] if (r["what"], r["workers"]) == ("prepare", 2)][-1]
     prepare = row["cpu_seconds"] / row["audio_hours"] * HOURS / 3600
     hearing = found["training"][0]["hearing_cpu_per_audio_second"] * HOURS * (1 - 0.2)
     steps = HOURS * 3600 * RATE_HZ * CHANNELS * TRAIN_SHARE / (ROWS * CROP_FRAMES)
@@ -164,10 +170,10 @@ def draw(found: Found, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for workers, name in ((0, "bare decoder"), (1, "prepare, 1 worker"), (2, "prepare, 2 workers")):
-        mine = [row for row in found["prepare"] if row["prepare"] == workers]
+    for what in (("decode", 1), ("prepare", 1), ("prepare", 2)):
+        mine = [row for row in found["prepare"] if (row["what"], row["workers"]) == what]
         hours = [row["audio_hours"] for row in mine]
-        left.loglog(hours, [row["cpu_seconds"] for row in mine], "o-", label=name)
+        left.loglog(hours, [row["cpu_seconds"] for row in mine], "o-", label=_named(mine[0]))
     left.set(xlabel="hours of audio", ylabel="processor seconds")
     left.set_title("prepare grows with the songs, near the bare decoder", fontsize=10)
     left.set_xticks(hours, [f"{value:.2g}" for value in hours])

@@ -19,6 +19,7 @@ import numpy as np
 import yaml
 
 from songcast.audio import Song, write_song
+from songcast.dvc_files import mend
 
 ROOT = Path(__file__).parents[1]
 RATE_HZ = 8000
@@ -116,9 +117,7 @@ class Pipeline:
 
     def start_stage(self, stage: str) -> "subprocess.Popen[str]":
         """Start a stage as `make run` does, and no other."""
-        locks = self.folder / ".dvc" / "tmp" / "rwlock"
-        if locks.exists() and not locks.stat().st_size:
-            locks.unlink()
+        mend(self.folder)
         return self.start(*self.dvc, "repro", "--single-item", stage)
 
     def running(self, stage: str) -> "subprocess.Popen[str]":

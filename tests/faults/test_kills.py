@@ -37,6 +37,16 @@ def test_a_stage_that_is_terminated_says_so_and_marks_its_run_as_killed(at):
     }
 
 
+def test_a_lock_that_dvc_was_killed_over_costs_nothing(at):
+    pipeline, rehearsal = at("baselines")
+    assert pipeline.kill_stage("baselines", 0.0) is None
+    lock = pipeline.folder / "dvc.lock"
+    lock.write_bytes(lock.read_bytes()[:300])
+    pipeline.run_stage("baselines")
+    assert list(differences(pipeline, rehearsal)) == []
+    assert leftovers(pipeline) == []
+
+
 def test_of_two_pipelines_at_once_the_second_is_refused_and_the_first_unharmed(at):
     pipeline, rehearsal = at("prepare")
     with pipeline.running("prepare") as first:
