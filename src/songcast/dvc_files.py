@@ -43,11 +43,13 @@ def _mend_rwlock(rwlock: Path) -> None:
 
 def _mend_lock(lock: Path, kept: Path) -> bool:
     """Keep a copy of a whole dvc.lock; put the copy in the place of one that was cut off."""
-    found = lock.read_bytes()
+    found, before = lock.read_bytes(), kept.read_bytes() if kept.is_file() else None
+    if found == before or CONFLICT in found:
+        return False
     if _is_whole(found):
         _write(kept, found)
-    elif CONFLICT not in found and kept.is_file():
-        _write(lock, kept.read_bytes())
+    elif before is not None:
+        _write(lock, before)
         return True
     return False
 
