@@ -84,7 +84,8 @@ gpu: $(INSTALLED)  ## add the CUDA libraries for TensorFlow, within the locked v
 
 # Named by its MD5: 2 digits for the folder, 30 for the file, and for the list of a folder `.dir`.
 verify:  ## hash every file in DVC's cache: is it still what its name says?
-	@cache="$$($(IN_VENV) dvc cache dir)" && find "$$cache/files/md5" -type f \
+	@cache="$$($(IN_VENV) dvc cache dir)/files/md5"; \
+	[ -d "$$cache" ] || { echo "$$cache: nothing is there yet"; exit; }; find "$$cache" -type f \
 		| sed -nE 's|^(.*/(..)/([0-9a-f]{30})(\.dir)?)$$|\2\3  \1|p' | md5sum --check --quiet \
 		&& echo "every file in $$cache is what its name says" \
 		|| { echo "remove what is named above; the songs come back by: rm -r data; dvc pull" >&2; exit 2; }
