@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from songcast.arrays import open_array
 from songcast.audio import Song
 from songcast.errors import CorpusError
 from songcast.files import write_json
@@ -54,10 +55,9 @@ class PreparedSong:
         thousand open files: keep it while you need it.
         """
         try:
-            array: NDArray[np.int16] = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            return open_array(self.path)
         except (OSError, ValueError, EOFError) as error:
             raise CorpusError(f"{self.path}: cannot be opened; {AGAIN}") from error
-        return array
 
     def song(self) -> Song:
         """The whole song, still on disk; named after its slug."""
@@ -169,7 +169,7 @@ def _as_json(song: PreparedSong) -> dict[str, Any]:
 def has_array(song: PreparedSong) -> bool:
     """Whether the song's array is there, with its shape and type and every byte."""
     try:
-        samples = np.load(song.path, mmap_mode="r", allow_pickle=False)
+        samples = open_array(song.path)
     except (OSError, ValueError, EOFError):
         return False
     return bool(samples.shape == (song.frames, song.channels) and samples.dtype == np.int16)

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from songcast.arrays import open_array
 from songcast.augment import VARIANTS, varied_frames, vary
 from songcast.corpus import TEST, TRAIN, VALIDATION, PreparedSong
 from songcast.engine import Engine, each
@@ -66,7 +67,7 @@ class SongFeatures:
         Opened anew at each access (0.5 ms): ten thousand songs do not hold fifty thousand open
         files. Keep them while you need them.
         """
-        return {name: np.load(self._path(name), mmap_mode="r") for name in DTYPES}
+        return {name: open_array(self._path(name)) for name in DTYPES}
 
     def width(self, name: str) -> tuple[int, ...]:
         """Return the shape of one row of a stream: (features,), or () for a number."""
@@ -93,7 +94,7 @@ class SongFeatures:
 @lru_cache(maxsize=4096)
 def _layout(path: Path) -> tuple[tuple[int, ...], int]:
     """Return the shape of an array on disk, and at which byte it begins."""
-    kept = np.load(path, mmap_mode="r")
+    kept = open_array(path)
     return kept.shape, kept.offset
 
 
