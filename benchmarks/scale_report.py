@@ -159,7 +159,7 @@ def _gpu(found: Found) -> list[str]:
     for row in found["steps"]:
         millions = row["amplitudes_per_second"] / 1e6
         lines.append(f"| {row['rows']} | {row['steps_per_second']:.1f} | {millions:.1f} M |")
-    return lines
+    return [*lines, "", str(found["note"])]
 
 
 def draw(found: Found, path: Path) -> None:
