@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from songcast.backend import import_keras
-from songcast.corpus import Corpus, PreparedSong
+from songcast.config import Params, TrainParams
+from songcast.data.corpus import Corpus, PreparedSong
 from songcast.errors import SongcastError
-from songcast.params import Params, TrainParams
-from songcast.paths import FEATURES, PARAMS, PREPARED, root
-from songcast.terminal import note
+from songcast.files import FEATURES, PARAMS, PREPARED, root
+from songcast.forecasting.keras_backend import import_keras
+from songcast.report.console import note
 
 OTHERS = 3
 Row = dict[str, Any]
@@ -72,7 +72,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def expert_rows(songs: Sequence[PreparedSong], seconds: float) -> Iterator[Row]:
     """The combiner's mean bits with the whole bank, then without each expert and each chain."""
-    from songcast.forecasters.experts import ExpertBank, ExpertSettings
+    from songcast.forecasting.filter_bank import ExpertBank, ExpertSettings
 
     bank = ExpertSettings.wide()
     heard = []
@@ -96,7 +96,7 @@ def expert_rows(songs: Sequence[PreparedSong], seconds: float) -> Iterator[Row]:
 
 def combined_bits(samples: Any, means: Any) -> float:
     """Mean code length of ``samples`` when the combiner has these experts alone."""
-    from songcast.forecasters.combiner import Combiner
+    from songcast.forecasting.stacking import Combiner
 
     combiner = Combiner(samples.shape[1], means.shape[-1])
     mixture = combiner.hear(samples, np.ascontiguousarray(means)).mixture
@@ -136,12 +136,12 @@ def train_and_measure(
     recurrent: bool,
 ) -> Row:
     """Train on ``training``; mean bits on the validation passages of known and other songs."""
-    from songcast.checkpoint import Checkpoint
-    from songcast.crops import CropSampler
-    from songcast.featurestore import open_features
     from songcast.stages.fitting import fit_settings
     from songcast.stages.train import new_model
-    from songcast.training import fit, mean_bits
+    from songcast.training.batches import CropSampler
+    from songcast.training.checkpoint import Checkpoint
+    from songcast.training.feature_cache import open_features
+    from songcast.training.fit import fit, mean_bits
 
     model = new_model(params, training)
     network = model.network if recurrent else without_memory(model.network)

@@ -26,15 +26,15 @@ from typing import Any
 
 import numpy as np
 
-from songcast.audio import Song, open_song, read_song, write_song
-from songcast.backend import import_keras
+from songcast.audio.songs import Song, open_song, read_song, write_song
 from songcast.bundle import MANIFEST
-from songcast.corpus import Corpus
+from songcast.data.corpus import Corpus
 from songcast.errors import SongcastError
-from songcast.forecasters.base import Forecaster
-from songcast.models import load
-from songcast.paths import MODELS, PREPARED, root
-from songcast.terminal import note, number, print_table
+from songcast.files import MODELS, PREPARED, root
+from songcast.forecasting.forecaster import Forecaster
+from songcast.forecasting.keras_backend import import_keras
+from songcast.registry.models import load
+from songcast.report.console import note, number, print_table
 
 ALWAYS = ("persistence", "cascade")
 FITTED = ("ridge", "notebook", "train", "retrain")
@@ -135,7 +135,7 @@ def load_models(uris: list[str] | None) -> dict[str, Forecaster]:
 
 def warm_up(models: dict[str, Forecaster]) -> None:
     """Compile what is compiled at first use, outside all timing."""
-    from songcast.evaluation import forecast_passage
+    from songcast.evaluation.forecasts import forecast_passage
 
     for channels in (1, 2):
         silence = Song(
@@ -160,7 +160,7 @@ def forecast_all(models: dict[str, Forecaster], song: Song, *, alone: bool) -> d
     Those with the same experts hear them once, together, unless ``alone``; ``cpu_seconds`` is
     that of the pass, ``shared_by`` how many took part in it.
     """
-    from songcast.evaluation import forecast_passage, measure
+    from songcast.evaluation.forecasts import forecast_passage, measure
 
     found: dict[str, Found] = {}
     for names in groups(models, alone=alone):
@@ -174,7 +174,7 @@ def forecast_all(models: dict[str, Forecaster], song: Song, *, alone: bool) -> d
 
 def groups(models: dict[str, Forecaster], *, alone: bool) -> list[list[str]]:
     """Names of the forecasters that share experts."""
-    from songcast.evaluation import front_end_of
+    from songcast.evaluation.forecasts import front_end_of
 
     together: dict[Any, list[str]] = {}
     for name, model in models.items():

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.backend import import_keras
-from songcast.corpus import TEST, TRAIN, Corpus
+from songcast.data.corpus import TEST, TRAIN, Corpus
 from songcast.errors import SongcastError
-from songcast.forecasters.base import Forecaster
-from songcast.forecasters.notebook import Activation, fit_notebook
-from songcast.paths import PREPARED, root
-from songcast.terminal import note, number, print_table
+from songcast.files import PREPARED, root
+from songcast.forecasting.forecaster import Forecaster
+from songcast.forecasting.keras_backend import import_keras
+from songcast.forecasting.notebook import Activation, fit_notebook
+from songcast.report.console import note, number, print_table
 
 ACTIVATIONS: tuple[Activation, ...] = ("relu", "leaky_relu")
 Measures = dict[str, Any]
@@ -32,7 +32,7 @@ COLUMNS = ["song", *ACTIVATIONS, "error, x smaller"]
 def main() -> int:
     arguments = parse_arguments()
     import_keras()
-    from songcast.evaluation import forecast_passage, measure
+    from songcast.evaluation.forecasts import forecast_passage, measure
 
     corpus = Corpus.open(root() / PREPARED)
     passages = [song.passage(TRAIN).samples for song in corpus if TRAIN in song.splits]

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.backend import prepare_backend
+from songcast.forecasting.keras_backend import prepare_backend
 
 DEFAULT, LARGE = "default", "large"
 PARALLEL = 16
@@ -92,7 +92,7 @@ def song(channels: int, rate_hz: int) -> NDArray[np.int16]:
 
 
 def measure(size: str, channels: int, rate_hz: int, seconds: float) -> dict[str, Any]:
-    from songcast.continuation.guide import Prime
+    from songcast.continuation.conditioning import Prime
 
     model, samples = continuer(size), song(channels, rate_hz)
     frames = round(seconds * rate_hz)
@@ -142,7 +142,7 @@ def keras_loop(rate_hz: int, calls: int = 200) -> dict[str, Any]:
 
 def long_run(minutes: float) -> dict[str, Any]:
     """Growth of the resident set over a stereo continuation of which no block is kept."""
-    from songcast.continuation.guide import Prime
+    from songcast.continuation.conditioning import Prime
 
     stream = continuer(DEFAULT).stream(
         Prime(song(2, 44100), 44100), round(minutes * 60 * 44100), 1.0, 0

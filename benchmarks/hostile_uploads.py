@@ -8,7 +8,7 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 
-from songcast.audio import Song, write_song
+from songcast.audio.songs import Song, write_song
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".m4a")
 

@@ -5,7 +5,7 @@ import sys
 
 from songcast.commands.summary import check_summary, evaluation_rows
 from songcast.errors import SongcastError
-from songcast.paths import root
+from songcast.files import root
 from songcast.stages.register import EVALUATION, read_evaluation
 
 FIRST, LAST = "<!-- result table -->", "<!-- end of result table -->"

@@ -27,8 +27,8 @@ import numpy as np
 import psutil
 
 from scale_report import ROWS, draw, markdown
-from songcast.audio import Song, open_song, write_song
-from songcast.resampling import resampled
+from songcast.audio.resampling import resampled
+from songcast.audio.songs import Song, open_song, write_song
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -171,7 +171,7 @@ def decode_all(paths: list[Path]) -> None:
 
 def do_prepare(workers: str) -> None:
     """Run prepare with so many workers."""
-    from songcast import engine
+    from songcast.distributed import engine
     from songcast.stages import prepare
 
     logging.basicConfig(level=logging.ERROR)
@@ -209,9 +209,9 @@ def do_hear(_: str) -> None:
 
 def do_train(team: str) -> None:
     """Train the network of params.yaml for some steps: "WORKERS ROWS", on as many cores."""
-    from songcast import cluster
-    from songcast.checkpoint import Checkpoint
+    from songcast.distributed import cluster
     from songcast.stages.fitting import fit_on_cluster, fit_settings
+    from songcast.training.checkpoint import Checkpoint
 
     workers, rows = map(int, team.split())
     # Ray promises each worker a core, and pins none: one alone would use the others too.
@@ -242,8 +242,8 @@ def do_train(team: str) -> None:
 
 def network() -> tuple[Any, Any]:
     """Return params.train without variants, and its network."""
-    from songcast.corpus import Corpus
-    from songcast.params import Params
+    from songcast.config import Params
+    from songcast.data.corpus import Corpus
     from songcast.stages.train import new_model
 
     params = Params.load().train.model_copy(update={"variants": 0})
@@ -254,7 +254,7 @@ def opened(
     folder: str = "features", songs: int = TRAINING_SONGS, rows: int = ROWS
 ) -> tuple[Any, Any]:
     """Return the features of the first songs, and what draws crops from them."""
-    from songcast.corpus import Corpus
+    from songcast.data.corpus import Corpus
     from songcast.stages.fitting import open_crops
 
     params, model = network()
@@ -265,7 +265,7 @@ def opened(
 
 def do_sweep(trials: str) -> None:
     """Run trials that load what a trial loads, and learn nothing."""
-    from songcast import cluster
+    from songcast.distributed import cluster
 
     def trial(_: dict[str, Any], report: Callable[[dict[str, float]], None]) -> None:
         import songcast.stages.train  # noqa: F401

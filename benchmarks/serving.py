@@ -29,7 +29,7 @@ import numpy as np
 import psutil
 
 import songcast
-from songcast.audio import Song
+from songcast.audio.songs import Song
 
 MOVE_EVERY_SECONDS = 10.0
 REFUSED = (429, 503)

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from songcast.audio import Song, write_song
-from songcast.dvc_files import mend
+from songcast.audio.songs import Song, write_song
+from songcast.tracking.dvc_files import mend
 
 ROOT = Path(__file__).parents[1]
 RATE_HZ = 8000

@@ -98,7 +98,7 @@ def run_child(name: str) -> Found:
 
 def run_alone(arguments: argparse.Namespace) -> Found:
     """Measure one side, in this process."""
-    from songcast.backend import import_keras
+    from songcast.forecasting.keras_backend import import_keras
 
     import_keras()
     if arguments.only == NOTEBOOK:
@@ -115,15 +115,15 @@ def run_alone(arguments: argparse.Namespace) -> Found:
 
 def train_ours(seconds: float, rows: int | None) -> Found:
     """Train the network of params.yaml on the prepared songs, reading ahead as the stage does."""
-    from songcast.ahead import ahead
-    from songcast.corpus import Corpus
-    from songcast.crops import CropSampler
-    from songcast.featurestore import open_features
-    from songcast.params import Params
-    from songcast.paths import FEATURES, PARAMS, PREPARED, root
+    from songcast.config import Params
+    from songcast.data.corpus import Corpus
+    from songcast.files import FEATURES, PARAMS, PREPARED, root
+    from songcast.forecasting.prefetch import ahead
     from songcast.stages.fitting import fit_settings
     from songcast.stages.train import new_model
-    from songcast.training import compile_trainer
+    from songcast.training.batches import CropSampler
+    from songcast.training.feature_cache import open_features
+    from songcast.training.fit import compile_trainer
 
     params = Params.load(root() / PARAMS).train
     prepared = list(Corpus.open(root() / PREPARED))
@@ -150,9 +150,9 @@ def train_ours(seconds: float, rows: int | None) -> Found:
 
 def train_notebook(seconds: float, steps_per_execution: int) -> Found:
     """Train the notebook's recipe, with LeakyReLU, on the same songs."""
-    from songcast.corpus import TRAIN, Corpus
-    from songcast.forecasters.notebook import BATCH, CHANNELS, build_network, draw_windows
-    from songcast.paths import PREPARED, root
+    from songcast.data.corpus import TRAIN, Corpus
+    from songcast.files import PREPARED, root
+    from songcast.forecasting.notebook import BATCH, CHANNELS, build_network, draw_windows
 
     look_back = 3
     corpus = Corpus.open(root() / PREPARED)
@@ -190,11 +190,11 @@ def timed(train: Callable[[int], None], amplitudes_per_step: int, seconds: float
 
 def hear_experts() -> float:
     """Amplitudes per second at which the experts hear the training songs, nothing cached."""
-    from songcast.corpus import Corpus
-    from songcast.featurestore import open_features, training_frames
-    from songcast.forecasters.front_end import FrontEndSettings
-    from songcast.params import Params
-    from songcast.paths import PARAMS, PREPARED, root
+    from songcast.config import Params
+    from songcast.data.corpus import Corpus
+    from songcast.files import PARAMS, PREPARED, root
+    from songcast.forecasting.front_end import FrontEndSettings
+    from songcast.training.feature_cache import open_features, training_frames
 
     params = Params.load(root() / PARAMS).train
     songs = list(Corpus.open(root() / PREPARED))
@@ -208,7 +208,7 @@ def hear_experts() -> float:
 
 def print_results(best: dict[str, Found], ratio: float) -> None:
     """Print both sides and their ratio."""
-    from songcast.terminal import number, print_table
+    from songcast.report.console import number, print_table
 
     columns = ["training", "amplitudes/s", "amplitudes/CPU s", "steps", "peak memory, MB"]
     rows = [

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from songcast.audio import Song
+from songcast.audio.songs import Song
 
 MakeSong = Callable[..., Song]
 

@@ -11,8 +11,8 @@ import keras
 import numpy as np
 import pytest
 
-from mlflow_store import make_bundle
-from small_models import randomised, ridge, untrained
+from helpers.mlflow_store import make_bundle
+from helpers.small_models import randomised, ridge, untrained
 from songcast import bundle as bundles
 from songcast.bundle import (
     MANIFEST,
@@ -23,7 +23,7 @@ from songcast.bundle import (
     write_bundle,
 )
 from songcast.errors import BundleError
-from songcast.forecasters.lstm import Lstm
+from songcast.forecasting.lstm import Lstm
 
 # TensorFlow's variables do not know NumPy 2's copy keyword; Keras asks them when it saves.
 pytestmark = pytest.mark.filterwarnings(

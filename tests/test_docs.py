@@ -188,8 +188,8 @@ def test_the_python_example_of_the_readme_runs(
     make_song: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What the other tests here do not need: Keras takes seconds to load.
-    from small_continuer import continuer
-    from songcast.forecasters.persistence import Persistence
+    from helpers.small_continuer import continuer
+    from songcast.forecasting.persistence import Persistence
 
     (example,) = (b for b in blocks(ROOT / "README.md", "python") if "import songcast" in b)
     small = continuer()

@@ -7,9 +7,9 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from songcast.config import Params
 from songcast.errors import ParamsError
-from songcast.params import Params
-from songcast.paths import root
+from songcast.files import root
 
 GOOD = {
     "sample_rate_hz": "44100",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from songcast.params import Params
+from songcast.config import Params
 from songcast.stages import prepare, run_stage
 
 REPOSITORY = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import songcast
-from songcast.params import Params
+from songcast.config import Params
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "songcast"

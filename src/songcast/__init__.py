@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 from songcast.errors import SongcastError
 
 if TYPE_CHECKING:
-    from songcast.audio import Song, read_song, write_song
-    from songcast.models import load
+    from songcast.audio.songs import Song, read_song, write_song
+    from songcast.registry.models import load
 
 __all__ = ["Song", "SongcastError", "load", "read_song", "write_song"]
 __version__ = "0.1.0"
 
 # NumPy and SciPy load with the first use, so that `songcast --help` answers at once (PEP 562).
 _HOMES = {
-    "Song": "songcast.audio",
-    "load": "songcast.models",
-    "read_song": "songcast.audio",
-    "write_song": "songcast.audio",
+    "Song": "songcast.audio.songs",
+    "load": "songcast.registry.models",
+    "read_song": "songcast.audio.songs",
+    "write_song": "songcast.audio.songs",
 }
 
 

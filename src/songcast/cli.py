@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import songcast
-from songcast.backend import prepare_backend
 from songcast.commands import (
     compare,
     continue_,
@@ -34,6 +33,7 @@ from songcast.commands import (
 )
 from songcast.errors import SongcastError
 from songcast.files import disk_fault
+from songcast.forecasting.keras_backend import prepare_backend
 
 COMMANDS = (
     score,

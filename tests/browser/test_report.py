@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from report_pages import PAGE_SONGS, small_passages, small_report
-from songcast.report.build import write_report
+from helpers.report_pages import PAGE_SONGS, small_passages, small_report
+from songcast.report.page import write_report
 
 pytestmark = pytest.mark.browser
 

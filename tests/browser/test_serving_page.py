@@ -6,10 +6,10 @@ import httpx
 import numpy as np
 import pytest
 
-from serving_models import Echo, app_of, running
-from small_models import music
-from small_models import song as song_of
-from songcast.audio import write_song
+from helpers.serving_models import Echo, app_of, running
+from helpers.small_models import music
+from helpers.small_models import song as song_of
+from songcast.audio.songs import write_song
 
 pytestmark = pytest.mark.browser
 

@@ -12,9 +12,9 @@ import urllib.request
 
 import pytest
 
-from mlflow_store import make_bundle, use_repository, write_evaluation
-from report_pages import small_evaluation, small_passages, small_report, write_listening
-from songcast.report.build import write_report
+from helpers.mlflow_store import make_bundle, use_repository, write_evaluation
+from helpers.report_pages import small_evaluation, small_passages, small_report, write_listening
+from songcast.report.page import write_report
 from songcast.stages.register import register
 from songcast.tracking import store as tracking_store
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from small_models import RATE_HZ, randomised
+from helpers.small_models import RATE_HZ, randomised
 from songcast.bundle import MANIFEST, NETWORK
 from songcast.errors import BundleError
 from songcast.files import sha256_of_file
-from songcast.models import load
+from songcast.registry.models import load
 
 ROOT = Path(__file__).parents[2]
 SONG_BYTES = 8_000_000

@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 
 import pytest
 
-from mlflow_store import exit_code, make_bundle, use_repository, weights_of
+from helpers.mlflow_store import exit_code, make_bundle, use_repository, weights_of
 from songcast import cli, tracking
 from songcast.errors import TrackingError
 from songcast.stages import register

@@ -11,7 +11,7 @@ import imageio_ffmpeg
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.audio import Song, write_song
+from songcast.audio.songs import Song, write_song
 
 RATE_HZ = 44100
 FRAMES = 2400

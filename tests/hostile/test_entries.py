@@ -12,14 +12,14 @@ from hostile_songs import catalogue
 from outcomes import NOT_SENT, REFUSED, SOUND, Hostile
 from sound_files import read_pcm
 
-from prepare_params import prepare_params
-from serving_models import app_of, running
-from small_continuer import continuer
+from helpers.prepare_params import prepare_params
+from helpers.serving_models import app_of, running
+from helpers.small_continuer import continuer
 from songcast import cli
 from songcast.commands import forecasting
-from songcast.corpus import Corpus
+from songcast.data.corpus import Corpus
 from songcast.errors import SongcastError
-from songcast.forecasters.persistence import Persistence
+from songcast.forecasting.persistence import Persistence
 from songcast.serving.limits import Limits
 from songcast.stages.prepare import prepare
 

@@ -30,10 +30,11 @@ def add(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare the versions."""
-    from songcast import registry, terminal
+    from songcast import registry
     from songcast.commands.forecasting import require_registry
     from songcast.errors import RegistryError
     from songcast.registry.comparison import compare
+    from songcast.report import console
 
     require_registry()
     a, b = registry.version(arguments.a), registry.version(arguments.b)
@@ -44,10 +45,10 @@ def run(arguments: argparse.Namespace) -> int:
             "nothing can be compared"
         )
     if arguments.json:
-        terminal.print_json({"a": a.number, "b": b.number, **as_json(found)})
+        console.print_json({"a": a.number, "b": b.number, **as_json(found)})
         return 0
     rows = [[slug, f"{difference:+.4f}"] for slug, difference in found.songs.items()]
-    terminal.print_table(["song", f"bits/sample, {a.number} minus {b.number}"], rows)
+    console.print_table(["song", f"bits/sample, {a.number} minus {b.number}"], rows)
     print(f"mean {found.mean:+.4f}, 95 % interval {found.low:+.4f} to {found.high:+.4f}")
     print(verdict(found, a.number, b.number))
     return 0

@@ -46,23 +46,23 @@ def run(arguments: argparse.Namespace) -> int:
 
     import numpy as np
 
-    from songcast import terminal
-    from songcast.audio import Song, read_song, write_song
+    from songcast.audio.formats import shown
+    from songcast.audio.songs import Song, read_song, write_song
     from songcast.commands.forecasting import CHAMPION_URI, load_model
-    from songcast.containers import shown
     from songcast.continuation.limits import check_request
+    from songcast.report import console
 
     check_request(arguments.seconds, arguments.temperature, arguments.seed)
     source, target, _ = check_song_and_output(arguments)
     uri = arguments.model or CHAMPION_URI
     continuer = load_model(uri).continuer
-    with terminal.song_warnings_as_lines():
+    with console.song_warnings_as_lines():
         song = read_song(source)
     began = time.perf_counter()
     stream = continuer.stream_song(song, arguments.seconds, arguments.temperature, arguments.seed)
     primed = time.perf_counter()
     blocks, done_seconds = [], 0.0
-    with terminal.progress(arguments.seconds) as advance:
+    with console.progress(arguments.seconds) as advance:
         for block in stream:
             blocks.append(block)
             done_seconds += len(block) / song.sample_rate_hz
@@ -88,10 +88,10 @@ def run(arguments: argparse.Namespace) -> int:
         "real_time_factor": seconds / took,
     }
     if arguments.json:
-        terminal.print_json(document)
+        console.print_json(document)
         return 0
     print(
-        f"{shown(target)}: {terminal.duration(seconds)} continued by {uri} at "
+        f"{shown(target)}: {console.duration(seconds)} continued by {uri} at "
         f"{seconds / took:.1f} x real time; {stream.clipped} samples clipped"
     )
     return 0

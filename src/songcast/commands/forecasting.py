@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast import paths
-from songcast.audio import Song
-from songcast.backend import quiet_startup
+from songcast import files
+from songcast.audio.songs import Song
 from songcast.bundle import read_manifest
 from songcast.errors import RegistryError
-from songcast.forecasters.base import Forecast, Forecaster, Session
-from songcast.forecasters.mixture import Mixture
-from songcast.models import REGISTRY_SCHEME, load
+from songcast.forecasting.distribution import Mixture
+from songcast.forecasting.forecaster import Forecast, Forecaster, Session
+from songcast.forecasting.keras_backend import quiet_startup
 from songcast.registry import CHAMPION, NAME
+from songcast.registry.models import REGISTRY_SCHEME, load
 from songcast.tracking.store import database, tracking_uri
 
 CHAMPION_URI = f"{REGISTRY_SCHEME}{NAME}@{CHAMPION}"
@@ -45,7 +45,7 @@ def check_model(uri: str) -> None:
 
 def fitted_folder(name: str) -> Path:
     """Return the bundle folder that ``songcast.load`` takes for ridge or notebook."""
-    return Path(name) if Path(name).is_dir() else paths.root() / paths.MODELS / name
+    return Path(name) if Path(name).is_dir() else files.root() / files.MODELS / name
 
 
 def has_registry() -> bool:

@@ -21,13 +21,13 @@ def add(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """List the moves."""
-    from songcast import terminal
     from songcast.commands.forecasting import has_registry
     from songcast.registry import promotion
+    from songcast.report import console
 
     moves = promotion.history()[::-1] if has_registry() else []
     if arguments.json:
-        terminal.print_json({"history": [asdict(move) for move in moves]})
+        console.print_json({"history": [asdict(move) for move in moves]})
     elif not moves:
         print("no champion was made yet: `make run` registers models, `songcast promote` chooses")
     else:
@@ -36,11 +36,11 @@ def run(arguments: argparse.Namespace) -> int:
                 move.when,
                 move.who,
                 move.action,
-                terminal.MISSING if move.before is None else str(move.before),
+                console.MISSING if move.before is None else str(move.before),
                 str(move.after),
                 move.why + (f" (against: {'; '.join(move.overruled)})" if move.overruled else ""),
             ]
             for move in moves
         ]
-        terminal.print_table(["when", "who", "what", "from", "to", "why"], rows, left=6)
+        console.print_table(["when", "who", "what", "from", "to", "why"], rows, left=6)
     return 0

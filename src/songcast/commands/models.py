@@ -29,17 +29,18 @@ def add(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """List the versions, newest first."""
-    from songcast import registry, terminal
+    from songcast import registry
     from songcast.commands.forecasting import has_registry
+    from songcast.report import console
 
     versions = registry.versions() if has_registry() else []
     if arguments.json:
-        terminal.print_json({"versions": [as_json(version) for version in versions]})
+        console.print_json({"versions": [as_json(version) for version in versions]})
     elif not versions:
         print(EMPTY)
     else:
         columns = ["version", "kind", "aliases", "bits/sample", "gain dB", "age"]
-        terminal.print_table(columns, [as_row(version) for version in versions], left=3)
+        console.print_table(columns, [as_row(version) for version in versions], left=3)
     return 0
 
 
@@ -60,7 +61,7 @@ def as_json(version: "Version") -> dict[str, Any]:
 
 def as_row(version: "Version") -> list[str]:
     """Return a version as a row of the table."""
-    from songcast.terminal import number
+    from songcast.report.console import number
 
     summary = version.evaluation.get("summary", {})
     return [

@@ -24,8 +24,8 @@ def check_song_and_output(arguments: argparse.Namespace) -> tuple[Path, Path, fl
     Raises ``AudioError`` for what is visibly no song, and for an OUT that cannot be written or
     is the song itself: before anything is computed.
     """
-    from songcast.audio import check_writable, open_song
-    from songcast.containers import audio_error
+    from songcast.audio.formats import audio_error
+    from songcast.audio.songs import check_writable, open_song
 
     source, target = Path(arguments.song), Path(arguments.output)
     with open_song(source) as reader:

@@ -28,21 +28,21 @@ def add(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the predicted song; what can be refused is refused before computing."""
-    from songcast import terminal
-    from songcast.audio import read_song, write_song
+    from songcast.audio.formats import shown
+    from songcast.audio.songs import read_song, write_song
     from songcast.commands.forecasting import CHAMPION_URI, clipped_mean, forecast, load_model
-    from songcast.containers import shown
+    from songcast.report import console
 
     source, target, seconds = check_song_and_output(arguments)
     uri = arguments.model or CHAMPION_URI
     model = load_model(uri)
-    with terminal.song_warnings_as_lines(), terminal.progress(seconds) as advance:
+    with console.song_warnings_as_lines(), console.progress(seconds) as advance:
         song = read_song(source)
         result = forecast(model, song, f"{song.name}, {uri}", advance)
     write_song(clipped_mean(result, song), target)
-    gains = " and ".join(terminal.number(gain, 2) for gain in result.prediction_gain_db.tolist())
+    gains = " and ".join(console.number(gain, 2) for gain in result.prediction_gain_db.tolist())
     print(
-        f"{shown(target)}: {terminal.duration(song.seconds)} predicted by {uri}; "
+        f"{shown(target)}: {console.duration(song.seconds)} predicted by {uri}; "
         f"prediction gain {gains} dB, {result.bits_per_sample:.4f} bits per sample"
     )
     return 0

@@ -55,10 +55,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def print_move(move: "Move", as_json: bool) -> None:
     """Say what moved."""
-    from songcast import terminal
+    from songcast.report import console
 
     if as_json:
-        terminal.print_json(asdict(move))
+        console.print_json(asdict(move))
         return
     before = "none" if move.before is None else f"version {move.before}"
     print(f"champion: version {move.after} (before: {before})")

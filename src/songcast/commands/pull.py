@@ -24,15 +24,15 @@ def add(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Copy the version."""
-    from songcast import terminal
     from songcast.commands.forecasting import CHAMPION_URI, require_registry
     from songcast.registry import files as registry_files
+    from songcast.report import console
 
     uri = arguments.uri or CHAMPION_URI
     require_registry(uri)
     found = registry_files.pull(uri, arguments.folder)
     if arguments.json:
-        terminal.print_json(
+        console.print_json(
             {
                 "folder": str(arguments.folder),
                 "version": found.number,

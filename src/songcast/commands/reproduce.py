@@ -31,14 +31,14 @@ def add(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Build it again."""
-    from songcast import terminal
     from songcast.commands.forecasting import require_registry
     from songcast.registry import reproduction
+    from songcast.report import console
 
     require_registry(arguments.uri)
-    found = reproduction.reproduce(arguments.uri, terminal.note)
+    found = reproduction.reproduce(arguments.uri, console.note)
     if arguments.json:
-        terminal.print_json({**asdict(found), "largest_bits": found.largest_bits})
+        console.print_json({**asdict(found), "largest_bits": found.largest_bits})
     else:
         print_report(found)
     return DIFFERENT if found.verdict == "different" else 0

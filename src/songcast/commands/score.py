@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from songcast.commands import SONG_HELP, Subparsers, add_command
 
 if TYPE_CHECKING:
-    from songcast.audio import Song
+    from songcast.audio.songs import Song
     from songcast.commands.forecasting import Advance
-    from songcast.forecasters.base import Forecaster
+    from songcast.forecasting.forecaster import Forecaster
 
 GAINS = {1: ["gain dB"], 2: ["left dB", "right dB"]}
 
@@ -41,8 +41,8 @@ def add(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Score the songs. Nothing is printed on stdout unless all of them could be scored."""
-    from songcast import terminal
-    from songcast.audio import open_song, read_song
+    from songcast.audio.songs import open_song, read_song
+    from songcast.report import console
 
     seconds = 0.0
     for path in arguments.songs:  # headers only: what is visibly no song costs no waiting
@@ -50,12 +50,12 @@ def run(arguments: argparse.Namespace) -> int:
             seconds += reader.promised_seconds
     models = named_models(arguments.model) if arguments.model else default_models()
     with (
-        terminal.song_warnings_as_lines(),
-        terminal.progress(seconds * len(models)) as advance,
+        console.song_warnings_as_lines(),
+        console.progress(seconds * len(models)) as advance,
     ):
         scores = [score_song(path, read_song(path), models, advance) for path in arguments.songs]
     if arguments.json:
-        terminal.print_json({"songs": scores})
+        console.print_json({"songs": scores})
     else:
         print_scores(scores)
     return 0
@@ -73,7 +73,7 @@ def default_models() -> dict[str, "Forecaster"]:
     from songcast import registry
     from songcast.bundle import MANIFEST
     from songcast.commands.forecasting import CHAMPION_URI, fitted_folder, has_registry, load_model
-    from songcast.terminal import note
+    from songcast.report.console import note
 
     champion, ridge = registry.CHAMPION, "ridge"
     uris = {
@@ -107,7 +107,7 @@ def score_song(
 def measured(name: str, model: "Forecaster", song: "Song", advance: "Advance") -> dict[str, Any]:
     """Forecast ``song`` and return gain, bits, lag and the seconds that forecasting took."""
     from songcast.commands.forecasting import forecast
-    from songcast.metrics import lag_samples
+    from songcast.forecasting.metrics import lag_samples
 
     start = time.perf_counter()
     result = forecast(model, song, f"{song.name}, {name}", advance)
@@ -122,8 +122,8 @@ def measured(name: str, model: "Forecaster", song: "Song", advance: "Advance") -
 
 def print_scores(scores: list[dict[str, Any]]) -> None:
     """Print a heading and a table for each song."""
-    from songcast.containers import shown
-    from songcast.terminal import duration, number, print_table
+    from songcast.audio.formats import shown
+    from songcast.report.console import duration, number, print_table
 
     for place, score in enumerate(scores):
         seconds = score["frames"] / score["sample_rate_hz"]

@@ -45,11 +45,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     limit_arenas()  # before TensorFlow starts threads
     from songcast.commands.forecasting import CHAMPION_URI, check_model
+    from songcast.report.console import note
     from songcast.serving.app import create_app
     from songcast.serving.champion import Champion
     from songcast.serving.failures import is_loopback
     from songcast.serving.limits import Limits
-    from songcast.terminal import note
 
     logging.basicConfig(format="songcast serve: %(message)s", stream=sys.stderr)
     uri = arguments.model or CHAMPION_URI

@@ -32,11 +32,11 @@ def add(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:  # noqa: ARG001
     """Print the summary. Raises ``RegistryError`` where nothing was evaluated yet."""
-    from songcast import paths
+    from songcast import files
+    from songcast.report.console import print_table
     from songcast.stages.register import EVALUATION, REGISTERED, read_evaluation
-    from songcast.terminal import print_table
 
-    root = paths.root()
+    root = files.root()
     evaluation = read_evaluation(root / EVALUATION)
     rows = evaluation_rows(check_summary(root / EVALUATION, evaluation))
     served = registry_line(root / REGISTERED)
@@ -65,7 +65,7 @@ def check_summary(path: Path, evaluation: Mapping[str, Any]) -> Mapping[str, Any
 
 def evaluation_rows(summary: Mapping[str, Any]) -> list[list[str]]:
     """Return a row for each forecaster; `` *`` marks the highest gain and the fewest bits."""
-    from songcast.terminal import number
+    from songcast.report.console import number
 
     def column(key: str, digits: int, sign: int) -> dict[str, str]:
         values = {name: entry.get(key) for name, entry in summary.items()}

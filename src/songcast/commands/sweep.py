@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from songcast.commands import Subparsers, add_command
 
 if TYPE_CHECKING:
-    from songcast.params import Params
+    from songcast.config import Params
     from songcast.tracking.sweep import Trial
 
 
@@ -31,28 +31,29 @@ def add(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the sweep and print its trials, the best first."""
-    from songcast import paths, terminal
-    from songcast.params import Params
+    from songcast import files
+    from songcast.config import Params
+    from songcast.report import console
     from songcast.tracking.sweep import log_sweep
 
-    root = paths.root()
-    params = Params.load(root / paths.PARAMS)
+    root = files.root()
+    params = Params.load(root / files.PARAMS)
     check(params)
     key = sweep_key(root, params)
-    trials = sweep(root, params, root / paths.CHECKPOINTS / f"sweep-{key}")
+    trials = sweep(root, params, root / files.CHECKPOINTS / f"sweep-{key}")
     run_id = log_sweep(key, params.sweep.model_dump(mode="json"), trials)
     trials = sorted(trials, key=lambda trial: trial.bits_per_sample)
     if arguments.json:
-        terminal.print_json({"run_id": run_id, "trials": [as_json(trial) for trial in trials]})
+        console.print_json({"run_id": run_id, "trials": [as_json(trial) for trial in trials]})
         return 0
     keys = list(params.sweep.space)
     rows = [
         [*(f"{t.values[key]:.4g}" if isinstance(t.values[key], float) else str(t.values[key])
            for key in keys),
-         str(len(t.rows)), terminal.number(known_bits(t), 4)]
+         str(len(t.rows)), console.number(known_bits(t), 4)]
         for t in trials
     ]  # fmt: skip
-    terminal.print_table([*keys, "epochs", "bits/sample"], rows)
+    console.print_table([*keys, "epochs", "bits/sample"], rows)
     if known_bits(trials[0]) is None:
         print("\nNo trial has learned anything: try others in sweep.space of params.yaml")
         return 0
@@ -65,8 +66,8 @@ def check(params: "Params") -> None:
     """Raise ``ParamsError`` where a trial could draw what train cannot be."""
     from pydantic import ValidationError
 
+    from songcast.config import Range, TrainParams
     from songcast.errors import ParamsError
-    from songcast.params import Range, TrainParams
 
     for key, given in params.sweep.space.items():
         if key not in TrainParams.model_fields:
@@ -105,9 +106,9 @@ def known_bits(trial: "Trial") -> float | None:
 
 def sweep_key(root: Path, params: "Params") -> str:
     """Return what the sweep is known by: its params, the songs and the code."""
-    from songcast.corpus import Corpus
-    from songcast.fingerprint import fingerprint
-    from songcast.paths import PREPARED
+    from songcast.data.corpus import Corpus
+    from songcast.files import PREPARED
+    from songcast.training.fingerprint import fingerprint
 
     said = params.model_dump(mode="json", include={"train", "sweep"})
     return fingerprint(said, Corpus.open(root / PREPARED))[:16]
@@ -115,7 +116,7 @@ def sweep_key(root: Path, params: "Params") -> str:
 
 def sweep(root: Path, params: "Params", folder: Path) -> list["Trial"]:
     """Run the trials, or those that ``folder`` does not have yet, and read what they found."""
-    from songcast import cluster
+    from songcast.distributed import cluster
     from songcast.tracking.sweep import Trial
 
     def trial(values: dict[str, Any], report: Callable[[dict[str, float]], None]) -> None:
@@ -150,16 +151,16 @@ def train(
     """Train one trial, in a worker; ``report`` is told every epoch's row and may not return."""
     import tempfile
 
-    from songcast.backend import import_keras
-    from songcast.checkpoint import Checkpoint
-    from songcast.corpus import Corpus
-    from songcast.params import TrainParams
-    from songcast.paths import FEATURES, PREPARED
+    from songcast.config import TrainParams
+    from songcast.data.corpus import Corpus
+    from songcast.files import FEATURES, PREPARED
+    from songcast.forecasting.keras_backend import import_keras
+    from songcast.training.checkpoint import Checkpoint
 
     import_keras()
     from songcast.stages.fitting import fit_settings, open_crops, select_songs
     from songcast.stages.train import new_model
-    from songcast.training import fit
+    from songcast.training.fit import fit
 
     tried = TrainParams.model_validate({**params.train.model_dump(), **values})
     corpus = Corpus.open(root / PREPARED)

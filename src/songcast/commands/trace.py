@@ -26,14 +26,14 @@ def add(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the chain."""
-    from songcast import terminal
     from songcast.commands.forecasting import require_registry
     from songcast.registry import trace as registry_trace
+    from songcast.report import console
 
     require_registry(arguments.uri)
     chain = registry_trace.trace(arguments.uri)
     if arguments.json:
-        terminal.print_json({"chain": chain})
+        console.print_json({"chain": chain})
         return 0
     for place, entry in enumerate(chain):
         print(("\nretrained from " if place else "") + heading(entry))

@@ -9,19 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.archives import read_network
-from songcast.audio import Song
-from songcast.bundle import NETWORK, read_manifest, write_bundle
-from songcast.continuation.engine import FUTURE, Drawing, Engine, Weights
+from songcast.audio.songs import Song
+from songcast.bundle import NETWORK, read_manifest, read_network, write_bundle
+from songcast.continuation.conditioning import Block, Guide, Passage, Prime, to_int16
 from songcast.continuation.features import limited
-from songcast.continuation.guard import LevelGuard
-from songcast.continuation.guide import Block, Guide, Passage, Prime, to_int16
 from songcast.continuation.lattice import LatticeState
+from songcast.continuation.level_guard import LevelGuard
 from songcast.continuation.limits import check_request
+from songcast.continuation.sampler import FUTURE, Drawing, Engine, Weights
 from songcast.continuation.settings import NetworkSettings
-from songcast.engine import free_cores
+from songcast.distributed.engine import free_cores
 from songcast.errors import BundleError, ContinuationError
-from songcast.forecasters.base import check_channels
+from songcast.forecasting.forecaster import check_channels
 
 Samples = NDArray[np.int16]
 

@@ -9,7 +9,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.forecasters.linear_kernels import compiled, inlined
+from songcast.forecasting.linear_kernels import compiled, inlined
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.forecasters.linear_kernels import compiled
+from songcast.forecasting.linear_kernels import compiled
 
 F64 = NDArray[np.float64]
 # How near to the unit circle a resonance may come: white excitation never rings for ever.

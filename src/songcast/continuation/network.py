@@ -11,14 +11,9 @@ instead of samples after Valin & Skoglund, "LPCNet", 2019; mixture after Saliman
 import math
 from typing import Any
 
-from songcast.backend import import_keras
-from songcast.continuation.features import (
-    FAST,
-    FAST_FEATURES,
-    SLOW,
-    SLOW_FEATURES,
-)
+from songcast.continuation.features import FAST, FAST_FEATURES, SLOW, SLOW_FEATURES
 from songcast.continuation.settings import MAX_LOG_SCALE, MIN_LOG_SCALE, NetworkSettings
+from songcast.forecasting.keras_backend import import_keras
 
 keras = import_keras()
 ops = keras.ops

@@ -18,13 +18,14 @@ from typing import Any, Literal
 
 import yaml
 
-from songcast import lineage, paths, registry
+from songcast import files, registry
 from songcast.bundle import read_manifest
 from songcast.errors import RegistryError
 from songcast.registry import PARAMS, PARENT_WEIGHTS, Version
 from songcast.registry.comparison import bits_of_songs
 from songcast.registry.files import resolve
-from songcast.stage_log import measured
+from songcast.tracking import lineage
+from songcast.tracking.stage_log import measured
 
 # On another machine sums are taken in another order, and training multiplies the difference.
 # How much that is has not been measured: the tolerance is a choice.
@@ -85,7 +86,7 @@ def reproduce(uri: str, say: Callable[[str], None]) -> Reproduction:
 
 def checkout(commit: str, folder: Path, uri: str) -> None:
     """Check ``commit`` of this repository out into ``folder``."""
-    there = ["git", "clone", "--quiet", "--shared", "--no-checkout", str(paths.root()), str(folder)]
+    there = ["git", "clone", "--quiet", "--shared", "--no-checkout", str(files.root()), str(folder)]
     try:
         _run(there, Path.cwd())
         _run(["git", "checkout", "--quiet", "--detach", commit], folder)
@@ -108,7 +109,7 @@ def restore_params(found: Version, folder: Path) -> None:
         if weights in known:  # the alias may have moved; the weights have not
             shutil.copytree(resolve(known[weights]), folder / "parent")
             retrain["parent"] = "parent"
-    (folder / paths.PARAMS).write_text(yaml.safe_dump(recorded, sort_keys=False), encoding="utf-8")
+    (folder / files.PARAMS).write_text(yaml.safe_dump(recorded, sort_keys=False), encoding="utf-8")
 
 
 def restore_songs(found: Version, folder: Path) -> None:
@@ -118,7 +119,7 @@ def restore_songs(found: Version, folder: Path) -> None:
     there = lineage.data_hash(folder)
     if wanted and there and wanted != there:  # the songs of an uncommitted data.dvc
         pointer.write_text(pointer.read_text().replace(there, wanted))
-    cache = paths.root() / ".dvc" / "cache"
+    cache = files.root() / ".dvc" / "cache"
     dvc = [sys.executable, "-m", "dvc"]
     # A cache is laid out as a remote is. Not shared: nothing of this may reach it.
     _run([*dvc, "remote", "add", "--local", "here", str(cache)], folder)
@@ -138,7 +139,7 @@ def restore_environment(
     found: Version, folder: Path, say: Callable[[str], None]
 ) -> tuple[str, str]:
     """Return the Python to run and what it is: this one, if its lock is the recorded one."""
-    if found.tags.get("songcast.lock_sha256") == lineage.lock_hash(paths.root()):
+    if found.tags.get("songcast.lock_sha256") == lineage.lock_hash(files.root()):
         return sys.executable, "this environment, the same lock"
     say("installing the environment of that commit (some minutes)")
     _run(["make", ".venv/installed"], folder)
@@ -163,8 +164,8 @@ def run_pipeline(python: str, folder: Path, found: Version) -> None:
 
 def compare(found: Version, folder: Path, **known: Any) -> Reproduction:
     """Compare the outputs in ``folder`` with the registered version."""
-    manifest = read_manifest(folder / paths.MODELS / found.kind)
-    evaluation = json.loads((folder / paths.METRICS / "evaluation.json").read_text())
+    manifest = read_manifest(folder / files.MODELS / found.kind)
+    evaluation = json.loads((folder / files.METRICS / "evaluation.json").read_text())
     mine, theirs = bits_of_songs(measured(evaluation, found.kind)), bits_of_songs(found.evaluation)
     differences = {slug: mine[slug] - theirs[slug] for slug in sorted(mine.keys() & theirs.keys())}
     same_hardware = found.tags.get("songcast.hardware") == lineage.hardware()

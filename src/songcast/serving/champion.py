@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from songcast.audio import Song
-from songcast.backend import quiet_startup
+from songcast.audio.songs import Song
 from songcast.errors import SongcastError
-from songcast.forecasters.base import Forecaster
-from songcast.forecasters.mixture import BLOCK_FRAMES
-from songcast.models import REGISTRY_SCHEME, load
+from songcast.forecasting.distribution import BLOCK_FRAMES
+from songcast.forecasting.forecaster import Forecaster
+from songcast.forecasting.keras_backend import quiet_startup
+from songcast.registry.models import REGISTRY_SCHEME, load
 from songcast.serving.heap import sweep
 
 log = logging.getLogger("songcast.serve")

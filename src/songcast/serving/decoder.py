@@ -22,7 +22,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from songcast.audio import Song
+from songcast.audio.songs import Song
 from songcast.errors import AudioError
 from songcast.serving.limits import Limits
 from songcast.serving.payload import TooLongError, decode_bytes

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from songcast.audio import Song, SongWarning, open_song, write_song
-from songcast.codec import MAX_CHANNELS
+from songcast.audio.codecs import MAX_CHANNELS
+from songcast.audio.songs import Song, SongWarning, open_song, write_song
 from songcast.errors import AudioError
 
 SEND = "send the base64 text of an audio file"

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.audio import Song
+from songcast.audio.songs import Song
 from songcast.errors import SongcastError
-from songcast.forecasters.base import Forecaster, check_channels
-from songcast.forecasters.mixture import BLOCK_FRAMES
+from songcast.forecasting.distribution import BLOCK_FRAMES
+from songcast.forecasting.forecaster import Forecaster, check_channels
 from songcast.serving.payload import encode_song
 
 TASKS = ("forecast", "continue", "score")

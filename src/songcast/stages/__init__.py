@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from songcast.errors import SongcastError
-from songcast.files import disk_fault, sweep
-from songcast.paths import METRICS, PLOTS
+from songcast.files import METRICS, PLOTS, disk_fault, sweep
 
 USER_MISTAKE, INTERRUPTED = 2, 130
 

@@ -6,12 +6,12 @@ Run as ``python -m songcast.stages.baselines``.
 import logging
 from pathlib import Path
 
-from songcast.backend import import_keras
-from songcast.corpus import TRAIN, Corpus, Passages
-from songcast.forecasters.notebook import Notebook, fit_notebook
-from songcast.forecasters.ridge import Ridge
-from songcast.params import BaselinesParams, Params
-from songcast.paths import MODELS, PREPARED
+from songcast.config import BaselinesParams, Params
+from songcast.data.corpus import TRAIN, Corpus, Passages
+from songcast.files import MODELS, PREPARED
+from songcast.forecasting.keras_backend import import_keras
+from songcast.forecasting.notebook import Notebook, fit_notebook
+from songcast.forecasting.ridge import Ridge
 from songcast.stages import run_stage
 from songcast.tracking import StageRun, stage_run
 

@@ -7,12 +7,12 @@ retrain.
 import logging
 from pathlib import Path
 
-from songcast.backend import import_keras
-from songcast.continuation.unheard import heard_frames
-from songcast.corpus import Corpus
-from songcast.engine import free_cores
-from songcast.params import ContinuationParams, Params
-from songcast.paths import MODELS, PLOTS, PREPARED
+from songcast.config import ContinuationParams, Params
+from songcast.continuation.holdout import heard_frames
+from songcast.data.corpus import Corpus
+from songcast.distributed.engine import free_cores
+from songcast.files import MODELS, PLOTS, PREPARED
+from songcast.forecasting.keras_backend import import_keras
 from songcast.stages import run_stage
 from songcast.stages.fitting import history_csv, write_text
 from songcast.tracking import StageRun, stage_run
@@ -37,8 +37,8 @@ def learn(params: ContinuationParams, corpus: Corpus, run: StageRun) -> None:
     from songcast.continuation.features import SLOW
     from songcast.continuation.network import build_network
     from songcast.continuation.settings import NetworkSettings
-    from songcast.continuation.training import FitSettings, Row, fit
-    from songcast.continuation.views import Sampler, practice
+    from songcast.training.continuation import FitSettings, Row, fit
+    from songcast.training.continuation_examples import Sampler, practice
 
     songs = [(song, heard_frames(song, params.unheard_seconds)) for song in corpus]
     log.info("%s: listening to %d songs ...", STAGE, len(songs))

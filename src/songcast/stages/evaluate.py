@@ -11,15 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from songcast.audio import Song, write_song
-from songcast.corpus import Corpus, PreparedSong
-from songcast.engine import Engine, each, free_cores
-from songcast.evaluation import summarise
-from songcast.evaluation_continuation import continuation_report
-from songcast.files import write_json
-from songcast.params import Params
-from songcast.paths import LISTENING, METRICS, MODELS, PREPARED
-from songcast.song_evaluation import SongFound, continue_song, forecast_song, load_models
+from songcast.audio.songs import Song, write_song
+from songcast.config import Engine, Params
+from songcast.data.corpus import Corpus, PreparedSong
+from songcast.distributed.engine import each, free_cores
+from songcast.evaluation.continuations import continuation_report
+from songcast.evaluation.forecasts import summarise
+from songcast.evaluation.songs import SongFound, continue_song, forecast_song, load_models
+from songcast.files import LISTENING, METRICS, MODELS, PREPARED, write_json
 from songcast.stages import run_stage
 
 log = logging.getLogger("songcast.evaluate")

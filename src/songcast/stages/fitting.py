@@ -10,20 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from songcast import cluster
-from songcast.checkpoint import Checkpoint
-from songcast.corpus import Corpus, PreparedSong
-from songcast.crops import CropSampler
-from songcast.engine import Engine
+from songcast.config import Engine, FitParams
+from songcast.data.corpus import Corpus, PreparedSong
+from songcast.distributed import cluster
+from songcast.distributed.data_parallel import TensorflowTeam
 from songcast.errors import ParamsError
-from songcast.featurestore import SongFeatures, open_features
-from songcast.files import atomic_path
-from songcast.forecasters.lstm import Lstm
-from songcast.params import FitParams
-from songcast.paths import CHECKPOINTS, FEATURES, MODELS, PLOTS, root
-from songcast.team import TensorflowTeam
+from songcast.files import CHECKPOINTS, FEATURES, MODELS, PLOTS, atomic_path, root
+from songcast.forecasting.lstm import Lstm
 from songcast.tracking import StageRun, stage_run
-from songcast.training import FitSettings, Row, fit
+from songcast.training.batches import CropSampler
+from songcast.training.checkpoint import Checkpoint
+from songcast.training.feature_cache import SongFeatures, open_features
+from songcast.training.fit import FitSettings, Row, fit
 
 log = logging.getLogger("songcast.fit")
 
@@ -126,7 +124,7 @@ def fit_on_cluster(
 
     def learn(rank: int, report: Callable[[Row], None]) -> None:
         team = TensorflowTeam(rank, workers)
-        from songcast.forecasters.network import build_network
+        from songcast.forecasting.network import build_network
 
         network = build_network(shape)
         network.set_weights(weights)

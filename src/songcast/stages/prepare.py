@@ -16,9 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from songcast.audio import SONG_SUFFIXES
-from songcast.containers import check_regular, shown
-from songcast.corpus import (
+from songcast.audio.formats import check_regular, shown
+from songcast.audio.songs import SONG_SUFFIXES
+from songcast.config import Engine
+from songcast.data.corpus import (
     INDEX,
     TEST,
     TRAIN,
@@ -30,18 +31,17 @@ from songcast.corpus import (
     split_frames,
     write_index,
 )
-from songcast.decoding import Bad, Task, decode_task, disk_line
-from songcast.digests import digests_of
-from songcast.engine import Engine, each, wake
+from songcast.data.decoding import Bad, Task, decode_task, disk_line
+from songcast.data.digests import digests_of
+from songcast.data.resume_log import Finished
+from songcast.data.slugs import slugs
+from songcast.distributed.engine import each, wake
 from songcast.errors import AudioError, CorpusError, ParamsError
-from songcast.files import TEMPORARY_PREFIX, sync_folder
-from songcast.finished import Finished
-from songcast.paths import CHECKPOINTS, DATA, PARAMS, PREPARED, root
-from songcast.slugs import slugs
+from songcast.files import CHECKPOINTS, DATA, PARAMS, PREPARED, TEMPORARY_PREFIX, root, sync_folder
 from songcast.stages import run_stage
 
 if TYPE_CHECKING:
-    from songcast.params import PrepareParams
+    from songcast.config import PrepareParams
 
 INCOMING = ".incoming"
 _NOT_SONGS = ("licences", "licenses", "SHA256SUMS")
@@ -52,7 +52,7 @@ log = logging.getLogger("songcast.prepare")
 def main() -> None:
     """Bring prepared/ up to date with data/ and params.yaml."""
     wake(decode_task)
-    from songcast.params import Params  # takes as long to load as all the rest
+    from songcast.config import Params
 
     home = root()
     params = Params.load(home / PARAMS)

@@ -7,15 +7,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-from songcast import lineage, registry
+from songcast import registry
 from songcast.bundle import read_manifest
 from songcast.errors import RegistryError
 from songcast.files import write_json
 from songcast.registry import files as registry_files
 from songcast.registry import promotion
 from songcast.registry.model_card import model_card
-from songcast.stage_log import log_evaluations, measured
 from songcast.stages import run_stage
+from songcast.tracking import lineage
+from songcast.tracking.stage_log import log_evaluations, measured
 
 EVALUATION, REGISTERED = Path("metrics/evaluation.json"), Path("registered.json")
 

@@ -15,18 +15,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from songcast.audio import read_song, write_song
+from songcast.audio.songs import read_song, write_song
 from songcast.bundle import read_manifest
-from songcast.corpus import TEST, Corpus
+from songcast.data.corpus import TEST, Corpus
 from songcast.errors import TrackingError
-from songcast.files import write_json
-from songcast.paths import LISTENING, METRICS, MODELS, PLOTS, PREPARED, REPORT
-from songcast.report.build import Report, write_report
-from songcast.report.pictures import draw_song, draw_summary
-from songcast.report.sound import read_passages
-from songcast.stage_log import KINDS, log_evaluations
+from songcast.files import LISTENING, METRICS, MODELS, PLOTS, PREPARED, REPORT, write_json
+from songcast.report.figure_files import draw_song, draw_summary
+from songcast.report.page import Report, write_report
+from songcast.report.tracks import read_passages
 from songcast.stages import run_stage
 from songcast.tracking.send import flatten, lineage_tags
+from songcast.tracking.stage_log import KINDS, log_evaluations
 
 log = logging.getLogger("songcast.report")
 

@@ -9,19 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from songcast.backend import import_keras
 from songcast.bundle import read_manifest
-from songcast.corpus import TRAIN, VALIDATION, Corpus, PreparedSong
+from songcast.config import Params
+from songcast.data.corpus import TRAIN, VALIDATION, Corpus, PreparedSong
 from songcast.errors import ParamsError
-from songcast.featurestore import SongFeatures
-from songcast.files import write_json
-from songcast.fingerprint import fingerprint
-from songcast.forecasters.lstm import Lstm
-from songcast.models import load_bundle, locate
-from songcast.params import Params
-from songcast.paths import METRICS, PREPARED
+from songcast.files import METRICS, PREPARED, write_json
+from songcast.forecasting.keras_backend import import_keras
+from songcast.forecasting.loading import load_bundle
+from songcast.forecasting.lstm import Lstm
+from songcast.registry.models import locate
 from songcast.stages import run_stage
 from songcast.stages.fitting import Job, fit_and_log, select_songs
+from songcast.training.feature_cache import SongFeatures
+from songcast.training.fingerprint import fingerprint
 
 
 def main() -> None:
@@ -68,7 +68,7 @@ def main() -> None:
 
 def warm_start(parent: Lstm, negative_slope: float) -> Lstm:
     """Return a copy of ``parent`` with its weights and another activation slope."""
-    from songcast.forecasters.network import build_network
+    from songcast.forecasting.network import build_network
 
     settings = replace(parent.settings, negative_slope=negative_slope)
     network = build_network(settings)
@@ -99,7 +99,7 @@ def before_and_after(
     corpus: Corpus, parent: Lstm, child: Lstm, songs: Sequence[SongFeatures]
 ) -> dict[str, dict[str, Any]]:
     """Measure both models on each song's validation passage: bits per sample and gain in dB."""
-    from songcast.training import validation_measures
+    from songcast.training.fit import validation_measures
 
     return {
         song.slug: {

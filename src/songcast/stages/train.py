@@ -6,16 +6,16 @@ Run as ``python -m songcast.stages.train``. Stopped in any way, it goes on from 
 from collections.abc import Sequence
 from pathlib import Path
 
-from songcast.backend import import_keras
 from songcast.bundle import read_manifest
-from songcast.corpus import TRAIN, Corpus, PreparedSong
-from songcast.fingerprint import fingerprint
-from songcast.forecasters.front_end import FrontEndSettings
-from songcast.forecasters.lstm import CONTINUATION, Lstm
-from songcast.params import Params, TrainParams
-from songcast.paths import MODELS, PREPARED
+from songcast.config import Params, TrainParams
+from songcast.data.corpus import TRAIN, Corpus, PreparedSong
+from songcast.files import MODELS, PREPARED
+from songcast.forecasting.front_end import FrontEndSettings
+from songcast.forecasting.keras_backend import import_keras
+from songcast.forecasting.lstm import CONTINUATION, Lstm
 from songcast.stages import run_stage
 from songcast.stages.fitting import Job, fit_and_log, select_songs
+from songcast.training.fingerprint import fingerprint
 
 # The penalty of a ridge front end, for samples scaled to [-1, 1).
 RIDGE_ALPHA = 1e-6
@@ -51,10 +51,10 @@ def new_model(params: TrainParams, songs: Sequence[PreparedSong]) -> Lstm:
     """
     import keras
 
-    from songcast.forecasters.combiner import Combiner
-    from songcast.forecasters.experts import ExpertSettings
-    from songcast.forecasters.network import NetworkSettings, build_network
-    from songcast.forecasters.ridge import Ridge
+    from songcast.forecasting.filter_bank import ExpertSettings
+    from songcast.forecasting.network import NetworkSettings, build_network
+    from songcast.forecasting.ridge import Ridge
+    from songcast.forecasting.stacking import Combiner
 
     keras.utils.set_random_seed(params.seed)
     taps = None

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from songcast import lineage
-from songcast.paths import PREPARED
+from songcast.files import PREPARED
+from songcast.tracking import lineage
 from songcast.tracking.parent import here
 
 NAME, LONGEST_DIGEST = "songs", 36

@@ -13,8 +13,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from songcast import lineage
-from songcast.paths import PARAMS, root
+from songcast.files import PARAMS, root
+from songcast.tracking import lineage
 
 PARENT, STAGE = "mlflow.parentRunId", "songcast.stage"
 PIPELINE = "pipeline"

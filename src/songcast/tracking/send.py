@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from songcast import lineage
 from songcast.bundle import MANIFEST, read_manifest
 from songcast.files import sha256_of_file
 from songcast.serving.package import log_model
+from songcast.tracking import lineage
 from songcast.tracking.inputs import send_dataset
 from songcast.tracking.parent import PARENT, PIPELINE, STAGE, execution_tags, find_parent, here
 from songcast.tracking.store import as_default, experiment_id, locked

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from songcast.errors import SongcastError, TrackingError
-from songcast.files import disk_fault
-from songcast.paths import root
+from songcast.files import disk_fault, root
 
 EXPERIMENT = "songcast"
 SQLITE = "sqlite:///"

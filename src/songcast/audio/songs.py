@@ -1,0 +1,146 @@
+"""Songs as int16 amplitudes: reading any format, writing the common ones."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from songcast.audio.codecs import BLOCK_FRAMES, WRITABLE_SUFFIXES, encode, open_song
+from songcast.audio.ffmpeg import EncodingError
+from songcast.audio.formats import audio_error, shown
+from songcast.files import atomic_path
+
+__all__ = [
+    "SONG_SUFFIXES",
+    "Song",
+    "SongWarning",
+    "check_writable",
+    "open_song",
+    "read_song",
+    "write_song",
+]
+
+SONG_SUFFIXES = (".wav", ".mp3", ".flac", ".ogg", ".m4a", ".aac", ".opus")
+
+# The largest wav: its header counts bytes in 32 bits. mp3 and m4a pass through one.
+_WAV_LIMIT_BYTES = 2**32 - 4096
+
+
+class SongWarning(UserWarning):
+    """A song was read, but not exactly as it stands in the file."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Song:
+    """One song.
+
+    ``samples``: (frames, channels) int16. ``sample_rate_hz``: frames per second.
+    """
+
+    samples: NDArray[np.int16]
+    sample_rate_hz: int
+    name: str
+
+    @property
+    def frames(self) -> int:
+        """Number of time steps."""
+        return int(self.samples.shape[0])
+
+    @property
+    def channels(self) -> int:
+        """1 for mono, 2 for stereo."""
+        return int(self.samples.shape[1])
+
+    @property
+    def seconds(self) -> float:
+        """Duration."""
+        return self.frames / self.sample_rate_hz
+
+
+def read_song(path: str | os.PathLike[str]) -> Song:
+    """Read a whole song at its own sample rate and channels, named after the file.
+
+    Takes wav (8 to 32 bit, float, any rate), mp3, flac, ogg (vorbis, opus), m4a and aac, told
+    apart by content. 16-bit samples are exact; the module ``codec`` says how others are scaled.
+    Float samples beyond full scale are clipped with a ``SongWarning``. Raises ``AudioError``,
+    one line with the path, what is wrong and what to do: missing, a folder, unreadable, empty,
+    not audio, truncated, damaged, NaN or infinite samples, no frames, more than two channels.
+    """
+    with open_song(path) as reader:
+        samples = np.concatenate(list(reader.blocks()))
+    if reader.clipped:
+        warnings.warn(
+            f"{shown(reader.path)}: {reader.clipped} samples beyond full scale were clipped; "
+            "lower the level and export it again to keep them",
+            SongWarning,
+            stacklevel=2,
+        )
+    return Song(
+        samples=samples, sample_rate_hz=reader.sample_rate_hz, name=shown(Path(reader.path.name))
+    )
+
+
+def write_song(song: Song, path: str | os.PathLike[str]) -> None:
+    """Write ``song`` as .wav, .flac (both lossless int16), .ogg, .mp3 or .m4a, by the suffix.
+
+    The file appears when it is whole, or not at all. A rate that mp3 or m4a does not have is
+    resampled to the next higher one. Raises ``AudioError`` for another suffix, a folder that
+    cannot be written to, or a song that the format cannot hold.
+    """
+    path = Path(path)
+    _check_target(path)
+    if song.frames == 0:
+        raise audio_error(path, "there are no samples to write", "give a song of a frame or more")
+    suffix = path.suffix.lower()
+    if suffix in (".wav", ".mp3", ".m4a") and song.samples.nbytes > _WAV_LIMIT_BYTES:
+        raise audio_error(path, f"the song is too long for {suffix[1:]} (4 GB)", "use .flac")
+    with _writing(path) as temporary:
+        try:
+            encode(temporary, _blocks(song), song.sample_rate_hz, song.channels)
+        except EncodingError as error:
+            why = f"{song.channels} channels at {song.sample_rate_hz} Hz: {error}"
+            raise audio_error(path, f"cannot be written ({why})", "try .wav") from error
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raise ``AudioError`` where ``write_song`` could not write ``path``; leave it as it is."""
+
+    class TriedError(Exception):
+        """Ends the attempt: nothing takes the place of ``path``."""
+
+    _check_target(Path(path))
+    with suppress(TriedError), _writing(Path(path)):
+        raise TriedError
+
+
+def _check_target(path: Path) -> None:
+    if path.suffix.lower() not in WRITABLE_SUFFIXES:
+        raise audio_error(
+            path,
+            f"cannot write {path.suffix[1:].lower() or 'a file without suffix'}",
+            f"use one of {' '.join(WRITABLE_SUFFIXES)}",
+        )
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    """Yield a temporary file that becomes ``path``; what the system refuses is one line."""
+    try:
+        if path.exists() and not path.is_file():
+            raise audio_error(path, "is there and is not a file", "choose another name")
+        with atomic_path(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise audio_error(
+            path, f"cannot be written ({error.strerror})", "check the folder and its permissions"
+        ) from error
+
+
+def _blocks(song: Song) -> Iterator[NDArray[np.int16]]:
+    for start in range(0, song.frames, BLOCK_FRAMES):
+        yield np.ascontiguousarray(song.samples[start : start + BLOCK_FRAMES])

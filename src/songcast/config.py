@@ -1,0 +1,316 @@
+"""params.yaml -> frozen, typed, validated settings: one class per section, one section per stage.
+
+A new section is a class below and a field of ``Params``. There are no defaults here:
+params.yaml holds every value, so that DVC sees every change.
+"""
+
+import os
+import reprlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from songcast.errors import ParamsError
+
+Engine = Literal["local", "ray"]
+# As in songcast.data.augmentation and songcast.forecasting.distribution, which tests hold to it.
+AUGMENTATIONS = 3
+BLOCK_FRAMES = 4096
+
+Section = TypeVar("Section", bound="Settings")
+
+# What PyYAML lets through: the 31st of February, 5000 digits, a wrong tag, a thousand brackets.
+_UNREADABLE = (ValueError, AttributeError, RecursionError)
+# What is allowed, where pydantic says it in words of its own.
+_RULES = {
+    "model_type": "a section of key: value lines",
+    "tuple_type": "a list, such as [a, b]",
+    "float_type": "a number (in YAML, write 1.0e-3 for 1e-3)",
+    "too_short": "{min_length} or more in it",
+    "too_long": "{max_length} or fewer in it",
+    "string_too_short": "text of {min_length} character or more",
+}
+
+
+class Settings(BaseModel):
+    """Base of all sections: immutable, no unknown keys, no conversion from another type."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def load_settings(cls: type[Section], path: str | os.PathLike[str]) -> Section:
+    """Read the YAML file at ``path`` into ``cls``; any mistake is a one-line ``ParamsError``."""
+    name = Path(path).name
+    try:
+        document = _tuples(yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeys))
+    except OSError as error:
+        raise ParamsError(
+            f"{path}: cannot be read ({error.strerror}); run in the repository"
+        ) from error
+    except (yaml.YAMLError, *_UNREADABLE) as error:
+        raise ParamsError(f"{name}: not valid YAML ({_one_line(error)}); correct it") from error
+    try:
+        return cls.model_validate(document)
+    except ValidationError as error:
+        raise ParamsError(f"{name}: {_explain(cls, document, error)}") from error
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Plain YAML takes the last of two equal keys in silence."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key in {key for key in keys if keys.count(key) > 1}:
+            raise yaml.MarkedYAMLError(problem=f"{key} stands there twice")
+        return super().construct_mapping(node, deep)
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples: strict and immutable settings know only tuples."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _explain(cls: type[Settings], document: Any, error: ValidationError) -> str:
+    """Say the first mistake in one line: section.key, what was received, what is allowed."""
+    first = error.errors()[0]
+    kind, place = first["type"], _place(document, first["loc"])
+    if kind == "missing":
+        return f"{'.'.join([*place, str(first['loc'][-1])])} is missing; add it"
+    key = ".".join(place) or "the file"
+    if kind == "extra_forbidden":
+        return f"{key} is unknown; allowed there: {', '.join(_known(cls, place[:-1]))}"
+    if kind == "value_error":
+        return f"{key}: {first['ctx']['error']}; correct it"
+    if kind in _RULES:
+        rule = _RULES[kind].format(**first.get("ctx", {}))
+    else:
+        rule = first["msg"].removeprefix("Input should be ")
+    received = list(first["input"]) if isinstance(first["input"], tuple) else first["input"]
+    return f"{key} is {reprlib.repr(received)}; allowed: {rule}"
+
+
+def _place(document: Any, location: tuple[int | str, ...]) -> list[str]:
+    """Return the keys and list places of ``location``; pydantic has its own marks in it too."""
+    place = []
+    for part in location:
+        known = range(len(document)) if isinstance(document, tuple) else document
+        if isinstance(known, dict | range) and part in known:
+            place.append(str(part))
+            document = document[part]
+    return place
+
+
+def _known(cls: type[Settings], place: list[str]) -> list[str]:
+    for key in place:
+        if key in cls.model_fields:
+            cls = next(_sections(cls.model_fields[key].annotation), cls)
+    return list(cls.model_fields)
+
+
+def _sections(annotation: Any) -> Iterator[type[Settings]]:
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _sections(part)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+HeadUnits = Annotated[int, Field(ge=1, le=4096)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 32)]  # what Keras takes
+
+
+class PrepareParams(Settings):
+    """How songs are prepared and split in time."""
+
+    sample_rate_hz: int = Field(ge=8000, le=192000)
+    train_fraction: float = Field(gt=0, lt=1)
+    validation_fraction: float = Field(ge=0, lt=1)
+    test_fraction: float = Field(gt=0, lt=1)
+    guard_seconds: float = Field(ge=0, le=60)
+    held_out: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        total = self.train_fraction + self.validation_fraction + self.test_fraction
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"train, validation and test fractions must sum to 1, not {total:g}")
+        return self
+
+
+class NotebookParams(Settings):
+    """The ancestor's recipe; its own values are look_back 3 and 20 epochs."""
+
+    look_back: int = Field(ge=1, le=64)
+    activation: Literal["relu", "leaky_relu"]
+    epochs: int = Field(ge=1, le=1000)
+    windows_per_epoch: int = Field(ge=100, le=100_000_000)
+
+
+class BaselinesParams(Settings):
+    """Forecasters that train must beat."""
+
+    look_back: int = Field(ge=1, le=1024)
+    alpha: float = Field(ge=0, le=1e9)
+    notebook: NotebookParams
+    seed: Seed
+
+
+class ContinuationParams(Settings):
+    """The network that continues songs; one step hears ``rows`` crops of ``crop_steps``."""
+
+    look_back: int = Field(ge=2, le=256)
+    slow_units: int = Field(ge=1, le=4096)
+    fast_units: int = Field(ge=1, le=4096)
+    head_units: tuple[HeadUnits, HeadUnits]
+    negative_slope: float = Field(ge=0, lt=1)
+    copy_share: float = Field(ge=0, le=1)
+    unheard_seconds: float = Field(gt=0, le=600)
+    views: int = Field(ge=1, le=1_000_000)
+    epochs: int = Field(ge=1, le=100_000)
+    steps_per_epoch: int = Field(ge=1, le=1_000_000)
+    rows: int = Field(ge=1, le=4096)
+    crop_steps: int = Field(ge=1, le=4096)
+    learning_rate: float = Field(gt=0, le=1)
+    seed: Seed
+
+
+class FitParams(Settings):
+    """How long and how fast to learn; one step hears ``rows`` crops of ``crop_frames``."""
+
+    epochs: int = Field(ge=1, le=100_000)
+    steps_per_epoch: int = Field(ge=1, le=1_000_000)
+    rows: int = Field(ge=1, le=4096)
+    crop_frames: int = Field(ge=64, le=1 << 20)
+    learning_rate: float = Field(gt=0, le=1)
+    variants: int = Field(ge=0, le=AUGMENTATIONS)
+    variant_seconds: float = Field(gt=0, le=600)
+    seed: Seed
+
+
+class TrainParams(FitParams):
+    """The multi-song network, from scratch."""
+
+    front_end: Literal["cascade", "ridge", "none"]
+    experts: Literal["wide", "cascade"]
+    look_back: int = Field(ge=1, le=1024)
+    frame: int = Field(ge=1, le=4096)
+    units: int = Field(ge=1, le=4096)
+    layers: int = Field(ge=1, le=8)
+    head_units: tuple[HeadUnits, ...] = Field(min_length=1)
+    activation: Literal["leaky_relu", "relu", "gelu", "tanh"]
+    negative_slope: float = Field(ge=0, lt=1)
+    without: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _frames(self) -> Self:
+        if BLOCK_FRAMES % self.frame:
+            raise ValueError(f"frame must divide {BLOCK_FRAMES}, and {self.frame} does not")
+        if self.crop_frames % self.frame:
+            raise ValueError(f"crop_frames must be a multiple of frame {self.frame}")
+        return self
+
+
+class RetrainParams(FitParams):
+    """A warm start: from ``parent``, on new songs, with a replay of the old ones."""
+
+    parent: str = Field(min_length=1)
+    songs: tuple[str, ...]
+    replay_share: float = Field(ge=0, lt=1)
+    negative_slope: float = Field(ge=0, lt=1)
+
+
+class EvaluateParams(Settings):
+    """What is written for listening."""
+
+    listening_seconds: float = Field(gt=0, le=600)
+
+
+class Range(Settings):
+    """Numbers from ``low`` to ``high``, their logarithm evenly spread."""
+
+    low: float = Field(gt=0, le=1 << 32)
+    high: float = Field(gt=0, le=1 << 32)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low:g} must be below high {self.high:g}")
+        return self
+
+
+def _form(values: Any) -> str | None:
+    if isinstance(values, dict | Range):
+        return "range"
+    return "list" if isinstance(values, tuple) else None
+
+
+TrialValues = Annotated[
+    Annotated[Range, Tag("range")] | Annotated[tuple[Any, ...], Field(min_length=1), Tag("list")],
+    Discriminator(
+        _form,
+        custom_error_type="trial_values",
+        custom_error_message="a list, such as [64, 96], or a range: {low: 1.0e-3, high: 1.0e-2}",
+    ),
+]
+
+
+class SweepParams(Settings):
+    """What `songcast sweep` tries: ``space`` names keys of train, each a list or a range."""
+
+    trials: int = Field(ge=1, le=10_000)
+    grace_epochs: int = Field(ge=1, le=100_000)
+    space: dict[str, TrialValues] = Field(min_length=1)
+    seed: Seed
+
+
+class Params(Settings):
+    """All of params.yaml.
+
+    ``engine``: who works on many songs, this machine's cores or a Ray cluster, of which
+    ``workers`` processes share each step of train and retrain.
+    """
+
+    prepare: PrepareParams
+    baselines: BaselinesParams
+    continuation: ContinuationParams
+    train: TrainParams
+    retrain: RetrainParams
+    evaluate: EvaluateParams
+    sweep: SweepParams
+    engine: Engine
+    workers: int = Field(ge=1, le=4096)
+
+    @field_validator("workers")
+    @classmethod
+    def _shared(cls, workers: int, info: ValidationInfo) -> int:
+        if workers > 1 and info.data.get("engine") == "local":
+            raise ValueError(f"{workers} take engine: ray")
+        for name in ("train", "retrain"):
+            if name in info.data and info.data[name].rows % workers:
+                raise ValueError(
+                    f"{workers} cannot share the {info.data[name].rows} rows of {name}"
+                )
+        return workers
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str] = "params.yaml") -> Self:
+        """Read and check the file; raises ``ParamsError`` naming section, key and value."""
+        return load_settings(cls, path)

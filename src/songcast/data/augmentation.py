@@ -1,0 +1,51 @@
+"""Variants of songs to learn from: other speeds, levels and stereo images.
+
+A network that hears a handful of songs learns their habits. Played faster or slower, louder
+or quieter, with the channels mixed, a song has another spectrum, another noise floor and
+other experts in the lead, while all that is true of music in general stays.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from songcast.audio.resampling import resampled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """``speed``: of playing, 1 as it is; ``gain``: factor on the amplitude; ``spread``: how much
+    of the other channel each channel gets, after the two have changed places.
+    """
+
+    name: str
+    speed: float
+    gain: float
+    spread: float
+
+
+VARIANTS = (
+    Variant(name="slow", speed=0.76, gain=0.25, spread=0.0),
+    Variant(name="fast", speed=1.34, gain=0.7, spread=0.3),
+    Variant(name="quiet", speed=0.92, gain=0.06, spread=-0.2),
+)
+
+
+def vary(samples: NDArray[np.int16], sample_rate_hz: int, variant: Variant) -> NDArray[np.int16]:
+    """Return ``samples`` (frames, channels) int16 played as ``variant`` says, at the same rate."""
+    mixed = samples.astype(np.float64)
+    if samples.shape[1] == 2:
+        mixed = mixed[:, ::-1] + variant.spread * mixed
+    loud = np.clip(np.rint(variant.gain * mixed), -32768, 32767).astype(np.int16)
+    blocks = resampled([loud], sample_rate_hz, _to_hz(sample_rate_hz, variant), samples.shape[1])
+    return np.concatenate(list(blocks))[: varied_frames(len(samples), sample_rate_hz, variant)]
+
+
+def varied_frames(frames: int, sample_rate_hz: int, variant: Variant) -> int:
+    """How many frames ``vary`` makes of ``frames``."""
+    return frames * _to_hz(sample_rate_hz, variant) // sample_rate_hz
+
+
+def _to_hz(sample_rate_hz: int, variant: Variant) -> int:
+    return round(sample_rate_hz / variant.speed)

@@ -1,0 +1,205 @@
+"""Prepared songs: int16 arrays on disk, opened as memory maps, with their splits in time."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from songcast.audio.songs import Song
+from songcast.data.arrays import open_array
+from songcast.errors import CorpusError
+from songcast.files import write_json
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+INDEX = "songs.json"
+
+# Raised when prepare would give other arrays or another songs.json from the same song.
+FORMAT = 1
+
+AGAIN = "run `dvc repro prepare`"
+
+Splits = dict[str, tuple[int, int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedSong:
+    """One prepared song.
+
+    ``source``: file name in data/, with ``sha256`` and ``source_sample_rate_hz``. ``peak``: the
+    largest absolute amplitude, 0 to 32768. ``splits``: name -> (start, stop) in frames; a song
+    too short for three splits, or held out, has ``test`` alone. ``path``: of its array.
+    """
+
+    slug: str
+    source: str
+    sha256: str
+    source_sample_rate_hz: int
+    sample_rate_hz: int
+    frames: int
+    channels: int
+    peak: int
+    splits: Mapping[str, tuple[int, int]]
+    path: Path
+
+    @property
+    def samples(self) -> NDArray[np.int16]:
+        """The whole song: (frames, channels) int16, a read-only memory map.
+
+        Opened anew at each access (0.1 ms), so that ten thousand songs do not hold ten
+        thousand open files: keep it while you need it.
+        """
+        try:
+            return open_array(self.path)
+        except (OSError, ValueError, EOFError) as error:
+            raise CorpusError(f"{self.path}: cannot be opened; {AGAIN}") from error
+
+    def song(self) -> Song:
+        """The whole song, still on disk; named after its slug."""
+        return Song(samples=self.samples, sample_rate_hz=self.sample_rate_hz, name=self.slug)
+
+    def passage(self, split: str) -> Song:
+        """One split of the song, still on disk. Raises ``CorpusError`` when it has none."""
+        if split not in self.splits:
+            raise CorpusError(
+                f"{self.slug}: no passage {split!r}; it has: {', '.join(self.splits)}"
+            )
+        start, stop = self.splits[split]
+        return Song(
+            samples=self.samples[start:stop],
+            sample_rate_hz=self.sample_rate_hz,
+            name=f"{self.slug}-{split}",
+        )
+
+
+class Passages(Sequence[NDArray[np.int16]]):
+    """The samples of one split of each song that has it, (frames, channels) int16.
+
+    A song is opened when it is asked for, and not held: many songs, few open files.
+    """
+
+    def __init__(self, songs: Iterable[PreparedSong], split: str) -> None:
+        self._songs = [song for song in songs if split in song.splits]
+        self._split = split
+
+    def __len__(self) -> int:
+        return len(self._songs)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._songs[index].passage(self._split).samples
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """All prepared songs, in the order of their slugs."""
+
+    folder: Path
+    sample_rate_hz: int
+    songs: tuple[PreparedSong, ...]
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> "Corpus":
+        """Read ``songs.json``; arrays are checked for presence and size, and not read.
+
+        Raises ``CorpusError``.
+        """
+        folder = Path(folder)
+        sample_rate_hz, songs = read_index(folder)
+        for song in songs:
+            if not has_array(song):
+                raise CorpusError(f"{song.path}: missing or of another size; {AGAIN}")
+        return cls(folder=folder, sample_rate_hz=sample_rate_hz, songs=songs)
+
+    def __iter__(self) -> Iterator[PreparedSong]:
+        return iter(self.songs)
+
+    def __len__(self) -> int:
+        return len(self.songs)
+
+    def __getitem__(self, slug: str) -> PreparedSong:
+        """Return the song of that slug. Raises ``CorpusError``."""
+        if slug not in self._by_slug:
+            raise CorpusError(f"no prepared song {slug!r}; there are: {', '.join(self._by_slug)}")
+        return self._by_slug[slug]
+
+    @cached_property
+    def _by_slug(self) -> dict[str, PreparedSong]:
+        return {song.slug: song for song in self.songs}
+
+
+def read_index(folder: Path) -> tuple[int, tuple[PreparedSong, ...]]:
+    """Read songs.json: the sample rate in Hz and the songs. Raises ``CorpusError``."""
+    index = folder / INDEX
+    try:
+        document = json.loads(index.read_text(encoding="utf-8"))
+        if document["format"] != FORMAT:
+            raise CorpusError(f"{index}: made by another version of songcast; {AGAIN}")
+        songs = tuple(_from_json(folder, entry) for entry in document["songs"])
+        return int(document["sample_rate_hz"]), songs
+    except FileNotFoundError as error:
+        raise CorpusError(f"{index}: there is no such file; {AGAIN}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorpusError(f"{index}: cannot be understood; {AGAIN}") from error
+
+
+def write_index(folder: Path, sample_rate_hz: int, songs: Iterable[PreparedSong]) -> None:
+    """Write songs.json, atomically, with the songs in the order of their slugs."""
+    entries = [_as_json(song) for song in sorted(songs, key=lambda song: song.slug)]
+    write_json(
+        folder / INDEX, {"format": FORMAT, "sample_rate_hz": sample_rate_hz, "songs": entries}
+    )
+
+
+def _from_json(folder: Path, entry: dict[str, Any]) -> PreparedSong:
+    splits = {name: (int(start), int(stop)) for name, (start, stop) in entry["splits"].items()}
+    return PreparedSong(**{**entry, "splits": splits}, path=folder / f"{entry['slug']}.npy")
+
+
+def _as_json(song: PreparedSong) -> dict[str, Any]:
+    names = [field.name for field in fields(song) if field.name not in ("splits", "path")]
+    splits = {name: list(span) for name, span in song.splits.items()}
+    return {**{name: getattr(song, name) for name in names}, "splits": splits}
+
+
+def has_array(song: PreparedSong) -> bool:
+    """Whether the song's array is there, with its shape and type and every byte."""
+    try:
+        samples = open_array(song.path)
+    except (OSError, ValueError, EOFError):
+        return False
+    return bool(samples.shape == (song.frames, song.channels) and samples.dtype == np.int16)
+
+
+def split_frames(
+    frames: int, sample_rate_hz: int, fractions: Mapping[str, float], guard_seconds: float
+) -> Splits:
+    """Cut [0, ``frames``) into train, validation and test, in this order, with guard gaps between.
+
+    The gaps belong to no split: a crop of one never sounds like the border of the next. They
+    are taken off first; ``fractions`` (name -> share, sum 1) divide the rest, and the last split
+    takes what rounding leaves. A split with fraction 0 is absent, and its gap too. A song too
+    short for a frame in every split has ``test`` alone: [0, frames).
+
+    >>> split_frames(1000, 100, {"train": 0.7, "validation": 0.1, "test": 0.2}, 0.5)
+    {'train': (0, 630), 'validation': (680, 770), 'test': (820, 1000)}
+    >>> split_frames(90, 100, {"train": 0.7, "validation": 0.1, "test": 0.2}, 0.5)
+    {'test': (0, 90)}
+    """
+    names = [name for name in (TRAIN, VALIDATION, TEST) if fractions.get(name, 0) > 0]
+    guard = round(guard_seconds * sample_rate_hz)
+    usable = frames - guard * (len(names) - 1)
+    lengths = [int(usable * fractions[name] + 1e-9) for name in names[:-1]]
+    lengths.append(usable - sum(lengths))
+    if min(lengths) < 1:
+        return {TEST: (0, frames)}
+    splits: Splits = {}
+    start = 0
+    for name, length in zip(names, lengths, strict=True):
+        splits[name] = (start, start + length)
+        start += length + guard
+    return splits

@@ -1,0 +1,184 @@
+"""The multi-song network: an LSTM per frame, a LeakyReLU head per sample.
+
+It starts as the combiner's mixture: with its last layer at zero the output *is* the mixture
+it was given. Written on ``keras.ops``; runs on the TensorFlow and JAX backends.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from songcast.forecasting import features
+from songcast.forecasting.keras_backend import import_keras
+
+keras = import_keras()
+ops = keras.ops
+Layer: Any = keras.layers.Layer
+
+PACKAGE = "songcast"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSettings:
+    """Shape of the network. ``mixtures`` is that of the combiner it corrects."""
+
+    experts: int
+    mixtures: int
+    look_back: int = 32
+    frame: int = 16
+    units: int = 96
+    layers: int = 1
+    head_units: tuple[int, ...] = (64, 48)
+    activation: str = "leaky_relu"
+    negative_slope: float = 0.1
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Windows(Layer):
+    """(batch, look_back + n, c) -> (batch, n, look_back * c): what each of n rows looks back on."""
+
+    def __init__(self, look_back: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.look_back = look_back
+
+    def call(self, x: Any) -> Any:
+        """Row t gets rows t … t + look_back - 1 of the input."""
+        n = ops.shape(x)[1] - self.look_back
+        return ops.concatenate([x[:, i : i + n] for i in range(self.look_back)], axis=-1)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Shape of the output; JAX cannot infer it where the number of rows is open."""
+        batch, rows, columns = input_shape
+        if columns is None:
+            raise ValueError("the number of columns must be known")
+        return batch, None if rows is None else rows - self.look_back, self.look_back * columns
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {**super().get_config(), "look_back": self.look_back}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Upsample(Layer):
+    """(batch, n, c) -> (batch, n * factor, c): every row serves all samples of its frame."""
+
+    def __init__(self, factor: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.factor = factor
+
+    def call(self, x: Any) -> Any:
+        """Repeat each row."""
+        return ops.repeat(x, self.factor, axis=1)
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {**super().get_config(), "factor": self.factor}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class CorrectMixture(Layer):
+    """Applies the head's output to the combiner's mixture.
+
+    Inputs: correction (batch, n, experts + 1 + 3 M), side (batch, n, side), base (batch, n, 3 M).
+    The first ``experts`` outputs weigh the experts' differences from the combined mean, the
+    next shifts all locations, the rest are added to log weights, locations and log scales.
+    Output (batch, n, 3 M): log weights (normalised), locations, log scales, in units.
+    """
+
+    def __init__(self, experts: int, mixtures: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.experts = experts
+        self.mixtures = mixtures
+
+    def call(self, correction: Any, side: Any, base: Any) -> Any:
+        """Return the corrected mixture."""
+        k, m = self.experts, self.mixtures
+        # Split, not sliced: the gradient of a slice is a sum of padded arrays.
+        trust, shift, weights, moves, widths = ops.split(
+            correction, [k, k + 1, k + 1 + m, k + 1 + 2 * m], axis=-1
+        )
+        log_weights, locations, log_scales = ops.split(base, 3, axis=-1)
+        difference = ops.split(side, [k], axis=-1)[0]
+        shift = shift + ops.sum(trust * difference, axis=-1, keepdims=True)
+        return ops.concatenate(
+            [
+                ops.log_softmax(log_weights + weights, axis=-1),
+                locations + shift + moves,
+                log_scales + ops.clip(widths, -4.0, 4.0),
+            ],
+            axis=-1,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {**super().get_config(), "experts": self.experts, "mixtures": self.mixtures}
+
+
+def build_network(settings: NetworkSettings) -> Any:
+    """Return the untrained network.
+
+    Inputs, n frames of ``frame`` samples: ``summary`` (batch, n, summary), the frames *before*;
+    ``residual`` (batch, look_back + n * frame, 2), own and other channel's, delayed likewise;
+    ``side`` (batch, n * frame, side); ``base`` (batch, n * frame, 3 M); ``state`` (batch,
+    layers, 2, units). Outputs: mixture (batch, n * frame, 3 M) and the state after n frames.
+    """
+    s = settings
+    size = features.summary_size(s.experts, s.frame)
+    summary = keras.Input((None, size), name="summary")
+    residual = keras.Input((None, 2), name="residual")
+    side = keras.Input((None, features.side_size(s.experts)), name="side")
+    base = keras.Input((None, 3 * s.mixtures), name="base")
+    state = keras.Input((s.layers, 2, s.units), name="state")
+
+    # cuDNN serves an LSTM of tanh and sigmoid without recurrent dropout; LeakyReLU comes after.
+    memory, states = summary, []
+    for i in range(s.layers):
+        cell = keras.layers.LSTM(
+            s.units, return_sequences=True, return_state=True, name=f"lstm_{i}"
+        )
+        memory, h, c = cell(memory, initial_state=[state[:, i, 0], state[:, i, 1]])
+        states.append(ops.stack([h, c], axis=1))
+    context = Upsample(s.frame, name="upsample")(
+        keras.layers.Dense(s.head_units[0], name="context")(memory)
+    )
+    x = context + keras.layers.Dense(s.head_units[0], use_bias=False, name="look_back")(
+        Windows(s.look_back, name="windows")(ops.arcsinh(residual))
+    )
+    x = x + keras.layers.Dense(s.head_units[0], use_bias=False, name="sight")(side)
+    x = _activation(s, 0)(x)
+    for i, units in enumerate(s.head_units[1:], start=1):
+        x = _activation(s, i)(keras.layers.Dense(units, name=f"head_{i}")(x))
+    outputs = s.experts + 1 + 3 * s.mixtures
+    correction = keras.layers.Dense(
+        outputs, kernel_initializer="zeros", bias_initializer="zeros", name="correction"
+    )(x)
+    mixture = CorrectMixture(s.experts, s.mixtures, name="mixture")(correction, side, base)
+    inputs = [summary, residual, side, base, state]
+    return keras.Model(inputs, [mixture, ops.stack(states, axis=1)], name="songcast")
+
+
+def code_length_bits(target: Any, mixture: Any) -> Any:
+    """Code length of each sample in bits, (batch, n).
+
+    ``target`` (batch, n, 2): the sample relative to the combined mean, in units, and the width
+    of one LSB in units. ``mixture`` (batch, n, 3 M) as the network returns it. The tails beyond
+    the int16 range and the uniform share do not matter for learning and are left out.
+    """
+    log_weights, locations, log_scales = ops.split(mixture, 3, axis=-1)
+    log_scales = ops.clip(log_scales, -9.0, 9.0)
+    inverse = ops.exp(-log_scales)
+    distance = (target[..., :1] - locations) * inverse
+    half = 0.5 * target[..., 1:] * inverse
+    # log(sigmoid(a) - sigmoid(b)) with a - b = 2 half, without cancellation in the tails
+    log_mass = (
+        ops.log(-ops.expm1(-ops.minimum(2.0 * half, 50.0)))
+        - ops.softplus(-(distance + half))
+        - ops.softplus(distance - half)
+    )
+    return -ops.logsumexp(log_weights + log_mass, axis=-1) / math.log(2.0)
+
+
+def _activation(settings: NetworkSettings, index: int) -> Any:
+    if settings.activation == "leaky_relu":
+        return keras.layers.LeakyReLU(settings.negative_slope, name=f"activation_{index}")
+    return keras.layers.Activation(settings.activation, name=f"activation_{index}")

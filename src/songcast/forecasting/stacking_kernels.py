@@ -1,0 +1,138 @@
+"""The compiled loops of the combiner: stacking, running scales, mixture weights."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from songcast.forecasting.filter_bank_kernels import HIGHEST, LOWEST
+from songcast.forecasting.linear_kernels import RANK, accumulate, compiled, solve_ridged
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+# Mean absolute value of a logistic of scale 1.
+LOGISTIC_MEAN_ABS = 2.0 * math.log(2.0)
+# Samples count by the inverse of the running variance: loud passages do not rule.
+VARIANCE_RATE, VARIANCE_FLOOR = 0.02, 0.1
+FIRST_VARIANCE = 1e4
+# How far from the best expert, in its running mean errors.
+GUARD = 8.0
+
+
+@compiled
+def stack(
+    x: F64,
+    means: F32,
+    errors: F32,
+    forgetting: float,
+    ridge: float,
+    solve_every: int,
+    state: F64,
+    matrix: F64,
+    vectors: F64,
+    rows: F64,
+    out: F64,
+) -> None:
+    """Weigh one channel's expert means by what fitted the past best.
+
+    Ridge regression of the sample's distance from the plain average on the experts'
+    distances from it, exponentially weighted, solved every ``solve_every`` frames, a multiple
+    of 8. ``x`` (frames,), ``means`` and their running ``errors`` (frames, experts), ``out``
+    (frames,) the stacked mean, in LSB. State: ``state`` (2,) running variance and samples
+    heard, ``matrix`` (2, K, K), ``vectors`` (3, K), ``rows`` (9, max(K, 8)) as in
+    ``least_squares``.
+    """
+    experts = means.shape[1]
+    w = vectors[1]
+    d = np.zeros(experts)
+    for t in range(len(x)):
+        base = 0.0
+        for k in range(experts):
+            base += means[t, k]
+        base /= experts
+        location = base
+        for k in range(experts):
+            d[k] = means[t, k] - base
+            location += w[k] * d[k]
+        # At an onset some experts explode before the weights can know: stay near the one that
+        # has lately been best.
+        best = 0
+        for k in range(1, experts):
+            if errors[t, k] < errors[t, best]:
+                best = k
+        reach = GUARD * errors[t, best] + 1.0
+        location = min(max(location, means[t, best] - reach), means[t, best] + reach)
+        location = min(max(location, LOWEST), HIGHEST)
+        out[t] = location
+        error = x[t] - location
+        heard = np.int64(state[1])
+        importance = 1.0 / math.sqrt(state[0] + VARIANCE_FLOOR)
+        state[0] += max(VARIANCE_RATE, 1.0 / (heard + 2.0)) * (error * error - state[0])
+        state[1] = heard + 1
+        q = heard % RANK
+        for k in range(experts):
+            rows[q, k] = importance * d[k]
+        rows[RANK, q] = importance * (x[t] - base)
+        if q == RANK - 1 and experts > 1:
+            accumulate(matrix[0], vectors[0], rows, forgetting)
+            if (heard + 1) % solve_every == 0:
+                solve_ridged(matrix[0], vectors[0], ridge, matrix[1], vectors[2], w)
+
+
+@compiled
+def follow_errors(x: F64, means: F32, rate: float, heard: int, errors: F64, out: F32) -> None:
+    """Running mean |error| of every expert, as known before each sample, in LSB.
+
+    ``errors`` (experts,) is the state; ``out`` (frames, experts).
+    """
+    for t in range(len(x)):
+        speed = max(rate, 1.0 / (heard + t + 2.0))
+        for k in range(means.shape[1]):
+            out[t, k] = errors[k]
+            errors[k] += speed * (abs(x[t] - means[t, k]) - errors[k])
+
+
+@compiled
+def mix(
+    x: F64,
+    locations: F64,
+    rates: F64,
+    memory: float,
+    least: float,
+    heard: int,
+    running: F64,
+    log_weights: F64,
+    out_running: F64,
+    out_weights: F64,
+) -> None:
+    """Follow each component's mean |error|, weigh the components by recent code length.
+
+    ``x`` (frames,), ``locations`` (frames, components) in LSB, ``rates`` (components,) of the
+    running errors, ``memory`` of the log weights, ``least`` unnormalised weight. State:
+    ``running`` and ``log_weights`` (components,). ``out_running`` and ``out_weights`` (frames,
+    components) are as known before each sample.
+    """
+    components = len(rates)
+    mass = np.empty(components)
+    for t in range(len(x)):
+        top = log_weights[0]
+        for j in range(components):
+            top = max(top, log_weights[j])
+        total = 0.0
+        for j in range(components):
+            out_running[t, j] = running[j]
+            out_weights[t, j] = math.exp(log_weights[j] - top) + least
+            total += out_weights[t, j]
+        speed = 1.0 / (heard + t + 1.0)
+        for j in range(components):
+            out_weights[t, j] /= total
+            scale = running[j] / LOGISTIC_MEAN_ABS + 0.02
+            error = abs(x[t] - locations[t, j])
+            upper = 1.0 / (1.0 + math.exp(min((error - 0.5) / scale, 500.0)))
+            lower = 1.0 / (1.0 + math.exp(min((error + 0.5) / scale, 500.0)))
+            mass[j] = upper - lower + 1e-12
+            running[j] += max(rates[j], speed) * (error - running[j])
+        for j in range(components):
+            log_weights[j] = memory * (log_weights[j] - top) + math.log(mass[j])

@@ -1,0 +1,116 @@
+"""What users see: tables on stdout, a progress bar and one-line notes on stderr."""
+
+import json
+import math
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+# Wider than any table: what is piped into a file or another program is never cut.
+PIPED_COLUMNS = 10_000
+MISSING = "-"
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
+    """Print a table; the first ``left`` columns hold words, the others numbers.
+
+    On a terminal it has a ruled head and folds where the window is narrow; elsewhere it is
+    plain aligned text.
+    """
+    on_terminal = sys.stdout.isatty()
+    table = Table(box=box.SIMPLE_HEAD if on_terminal else None, show_edge=False, pad_edge=False)
+    for place, column in enumerate(columns):
+        words = place < left
+        table.add_column(
+            column, justify="left" if words else "right", overflow="fold", no_wrap=not words
+        )
+    for row in rows:
+        # Text, so that brackets in a name are no markup.
+        table.add_row(*(Text(c, style="bold" if c.endswith(" *") else "") for c in row))
+    Console(file=sys.stdout, width=None if on_terminal else PIPED_COLUMNS, highlight=False).print(
+        table
+    )
+
+
+def print_json(document: object) -> None:
+    """Print one JSON document, readable under any encoding of the terminal."""
+    print(json.dumps(document, indent=2, allow_nan=False))
+
+
+def note(line: str) -> None:
+    """Print a remark that is no result to stderr."""
+    print(f"songcast: {line}", file=sys.stderr)
+
+
+def number(value: object, digits: int) -> str:
+    """Return a number as text, ``-`` for what is none.
+
+    >>> number(3.14159, 2), number(None, 2)
+    ('3.14', '-')
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        return MISSING
+    return f"{value:.{digits}f}"
+
+
+def duration(seconds: float) -> str:
+    """Return minutes and seconds, or seconds alone where it is short.
+
+    >>> duration(201.2), duration(0.25)
+    ('3:21', '0.25 s')
+    """
+    if seconds < 60:
+        return f"{seconds:.2f} s"
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+@contextmanager
+def song_warnings_as_lines() -> Iterator[None]:
+    """Show each ``SongWarning`` within the block as one line; leave other warnings alone."""
+    from songcast.audio.songs import SongWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", SongWarning)
+        show = warnings.showwarning
+
+        def one_line(message: Warning | str, *rest: object) -> None:
+            if isinstance(message, SongWarning):
+                note(f"warning: {message}")
+            else:
+                show(message, *rest)  # type: ignore[arg-type]
+
+        warnings.showwarning = one_line  # type: ignore[assignment]
+        yield
+
+
+@contextmanager
+def progress(seconds: float) -> Iterator[Callable[[str, float], None] | None]:
+    """Yield ``advance(what, seconds)`` that moves a bar over ``seconds`` of song.
+
+    Yields None where stderr is no terminal: nobody watches.
+    """
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.completed:.0f} of {task.total:.0f} s of song"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bar:
+        task = bar.add_task("", total=seconds)
+
+        def advance(what: str, seconds: float) -> None:
+            bar.update(task, description=what, advance=seconds)
+
+        yield advance

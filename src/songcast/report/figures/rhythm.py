@@ -1,0 +1,130 @@
+"""Figure of amplitude and beat: does a prediction swell and strike when the song does?"""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from songcast.report.figures import (
+    PALE,
+    Floats,
+    Samples,
+    colour_of,
+    decibels,
+    legend,
+    new_figure,
+    passage_of,
+    styled,
+)
+
+LOUDNESS_SECONDS = 0.020
+ONSET_SECONDS = 0.012  # from one value of onset strength to the next
+WINDOW_SECONDS = 0.046  # of the spectrogram that onsets are found in
+MEL_BANDS = 64
+FULL_SCALE_POWER = 32768.0**2 / 2  # of a full-scale sine
+QUIETEST_DB = -100.0
+TEMPO_SECONDS = 2.0  # a shorter passage holds too few beats for a tempo
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rhythm:
+    """Loudness (windows,) in dB re full-scale sine, onset strength (times,), tempo in BPM."""
+
+    loudness_db: Floats
+    onsets: Floats
+    hop_seconds: float
+    tempo_bpm: float | None
+
+
+def rhythm_of(passage: Samples, sample_rate_hz: int) -> Rhythm:
+    """Measure a passage (frames, channels) in LSB, its channels mixed.
+
+    Onset strength is the half-wave rectified change of a mel spectrogram in dB, mean over
+    bands (Boeck and Widmer 2013, as in librosa); the tempo that of its autocorrelation. None
+    for a passage too short or too even to have one.
+    """
+    x = passage_of(passage)
+    window = max(1, round(LOUDNESS_SECONDS * sample_rate_hz))
+    starts = np.arange(0, len(x), window)
+    power = np.add.reduceat(np.mean(x**2, axis=1), starts) / np.diff(starts, append=len(x))
+    onsets, hop = _onset_strength(x.mean(axis=1) / 32768.0, sample_rate_hz)
+    return Rhythm(
+        loudness_db=np.maximum(decibels(power / FULL_SCALE_POWER), QUIETEST_DB),
+        onsets=onsets,
+        hop_seconds=hop / sample_rate_hz,
+        tempo_bpm=_tempo_bpm(onsets, hop, sample_rate_hz),
+    )
+
+
+@styled
+def rhythm(original: Samples, predictions: Mapping[str, Samples], sample_rate_hz: int) -> Figure:
+    """Draw loudness and onset strength of a passage and of its predictions.
+
+    All (frames, channels) in LSB. The title compares the first prediction with the original.
+    Raises ``ValueError`` where shapes differ.
+    """
+    shape = passage_of(original).shape
+    signals = {"original": original, **predictions}
+    found = {name: rhythm_of(passage_of(x, shape), sample_rate_hz) for name, x in signals.items()}
+    figure, (top, bottom) = new_figure(_title(found), 5.0, 2, 1)
+    loudness, onsets = top[0], bottom[0]
+    for index, (name, measured) in enumerate(found.items()):
+        colour = colour_of(name, index - 1) if index else PALE
+        look: dict[str, Any] = {"color": colour, "linewidth": 1.2 if index else 4.0}
+        seconds = (np.arange(len(measured.loudness_db)) + 0.5) * LOUDNESS_SECONDS
+        loudness.plot(seconds, measured.loudness_db, label=name, **look)
+        times = np.arange(len(measured.onsets)) * measured.hop_seconds
+        onsets.plot(times, measured.onsets, label=f"{name}{_tempo_text(measured)}", **look)
+    loudness.set(ylabel="loudness\n(dB re full-scale sine)")
+    onsets.set(ylabel="onset strength (dB)", xlabel="time (s)")
+    for ax in (loudness, onsets):
+        ax.set_xlim(0, shape[0] / sample_rate_hz)
+    loudness.tick_params(labelbottom=False)
+    legend(figure, *onsets.get_legend_handles_labels())
+    return figure
+
+
+def _onset_strength(mono: Floats, sample_rate_hz: int) -> tuple[Floats, int]:
+    """Return onset strength and the frames between its values."""
+    import librosa
+
+    hop = max(1, round(ONSET_SECONDS * sample_rate_hz))
+    window = 2 ** round(np.log2(WINDOW_SECONDS * sample_rate_hz))
+    padded = np.pad(mono, (0, max(0, 2 * window - len(mono))))
+    with warnings.catch_warnings():
+        # At low rates the lowest bands are narrower than a bin and stay empty: no harm.
+        warnings.filterwarnings("ignore", "Empty filters detected")
+        strength = librosa.onset.onset_strength(
+            y=padded, sr=sample_rate_hz, hop_length=hop, n_fft=window, n_mels=MEL_BANDS
+        )
+    return np.asarray(strength[: 1 + len(mono) // hop], np.float64), hop
+
+
+def _tempo_bpm(onsets: Floats, hop: int, sample_rate_hz: int) -> float | None:
+    import librosa
+
+    if len(onsets) * hop < TEMPO_SECONDS * sample_rate_hz or not np.ptp(onsets):
+        return None
+    tempo = librosa.feature.tempo(onset_envelope=onsets, sr=sample_rate_hz, hop_length=hop)
+    return float(tempo[0])
+
+
+def _tempo_text(measured: Rhythm) -> str:
+    return "" if measured.tempo_bpm is None else f", {measured.tempo_bpm:.0f} BPM"
+
+
+def _title(found: Mapping[str, Rhythm]) -> str:
+    """Say how well the first prediction follows."""
+    names = [name for name in found if name != "original"]
+    if not names:
+        return "Loudness and beat of the song"
+    song, heard = found["original"], found[names[0]]
+    apart_db = float(np.median(np.abs(song.loudness_db - heard.loudness_db)))
+    title = f"{names[0]} is as loud as the song within {apart_db:.1g} dB (median)"
+    if np.ptp(song.onsets) and np.ptp(heard.onsets):
+        alike = float(np.corrcoef(song.onsets, heard.onsets)[0, 1])
+        title += f"; its onsets correlate {alike:.3f}".replace("-", "−")
+    return title

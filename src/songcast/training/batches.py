@@ -1,0 +1,130 @@
+"""Batches for training: random crops of the songs' features, reproducible by their number."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from songcast.data.corpus import TRAIN
+from songcast.errors import CorpusError
+from songcast.training.feature_cache import DTYPES, SongFeatures
+
+Rows = NDArray[np.floating[Any]]
+# Inputs of the network by name, and the target.
+Batch = tuple[dict[str, Rows], Rows]
+# A song, one of its channels, and a frame.
+Place = tuple[SongFeatures, int, int]
+
+
+def network_inputs(places: Sequence[Place], frames: int, look_back: int) -> Batch:
+    """Inputs of the network, each (places, …), and the target: the ``frames`` from each place on.
+
+    Starts and ``frames`` are multiples of the songs' ``frame``. Before a song's first frame
+    stands silence (zeros). The target is (places, frames, 2): residual and LSB, in units. What
+    is kept in half precision stays so: half of the bytes to carry to the device.
+    """
+    song, count = places[0][0], len(places)
+    inputs = {
+        name: np.zeros((count, length, *width), DTYPES[name])
+        for name, length, width in (
+            ("summary", frames // song.frame, song.width("summary")),
+            ("residual", look_back + frames, (2,)),
+            ("side", frames, song.width("side")),
+            ("base", frames, song.width("base")),
+        )
+    }
+    target = np.empty((count, frames, 2), np.float32)
+    for row, place in enumerate(places):
+        _fill({name: rows[row] for name, rows in inputs.items()}, target[row], place)
+    return inputs, target
+
+
+def _fill(inputs: dict[str, Rows], target: Rows, place: Place) -> None:
+    """Read the inputs and the target of one place from the disk."""
+    song, channel, start = place
+    # The first step of a song has no frame before it.
+    before = start // song.frame - 1
+    song.read("summary", channel, max(before, 0), inputs["summary"][1 if before < 0 else 0 :])
+    song.read("side", channel, start, inputs["side"])
+    song.read("base", channel, start, inputs["base"])
+    past = max(start - (len(inputs["residual"]) - len(target)), 0)
+    known = inputs["residual"][past - start - len(target) :]
+    for column, c in enumerate((channel, 1 - channel)[: song.channels]):
+        known[:, column] = song.read("residual", c, past, np.empty(len(known), np.float32))
+    target[:, 0] = known[-len(target) :, 0]
+    target[:, 1] = 1.0 / song.read("unit", channel, start, np.empty(len(target), np.float32))
+
+
+class CropSampler:
+    """Draws batch number i of epoch j: the same numbers give the same crops, in any order.
+
+    Crops are uniform over the frames of all songs' ``split``; ``shares`` may weigh songs
+    (retraining replays old ones). A crop never crosses a split or a song.
+    """
+
+    def __init__(
+        self,
+        songs: Sequence[SongFeatures],
+        *,
+        rows: int,
+        frames: int,
+        look_back: int,
+        seed: int,
+        shares: Sequence[float] | None = None,
+        split: str = TRAIN,
+    ) -> None:
+        self._songs = songs
+        self._rows, self._frames, self._look_back, self._seed = rows, frames, look_back, seed
+        # Crops begin on whole frames of the network.
+        self._first = [-(-s.splits.get(split, (0, 0))[0] // s.frame) for s in songs]
+        stops = [s.splits.get(split, (0, 0))[1] for s in songs]
+        places = [
+            max((stop - frames) // s.frame - first + 1, 0)
+            for s, first, stop in zip(songs, self._first, stops, strict=True)
+        ]
+        self._places = places
+        weights = np.array(
+            [
+                p * s.channels * w
+                for p, s, w in zip(places, songs, shares or [1.0] * len(songs), strict=True)
+            ],
+            np.float64,
+        )
+        if not weights.sum() > 0:
+            raise CorpusError(
+                f"no song has {frames} frames in its {split} passage: "
+                "add longer songs, or lower crop_frames in params.yaml"
+            )
+        ends = np.cumsum(weights / weights.sum())
+        self._ends = ends / ends[-1]
+
+    def batch(self, epoch: int, index: int, rank: int = 0, workers: int = 1) -> Batch:
+        """Return inputs, each (rows, …), and targets (rows, frames, 2) float32.
+
+        Of ``workers`` that share the batch, the one of this ``rank`` (from 0) gets its part of
+        the rows: all parts together are the whole batch. The cost does not grow with the songs
+        but for a binary search.
+        """
+        rng = np.random.default_rng([self._seed, epoch, index])
+        places: list[Place] = []
+        owners = np.searchsorted(self._ends, rng.random(self._rows), side="right")
+        for number, i in enumerate(owners):
+            song = self._songs[i]
+            channel = int(rng.integers(song.channels))
+            start = (self._first[i] + int(rng.integers(self._places[i]))) * song.frame
+            if number % workers == rank:
+                places.append((song, channel, start))
+        return network_inputs(places, self._frames, self._look_back)
+
+
+def passage_batches(song: SongFeatures, split: str, frames: int, look_back: int) -> Iterator[Batch]:
+    """Yield consecutive inputs of a passage, all channels at once; the state goes on from each.
+
+    One batch is in memory at a time, however long the passage; frames at its end that fill
+    no batch are left out.
+    """
+    start, stop = song.splits.get(split, (0, 0))
+    start = -(-start // song.frame) * song.frame
+    for at in range(start, stop - frames + 1, frames):
+        yield network_inputs([(song, c, at) for c in range(song.channels)], frames, look_back)

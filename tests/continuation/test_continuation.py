@@ -1,0 +1,295 @@
+"""A song goes on: from its own past, as asked, the same for the same seed, at its own level."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from helpers.small_continuer import continuer
+from helpers.small_models import music, randomised, song
+from songcast import cli
+from songcast.audio.songs import Song, read_song, write_song
+from songcast.bundle import read_manifest
+from songcast.continuation.conditioning import Guide, Prime
+from songcast.continuation.continuer import Continuer
+from songcast.continuation.retrieval import Memory
+from songcast.errors import BundleError, ContinuationError, SongcastError
+from songcast.registry.models import load
+
+RATE_HZ = 8000
+
+
+@pytest.fixture(scope="module")
+def model():
+    return continuer()
+
+
+def piece(frames=30000, channels=2, rate_hz=RATE_HZ, seed=0):
+    return Song(samples=music(frames, channels, seed), sample_rate_hz=rate_hz, name="piece")
+
+
+def rms(samples):
+    return float(np.sqrt(np.mean(samples.astype(float) ** 2)))
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("rate_hz", [8000, 48000, 96000])
+def test_it_goes_on_at_the_songs_rate_and_channels_at_about_its_level(model, channels, rate_hz):
+    heard = piece(rate_hz, channels, rate_hz)
+    more = model.continue_song(heard, seconds=0.1)
+    assert more.samples.dtype == np.int16
+    assert more.samples.shape == (round(0.1 * rate_hz), channels)
+    assert more.sample_rate_hz == rate_hz
+    assert 0.5 < rms(more.samples) / rms(heard.samples) < 2
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_another_sound(model):
+    first, again, other = (
+        model.continue_song(piece(), 1.0, seed=seed).samples for seed in (3, 3, 4)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert np.mean(first != other) > 0.5
+
+
+def test_streamed_blocks_together_are_the_continuation_and_come_at_once(model):
+    stream = model.stream_song(piece(), 1.0, seed=2)
+    first = next(stream)
+    assert 0 < len(first) < RATE_HZ // 4
+    whole = np.concatenate([first, *stream])
+    np.testing.assert_array_equal(whole, model.continue_song(piece(), 1.0, seed=2).samples)
+
+
+def test_many_at_once_are_what_each_is_alone(model):
+    together = model.continue_songs(piece(), 0.5, 1.0, seeds=range(4))
+    for seed, found in enumerate(together):
+        np.testing.assert_array_equal(
+            found.samples, model.continue_song(piece(), 0.5, seed=seed).samples
+        )
+
+
+@pytest.mark.parametrize("frames", [8, 100, 1500, 9000])
+def test_short_songs_go_on_too(model, frames):
+    heard = piece(frames)
+    more = model.continue_song(heard, 0.5).samples
+    assert 0.2 < rms(more) / rms(heard.samples) < 5
+
+
+@pytest.mark.parametrize(
+    "signal",
+    [
+        8000 * np.sin(np.arange(30000) * 0.3),
+        np.full(30000, 20000.0),
+        32767 * np.sign(np.sin(np.arange(30000) * 0.05)),
+        np.random.default_rng(0).integers(-32768, 32767, 30000).astype(float),
+    ],
+    ids=["tone", "dc", "square", "full-scale noise"],
+)
+def test_hard_signals_stay_near_their_level(model, signal):
+    heard = Song(samples=signal.astype(np.int16)[:, None], sample_rate_hz=RATE_HZ, name="hard")
+    more = model.continue_song(heard, 4.0).samples[RATE_HZ:]
+    assert 10 ** (-6 / 20) < rms(more) / rms(heard.samples) < 10 ** (6 / 20)
+
+
+def test_silence_goes_on_as_silence(model):
+    heard = Song(samples=np.zeros((30000, 2), np.int16), sample_rate_hz=RATE_HZ, name="rest")
+    assert not np.any(model.continue_song(heard, 1.0).samples)
+
+
+def test_what_is_clipped_is_counted(model):
+    loud = np.random.default_rng(0).choice([-32768, 32767], (20000, 1)).astype(np.int16)
+    stream = model.stream_song(Song(samples=loud, sample_rate_hz=RATE_HZ, name="loud"), 1.0)
+    samples = np.concatenate(list(stream))
+    at_the_edge = int(np.count_nonzero((samples == 32767) | (samples == -32768)))
+    assert 0 < stream.clipped <= at_the_edge
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"seconds": 0.0}, "seconds is 0: must be above 0 and at most 3600"),
+        ({"seconds": -2.0}, "seconds is -2"),
+        ({"seconds": float("nan")}, "seconds is nan"),
+        ({"seconds": 3601.0}, "seconds is 3601"),
+        ({"temperature": -0.1}, "temperature is -0.1: must be a number from 0 upwards"),
+        ({"temperature": float("inf")}, "temperature is inf"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_what_cannot_be_asked_is_a_clear_error_at_once(model, settings, said):
+    for ask in (model.continue_song, model.stream_song):
+        with pytest.raises(ContinuationError, match=said):
+            ask(piece(), **settings)
+
+
+def test_a_song_shorter_than_the_look_back_or_with_three_channels_is_a_clear_error(model):
+    with pytest.raises(ContinuationError, match="piece: 7 frames are too short"):
+        model.continue_song(piece(7))
+    three = Song(samples=np.zeros((999, 3), np.int16), sample_rate_hz=RATE_HZ, name="three")
+    with pytest.raises(SongcastError, match="three: 3 channels"):
+        model.continue_song(three)
+
+
+# The memory.
+
+
+def melody(seconds=12, seed=0):
+    """Four notes and noise, the second half a repetition of the first: float64 (frames,)."""
+    t = np.arange(RATE_HZ * seconds // 2) / RATE_HZ
+    notes = np.choose((t * 1.3).astype(int) % 4, [220.0, 330.0, 262.0, 392.0])
+    once = 6000 * np.sin(2 * np.pi * np.cumsum(notes) / RATE_HZ)
+    once += np.random.default_rng(seed).normal(0, 30, len(t))
+    return np.concatenate([once, once])
+
+
+def test_the_memory_finds_where_the_song_was_like_this_to_the_sample():
+    signal = melody()
+    heard = signal[: 9 * RATE_HZ]
+    place = Memory(heard, RATE_HZ).find(len(heard))
+    assert place is not None
+    assert place.frame == 3 * RATE_HZ
+    assert place.distance_db < 1.5
+
+
+def test_a_song_too_short_for_a_memory_has_none():
+    signal = melody()[:4000]
+    assert Memory(signal, RATE_HZ).find(4000) is None
+
+
+def test_the_guide_never_runs_out_and_visits_more_than_one_passage():
+    heard = np.stack([melody()] * 2, axis=1).astype(np.int16)
+    prime = Prime(heard, RATE_HZ)
+    guide = Guide(prime, np.random.default_rng(0), 4)
+    blocks = [next(guide) for _ in range(4 + 30 * RATE_HZ // prime.rows.block)]
+    assert len({block.distance_db for block in blocks}) > 2
+    for block in blocks:
+        assert np.all(np.isfinite(block.excitation))
+        assert 0.05 < np.std(block.excitation[0]) < 20
+    for before, after in itertools.pairwise(blocks):
+        np.testing.assert_array_equal(before.last.reflection, after.first.reflection)
+
+
+# Bundles and the command line.
+
+
+@pytest.fixture(scope="module")
+def bundle(model, tmp_path_factory):
+    """A forecaster's bundle that carries the continuation network."""
+    folder = tmp_path_factory.mktemp("models")
+    model.save(folder / "continuation", {"params": {}})
+    forecaster = randomised()
+    forecaster.continuation = folder / "continuation"
+    forecaster.save(folder / "train", {"sample_rate_hz": RATE_HZ, "channels": 2, "params": {}})
+    return folder / "train"
+
+
+def test_a_bundle_carries_the_network_that_continues_and_goes_on_the_same(model, bundle):
+    loaded = load(bundle)
+    np.testing.assert_array_equal(
+        loaded.continue_song(piece(), 0.5, seed=1).samples,
+        model.continue_song(piece(), 0.5, seed=1).samples,
+    )
+    streamed = np.concatenate(list(loaded.stream_song(piece(), 0.5, seed=1)))
+    np.testing.assert_array_equal(streamed, loaded.continue_song(piece(), 0.5, seed=1).samples)
+
+
+def test_the_nested_bundle_is_part_of_the_outers_proof(bundle, model, tmp_path):
+    manifest = read_manifest(bundle)
+    assert "continuation/network.keras" in manifest["files"]
+    alone = randomised()
+    alone.save(tmp_path / "alone", {})
+    assert read_manifest(tmp_path / "alone")["weights_sha256"] != manifest["weights_sha256"]
+    network = bundle / "continuation" / "network.keras"
+    saved = network.read_bytes()
+    network.write_bytes(saved[:-1])
+    try:
+        with pytest.raises(BundleError, match=r"continuation/network\.keras: missing or altered"):
+            read_manifest(bundle)
+    finally:
+        network.write_bytes(saved)
+
+
+@pytest.mark.parametrize("uri", ["persistence", "cascade"])
+def test_a_model_that_only_forecasts_says_so(uri):
+    with pytest.raises(ContinuationError, match=f"{uri} forecasts and cannot continue songs"):
+        load(uri).continue_song(piece())
+
+
+def test_an_lstm_without_its_network_says_so(tmp_path):
+    randomised().save(tmp_path / "old", {})
+    with pytest.raises(ContinuationError, match="lstm forecasts and cannot continue"):
+        load(tmp_path / "old").continue_song(song(music(2000)))
+
+
+def test_a_continuation_bundle_alone_is_no_forecaster(bundle):
+    with pytest.raises(BundleError, match="unknown kind 'continuation'"):
+        load(bundle / "continuation")
+    with pytest.raises(BundleError, match="no continuation network"):
+        Continuer.load(bundle)
+
+
+@pytest.fixture
+def wav(tmp_path):
+    path = tmp_path / "song.wav"
+    write_song(piece(12000), path)
+    return path
+
+
+def go_on(wav, bundle, *more):
+    out = wav.with_name("out.wav")
+    arguments = ["continue", str(wav), "-o", str(out), "--model", str(bundle), *more]
+    return cli.main(arguments), out
+
+
+def test_the_command_writes_the_song_and_then_its_continuation(wav, bundle, model, capsys):
+    code, out = go_on(wav, bundle, "--seconds", "0.5", "--seed", "7")
+    assert code == 0
+    said = capsys.readouterr().out
+    assert "x real time" in said and "samples clipped" in said
+    found, heard = read_song(out), read_song(wav)
+    np.testing.assert_array_equal(found.samples[: heard.frames], heard.samples)
+    more = model.continue_song(heard, 0.5, seed=7).samples
+    np.testing.assert_array_equal(found.samples[heard.frames :], more)
+
+
+def test_the_continuation_alone_and_one_json_document(wav, bundle, capsys):
+    code, out = go_on(wav, bundle, "--seconds", "0.5", "--only", "--json")
+    assert code == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["frames"] == read_song(out).frames == 4000
+    assert said["seconds"] == 0.5
+    assert said["real_time_factor"] > 0
+    assert said["clipped_samples"] == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--seconds", "0"), "seconds is 0: must be above 0"),
+        (("--seconds", "1e9"), "seconds is 1e+09"),
+        (("--seconds", "1", "--temperature", "-1"), "temperature is -1"),
+        (("--seconds", "1", "--seed", "-1"), "seed is -1"),
+        (("--seconds", "1", "--model", "cascade"), "cascade forecasts and cannot continue songs"),
+        (("--seconds", "1", "-o", "/nowhere/out.wav"), "/nowhere/out.wav: cannot be written"),
+        (("--seconds", "1", "-o", "out.xyz"), "out.xyz: cannot write xyz"),
+    ],
+)
+def test_a_users_mistake_is_one_line_exit_2_and_leaves_no_file(wav, bundle, more, said, capsys):
+    code, out = go_on(wav, bundle, *more)
+    assert code == 2
+    caught = capsys.readouterr()
+    assert caught.out == ""
+    assert caught.err.startswith("songcast continue: ")
+    assert said in caught.err
+    assert caught.err.count("\n") == 1
+    assert not out.exists()
+
+
+def test_the_song_itself_is_never_overwritten(wav, bundle, capsys):
+    before = wav.read_bytes()
+    code = cli.main(
+        ["continue", str(wav), "-o", str(wav), "--seconds", "1", "--model", str(bundle)]
+    )
+    assert code == 2
+    assert "is the song itself" in capsys.readouterr().err
+    assert wav.read_bytes() == before

@@ -1,0 +1,164 @@
+"""Ten thousand songs: nothing grows faster than they do, and what is done stays done."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from songcast.audio.songs import Song, write_song
+from songcast.data.corpus import Corpus, PreparedSong, has_array, split_frames, write_index
+from songcast.training.batches import CropSampler
+from songcast.training.feature_cache import DTYPES, SongFeatures
+from songcast.training.fit import VALIDATION_SONGS, validation_songs
+
+RATE_HZ = 44100
+FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
+
+
+@pytest.fixture(scope="module")
+def streams(tmp_path_factory):
+    """The features of one song, which ten thousand share here: (2, 640 frames)."""
+    folder = tmp_path_factory.mktemp("features")
+    shapes = {"unit": (640,), "residual": (640,), "side": (640, 3), "base": (640, 2, 3),
+              "summary": (40, 5)}  # fmt: skip
+    rng = np.random.default_rng(0)
+    for name, dtype in DTYPES.items():
+        np.save(folder / f"{name}.npy", rng.uniform(1, 2, (2, *shapes[name])).astype(dtype))
+    return folder
+
+
+def song_of(folder, number, splits):
+    return SongFeatures(slug=f"s{number}", channels=2, frame=16, splits=splits, folder=folder)
+
+
+def sampler_of(folder, songs):
+    found = [song_of(folder, number, {"train": (0, 640)}) for number in range(songs)]
+    return CropSampler(found, rows=8, frames=64, look_back=8, seed=1)
+
+
+def cpu_seconds(work, times=30):
+    """The least of several."""
+    found = []
+    for number in range(times):
+        start = time.thread_time()
+        work(number)
+        found.append(time.thread_time() - start)
+    return min(found)
+
+
+def test_a_batch_costs_the_same_from_ten_songs_and_from_ten_thousand(streams):
+    few, many = sampler_of(streams, 10), sampler_of(streams, 10_000)
+    least = cpu_seconds(lambda number: few.batch(0, number))
+    assert cpu_seconds(lambda number: many.batch(0, number)) < 2 * least + 0.001
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts in /proc")
+def test_ten_thousand_songs_hold_no_open_files(streams):
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    sampler = sampler_of(streams, 10_000)
+    batches = [sampler.batch(0, number) for number in range(5)]
+    assert len(batches) == 5
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
+
+
+@pytest.mark.parametrize("songs", [3, VALIDATION_SONGS, 10_000])
+def test_an_epoch_is_validated_on_songs_evenly_spread_among_those_that_can(streams, songs):
+    split = {"validation": (0, 640)}
+    able = [song_of(streams, number, split) for number in range(songs)]
+    variants = [song_of(streams, number, {"train": (0, 640)}) for number in range(songs)]
+    asked = [int(song.slug[1:]) for song in validation_songs([*variants, *able])]
+    assert len(asked) == min(songs, VALIDATION_SONGS)
+    gaps = np.diff([*asked, songs])
+    assert asked[0] == 0
+    assert gaps.max() - gaps.min() <= 1
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_the_parts_of_all_workers_are_the_whole_batch(streams, workers):
+    sampler = sampler_of(streams, 50)
+    _, whole = sampler.batch(3, 4)
+    parts = [sampler.batch(3, 4, rank, workers)[1] for rank in range(workers)]
+    joined = np.empty_like(whole)
+    for rank, part in enumerate(parts):
+        joined[rank::workers] = part
+    np.testing.assert_array_equal(joined, whole)
+
+
+def test_opening_ten_thousand_songs_takes_seconds(tmp_path):
+    array = tmp_path / "one.npy"
+    np.save(array, np.zeros((2000, 2), np.int16))
+    songs = []
+    for number in range(10_000):
+        path = tmp_path / f"song-{number:05d}.npy"
+        path.hardlink_to(array)
+        songs.append(
+            PreparedSong(
+                slug=path.stem,
+                source=f"{path.stem}.wav",
+                sha256="0" * 64,
+                source_sample_rate_hz=RATE_HZ,
+                sample_rate_hz=RATE_HZ,
+                frames=2000,
+                channels=2,
+                peak=0,
+                splits=split_frames(2000, RATE_HZ, FRACTIONS, 0.001),
+                path=path,
+            )
+        )
+    write_index(tmp_path, RATE_HZ, songs)
+    start = time.thread_time()
+    corpus = Corpus.open(tmp_path)
+    assert time.thread_time() - start < 6
+    assert len(corpus) == 10_000
+    assert corpus["song-09999"].samples.shape == (2000, 2)
+    assert has_array(corpus["song-00000"])
+
+
+def generate(folder, songs, first=0):
+    """Write short songs, each another one."""
+    folder.mkdir(exist_ok=True)
+    noise = np.random.default_rng(0).normal(0, 900, (4410 + songs + first, 1))
+    for number in range(first, first + songs):
+        samples = np.rint(noise[number : number + 4410]).astype(np.int16)
+        song = Song(samples=samples, sample_rate_hz=RATE_HZ, name="noise")
+        write_song(song, folder / f"song-{number:05d}.wav")
+
+
+def start(home):
+    command = [sys.executable, "-m", "songcast.stages.prepare"]
+    environment = {k: v for k, v in os.environ.items() if k != "DVC_ROOT"}
+    return subprocess.Popen(command, cwd=home, env=environment, text=True, stderr=subprocess.PIPE)
+
+
+def run(home):
+    process = start(home)
+    lines = process.communicate()[1].splitlines()
+    assert process.returncode == 0, lines
+    return lines
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_of_many_songs_it_does_the_rest_and_then_one_more(tmp_path):
+    shutil.copy(Path(__file__).parents[2] / "params.yaml", tmp_path)
+    generate(tmp_path / "data", 1000)
+    listed = tmp_path / "prepared" / ".incoming" / "finished.jsonl"
+    process = start(tmp_path)
+    while not listed.exists() or listed.read_text().count("}") < 300:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    finished = listed.read_text().count("}\n")
+    lines = run(tmp_path)
+    assert lines[0] == f"{finished} songs were decoded before the last run stopped"
+    assert sum(" -> " in line for line in lines) == 1000 - finished
+    generate(tmp_path / "data", 1, first=1000)
+    lines = run(tmp_path)
+    assert [line.partition(" ")[0] for line in lines] == ["song-01000.wav", "1001"]
+    assert len(Corpus.open(tmp_path / "prepared")) == 1001

@@ -1,0 +1,134 @@
+"""Evaluation gives each model its own forecast, and sums up what a hand sums up."""
+
+import json
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from helpers.small_models import EXPERTS, forecaster, front_end, music, randomised, ridge, song
+from songcast.evaluation.forecasts import finite, forecast_passage, front_end_of, measure, summarise
+from songcast.forecasting.cascade import Cascade
+from songcast.forecasting.distribution import BLOCK_FRAMES
+from songcast.forecasting.forecaster import Forecast
+from songcast.forecasting.persistence import Persistence
+
+
+@pytest.fixture(scope="module")
+def heard():
+    """A song, models of every kind, and each one's own forecast of the whole song."""
+    models = {
+        "lstm": randomised("cascade", seed=1),
+        "persistence": Persistence(),
+        "cascade": Cascade(EXPERTS),
+        "other": randomised("cascade", seed=2),
+        "ridge": ridge(),
+        "alone": randomised("none", seed=3),
+        "on ridge": randomised("ridge", seed=4),
+    }
+    x = song(music(2 * BLOCK_FRAMES + 700, 2))
+    return x, models, {name: model.forecast(x) for name, model in models.items()}
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"),
+    [
+        (BLOCK_FRAMES + 300, 2 * BLOCK_FRAMES + 200),
+        (BLOCK_FRAMES, BLOCK_FRAMES + 50),
+        (17, 40),
+        (0, 2 * BLOCK_FRAMES + 200),
+    ],
+)
+def test_every_models_passage_is_that_of_its_own_forecast_of_the_song(heard, start, stop):
+    x, models, forecasts = heard
+    found = forecast_passage(models, x, start, stop)
+    assert list(found) == list(models)
+    for name, forecast in forecasts.items():
+        own = forecast.passage(start, stop)
+        assert_array_equal(found[name].samples, own.samples, name)
+        assert_array_equal(found[name].bits, own.bits, name)
+        assert_array_equal(found[name].mean, own.mean, name)
+    if start < BLOCK_FRAMES:
+        # Later, both random networks have lost all trust and leave it to the combiner.
+        assert not np.array_equal(found["lstm"].bits, found["other"].bits)
+
+
+def test_a_model_that_forgets_is_spared_what_it_cannot_remember():
+    model = forecaster("notebook")
+    model.memory_frames = 20000
+    x = song(music(24000, 1))
+    found = forecast_passage({"notebook": model}, x, 22000, 23000)["notebook"]
+    own = model.forecast(x).passage(22000, 23000)
+    # The stackers' memory fades: what is left of it is far below what is reported.
+    assert_allclose(found.bits.mean(), own.bits.mean(), atol=1e-3)
+
+
+def test_models_of_one_front_end_share_it_and_others_do_not():
+    assert front_end_of(Cascade(EXPERTS)) == front_end_of(randomised("cascade"))
+    assert front_end_of(Cascade()) != front_end_of(Cascade(EXPERTS))
+    assert front_end_of(randomised("none")) == front_end("none")
+    assert front_end_of(ridge()) is None
+    assert front_end_of(Persistence()) is None
+
+
+def test_persistence_is_late_by_one_sample_and_an_honest_predictor_by_none():
+    # Much of it is noise-like, so that the last sample is not the next one.
+    rng = np.random.default_rng(0)
+    x = np.convolve(rng.normal(0, 3000, 9000), [0.5, 1.0, 0.5], "same")
+    stereo = np.rint(np.stack([x, np.roll(x, 7)], 1)).astype(np.int16)
+    models = {"persistence": Persistence(), "cascade": Cascade(), "lstm": randomised("cascade")}
+    found = forecast_passage(models, song(stereo), 4000, 9000)
+    assert measure(found["persistence"])["lag_samples"] == [1, 1]
+    assert measure(found["cascade"])["lag_samples"] == [0, 0]
+    assert measure(found["lstm"])["lag_samples"] == [0, 0]
+
+
+def forecast(x, mean, bits=None):
+    x, mean = np.array(x, np.int16), np.array(mean, np.float64)
+    bits = np.full(x.shape, 2.0) if bits is None else np.array(bits)
+    return Forecast(samples=x, mean=mean, bits=bits)
+
+
+def test_a_measure_is_plain_json_with_one_number_per_channel():
+    found = measure(forecast([[10, 0], [-10, 0]], [[9, 0], [-9, 0]], [[1.0, 2.0], [3.0, 6.0]]))
+    assert json.loads(json.dumps(found, allow_nan=False)) == {
+        "prediction_gain_db": [pytest.approx(20.0), 0.0],
+        "bits_per_sample": 3.0,
+        "lag_samples": [0, 0],
+        "clipped_samples": 0,
+    }
+
+
+def test_an_infinite_gain_is_null_in_json():
+    found = measure(forecast([[5], [6]], [[5], [6]]))
+    assert found["prediction_gain_db"] == [None]
+    assert finite(np.inf) is finite(np.nan) is None
+    assert finite(1) == 1.0
+
+
+def test_clipped_are_predictions_at_the_edge_where_the_song_is_not():
+    x = [[100], [32767], [-32768], [-5], [0]]
+    mean = [[32767.0], [32767.0], [-32768.0], [-32768.0], [32766.9]]
+    assert measure(forecast(x, mean))["clipped_samples"] == 2
+
+
+def entry(gains, bits, lags, clipped=0):
+    return {
+        "prediction_gain_db": gains,
+        "bits_per_sample": bits,
+        "lag_samples": lags,
+        "clipped_samples": clipped,
+    }
+
+
+def test_the_summary_is_the_mean_over_songs_the_worst_lag_and_all_clipped():
+    songs = {
+        "a": {"x": entry([10.0, 20.0], 6.0, [0, 1], 3), "y": entry([1.0, 1.0], 1.0, [0, 0])},
+        "b": {"x": entry([30.0], 8.0, [-4], 1), "y": entry([None], 2.0, [0])},
+    }
+    assert summarise(songs) == {
+        # a song counts once, however many channels it has: (15 + 30) / 2
+        "x": entry(22.5, 7.0, -4, 4),
+        "y": entry(0.5, 1.5, 0, 0),
+    }
+    assert summarise({}) == {}

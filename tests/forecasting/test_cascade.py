@@ -1,0 +1,402 @@
+"""The bank of experts and the cascade: causal, stable, and what they claim to compute."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from songcast.audio.songs import Song
+from songcast.errors import ParamsError
+from songcast.forecasting.cascade import Cascade
+from songcast.forecasting.filter_bank import ExpertBank, ExpertSettings, LeastSquares, Lms
+from songcast.forecasting.filter_bank_kernels import least_squares
+from songcast.forecasting.linear_kernels import cholesky_solve
+from songcast.forecasting.stacking import CombinedBlock, Combiner
+
+Samples = NDArray[np.int16]
+RATE_HZ = 44100
+SMALL = ExpertSettings(
+    chains=(
+        (
+            LeastSquares(own_taps=8, other_taps=4, forgetting=0.998),
+            Lms(taps=64, step=0.1),
+            LeastSquares(own_taps=4, other_taps=4, forgetting=0.99, solve_every=8),
+        ),
+        (Lms(taps=16, step=0.05),),
+    )
+)
+
+
+def music(frames: int, channels: int, seed: int = 0) -> Samples:
+    """A few decaying partials, correlated channels and noise."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(frames)[:, None] / RATE_HZ
+    x = np.zeros((frames, channels))
+    for _ in range(6):
+        hz, pan = rng.uniform(80, 4000), rng.uniform(0.3, 1.0, channels)
+        x += 3000 * pan * np.sin(2 * np.pi * hz * t + rng.uniform(0, 6)) * np.exp(-3 * t)
+    x += np.cumsum(rng.normal(0, 20, (frames, channels)), axis=0) * 0.2
+    return np.clip(np.round(x + rng.normal(0, 10, x.shape)), -32768, 32767).astype(np.int16)
+
+
+def song(samples: Samples) -> Song:
+    return Song(samples=samples, sample_rate_hz=RATE_HZ, name="test")
+
+
+def hear(samples: Samples, bounds: list[int] | None = None) -> tuple[NDArray, CombinedBlock]:
+    """Means and combined blocks of ``samples`` heard in pieces cut at ``bounds``."""
+    bank = ExpertBank(samples.shape[1], SMALL)
+    combiner = Combiner(samples.shape[1], len(bank.names))
+    means, blocks = [], []
+    for piece in np.split(samples, bounds or []):
+        means.append(bank.hear(piece))
+        blocks.append(combiner.hear(piece, means[-1]))
+    joined = {
+        name: np.concatenate([getattr(block, name) for block in blocks])
+        for name in CombinedBlock.__dataclass_fields__
+    }
+    return np.concatenate(means), CombinedBlock(**joined)
+
+
+def assert_same(a: CombinedBlock, b: CombinedBlock, frames: int) -> None:
+    for name in CombinedBlock.__dataclass_fields__:
+        np.testing.assert_array_equal(
+            getattr(a, name)[:frames], getattr(b, name)[:frames], err_msg=name
+        )
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_the_future_does_not_change_the_past(channels: int) -> None:
+    x = music(6000, channels)
+    changed = x.copy()
+    changed[5000:] = -changed[5000:] // 2
+    means, combined = hear(x)
+    other_means, other = hear(changed)
+    # The forecast of frame 5000 knows nothing of it; channel 1 knows channel 0's sample.
+    np.testing.assert_array_equal(means[:5000], other_means[:5000])
+    np.testing.assert_array_equal(means[5000, 0], other_means[5000, 0])
+    assert_same(combined, other, 5000)
+    assert not np.array_equal(means[5001:], other_means[5001:])
+
+
+def test_the_second_channel_sees_only_the_current_sample_of_the_first() -> None:
+    x = music(4000, 2)
+    changed = x.copy()
+    changed[3000, 1] += 100
+    means, other = hear(x)[0], hear(changed)[0]
+    np.testing.assert_array_equal(means[3000], other[3000])
+    changed = x.copy()
+    changed[3000, 0] += 100
+    other = hear(changed)[0]
+    np.testing.assert_array_equal(means[3000, 0], other[3000, 0])
+    assert not np.array_equal(means[3000, 1], other[3000, 1])
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("bounds", [[1, 2, 9, 500], [4096], [4097, 5000], [17]])
+def test_heard_in_pieces_is_heard_whole(channels: int, bounds: list[int]) -> None:
+    x = music(6000, channels)
+    means, combined = hear(x)
+    pieces_means, pieces = hear(x, bounds)
+    np.testing.assert_array_equal(means, pieces_means)
+    assert_same(combined, pieces, len(x))
+
+
+def test_the_default_bank_is_chunked_as_whole_and_threaded_as_serial() -> None:
+    x = music(9000, 2)
+    whole = ExpertBank(2, threads=1).hear(x)
+    bank = ExpertBank(2, threads=3)
+    pieces = np.concatenate([bank.hear(piece) for piece in np.split(x, [5, 4100, 8000])])
+    np.testing.assert_array_equal(whole, pieces)
+    assert whole.shape == (9000, 2, len(bank.names)) and whole.dtype == np.float32
+
+
+def test_least_squares_agree_with_an_independent_solver() -> None:
+    own, other, forgetting, ridge, every = 4, 3, 0.99, 1.0, 8
+    x = music(640, 2)
+    stage = LeastSquares(
+        own_taps=own, other_taps=other, forgetting=forgetting, ridge=ridge, solve_every=every
+    )
+    means = ExpertBank(2, ExpertSettings(chains=((stage,),))).hear(x)[..., 0]
+    padded = np.concatenate([np.zeros((own, 2)), x.astype(float)])
+    for channel in (0, 1):
+        rows = np.array(
+            [
+                np.concatenate(
+                    [
+                        padded[t : t + own, channel],
+                        padded[t + own - other + channel : t + own + channel, 1 - channel],
+                    ]
+                )
+                for t in range(len(x))
+            ]
+        )
+        for t in (400, 512, 639):
+            known = t // every * every
+            decay = np.sqrt(forgetting ** np.arange(known - 1, -1, -1.0))
+            design = np.vstack(
+                [rows[:known] * decay[:, None], np.sqrt(ridge) * np.eye(own + other)]
+            )
+            target = np.concatenate([x[:known, channel] * decay, np.zeros(own + other)])
+            w = np.linalg.lstsq(design, target, rcond=None)[0]
+            assert means[t, channel] == pytest.approx(rows[t] @ w, abs=0.02)
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+@pytest.mark.parametrize("own, other, every", [(5, 3, 8), (12, 9, 8), (4, 12, 16), (6, 0, 8)])
+def test_a_covariance_brought_forward_is_the_sum_of_all_regressors(
+    own: int, other: int, every: int, ahead: int
+) -> None:
+    forgetting, frames = 0.99, 160
+    rng = np.random.default_rng(3)
+    past, n = max(own, other), own + other
+    signals = np.zeros((2, past + frames))
+    signals[:, past:] = rng.normal(0, 100, (2, frames))
+    matrix, vectors = np.zeros((2, n, n)), np.zeros((5, n))
+    least_squares(
+        signals[0],
+        signals[1],
+        past,
+        np.array([own, other, ahead, every, 0, 1]),
+        forgetting,
+        1.0,
+        0.0,
+        matrix,
+        vectors,
+        np.zeros((every, 2, n)),
+        np.zeros((9, max(n, 8))),
+        np.zeros(2),
+        np.zeros(frames, np.float32),
+    )
+    expected, correlation = np.zeros((n, n)), np.zeros(n)
+    for t in range(past, past + frames):
+        u = np.concatenate([signals[0, t - own : t], signals[1, t + ahead - other : t + ahead]])
+        expected = forgetting * expected + np.outer(u, u)
+        correlation = forgetting * correlation + signals[0, t] * u
+    np.testing.assert_allclose(matrix[0], expected, rtol=1e-9, atol=1e-6)
+    np.testing.assert_allclose(vectors[0], correlation, rtol=1e-9, atol=1e-6)
+
+
+def test_sweeps_come_to_the_exact_solution() -> None:
+    x = music(3000, 2)
+    exact, swept = (
+        ExpertBank(
+            2,
+            ExpertSettings(
+                chains=(
+                    (
+                        LeastSquares(
+                            own_taps=2, other_taps=2, forgetting=0.998, solve_every=8, sweeps=sweeps
+                        ),
+                    ),
+                )
+            ),
+        ).hear(x)
+        for sweeps in (0, 100)
+    )
+    scale = np.abs(x[2000:]).mean()
+    assert np.abs(exact[2000:] - swept[2000:]).mean() < 0.01 * scale
+
+
+def test_chains_that_begin_alike_say_together_what_each_says_alone() -> None:
+    x = music(5000, 2)
+    first = LeastSquares(own_taps=8, other_taps=4, forgetting=0.998)
+    chains = ((first, Lms(taps=32, step=0.1)), (first, Lms(taps=16, step=0.01)), (first,))
+    together = ExpertBank(2, ExpertSettings(chains=chains)).hear(x)
+    alone = [ExpertBank(2, ExpertSettings(chains=(chain,))).hear(x) for chain in chains]
+    np.testing.assert_array_equal(together, np.concatenate(alone, axis=-1))
+
+
+def test_weighted_least_squares_agree_with_an_independent_solver() -> None:
+    taps, forgetting, ridge, every = 5, 0.99, 1.0, 8
+    x = music(640, 1)
+    x[300:420] *= 4
+    stage = LeastSquares(
+        own_taps=taps, other_taps=1, forgetting=forgetting, solve_every=every, weighting=1.0
+    )
+    means = ExpertBank(1, ExpertSettings(chains=((stage,),))).hear(x)[:, 0, 0]
+    target = x[:, 0].astype(float)
+    padded = np.concatenate([np.zeros(taps), target])
+    rows = np.array([padded[t : t + taps] for t in range(len(x))])
+    variance = np.zeros(len(x) + 1)
+    for t, error in enumerate(target - means):
+        variance[t + 1] = variance[t] + max(0.01, 1 / (t + 2)) * (error**2 - variance[t])
+    for t in (320, 400, 512, 639):
+        known = t // every * every
+        weights = forgetting ** np.arange(known - 1, -1, -1.0) / (variance[:known] + 0.1)
+        root = np.sqrt(weights)
+        design = np.vstack([rows[:known] * root[:, None], np.sqrt(ridge) * np.eye(taps)])
+        w = np.linalg.lstsq(
+            design, np.concatenate([target[:known] * root, np.zeros(taps)]), rcond=None
+        )[0]
+        assert means[t] == pytest.approx(rows[t] @ w, abs=0.02, rel=1e-5)
+
+
+def test_the_wide_bank_begins_with_the_cascade_and_is_chunked_as_whole() -> None:
+    narrow, wide = ExpertSettings(), ExpertSettings.wide()
+    assert wide.names[: len(narrow.names)] == narrow.names
+    assert len(set(wide.names)) == len(wide.names) and wide.key() != narrow.key()
+    assert ExpertSettings.from_json(wide.to_json()) == wide
+    x = music(5000, 2)
+    whole = ExpertBank(2, wide, threads=1).hear(x)
+    np.testing.assert_array_equal(whole[..., : len(narrow.names)], ExpertBank(2).hear(x))
+    bank = ExpertBank(2, wide, threads=4)
+    pieces = np.concatenate([bank.hear(piece) for piece in np.split(x, [5, 4100])])
+    np.testing.assert_array_equal(whole, pieces)
+
+
+def test_lms_agrees_with_its_textbook_form() -> None:
+    taps, step = 5, 0.3
+    x = music(400, 1)
+    means = ExpertBank(1, ExpertSettings(chains=((Lms(taps=taps, step=step),),))).hear(x)
+    padded = np.concatenate([np.zeros(taps), x[:, 0].astype(float)])
+    w = np.zeros(taps)
+    for t in range(len(x)):
+        history = padded[t : t + taps]
+        assert means[t, 0, 0] == pytest.approx(np.clip(w @ history, -32768, 32767), abs=1.0)
+        w += step * (padded[t + taps] - w @ history) * history / (history @ history + taps + 1)
+
+
+def test_cholesky_agrees_with_lapack_and_refuses_the_singular() -> None:
+    rng = np.random.default_rng(1)
+    rows = rng.normal(size=(40, 13))
+    a, b = rows.T @ rows, rng.normal(size=13)
+    w, scratch = np.zeros(13), np.zeros((13, 13))
+    assert cholesky_solve(a, b, scratch, w)
+    np.testing.assert_allclose(w, np.linalg.solve(a, b), rtol=1e-9)
+    assert not cholesky_solve(np.ones((3, 3)), np.ones(3), np.zeros((3, 3)), np.zeros(3))
+
+
+def test_the_combination_is_no_worse_than_its_best_expert() -> None:
+    x = music(30000, 2)
+    means, combined = hear(x)
+    late = slice(5000, None)
+    single = np.abs(means[late] - x[late, :, None]).mean(axis=(0, 1))
+    stacked = np.abs(combined.mean[late] - x[late]).mean()
+    assert stacked <= single.min() * 1.005
+    assert combined.expert_error.shape == means.shape
+
+
+def test_an_onset_does_not_make_the_prediction_explode() -> None:
+    x = np.concatenate([music(5000, 2) // 200, music(3000, 2, seed=1)])
+    mean = Cascade(SMALL).forecast(song(x)).mean
+    assert np.abs(mean).max() < 2.5 * np.abs(x.astype(float)).max()
+
+
+def test_identical_channels_make_the_second_nearly_free() -> None:
+    mono = music(40000, 1)
+    f = Cascade(SMALL).forecast(song(np.repeat(mono, 2, axis=1)))
+    assert f.bits[:, 1].mean() < 0.2
+    assert f.bits[2000:, 1].mean() < 0.05
+
+
+def test_settings_have_a_stable_key_and_survive_json() -> None:
+    assert ExpertSettings.from_json(SMALL.to_json()) == SMALL
+    assert ExpertSettings.from_json(ExpertSettings().to_json()).key() == ExpertSettings().key()
+    assert SMALL.key() != ExpertSettings().key()
+    assert len({SMALL, ExpertSettings()}) == 2
+    assert len(set(ExpertSettings().names)) == len(ExpertSettings().names)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: LeastSquares(own_taps=0, other_taps=1, forgetting=0.9),
+        lambda: LeastSquares(own_taps=1, other_taps=1, forgetting=1.0),
+        lambda: LeastSquares(own_taps=1, other_taps=1, forgetting=0.9, solve_every=12),
+        lambda: LeastSquares(own_taps=1, other_taps=1, forgetting=0.9, ridge=0.0),
+        lambda: LeastSquares(own_taps=1, other_taps=1, forgetting=0.9, weighting=-1.0),
+        lambda: Lms(taps=0, step=0.1),
+        lambda: Lms(taps=1, step=1.5),
+        lambda: ExpertSettings(chains=()),
+        lambda: ExpertSettings.from_json([[{"kind": "Fourier"}]]),
+    ],
+)
+def test_bad_settings_are_named(make) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ParamsError, match="experts"):
+        make()
+
+
+def passage(kind: str, frames: int, seed: int) -> Samples:
+    """One hostile passage, (frames, 2) int16."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(frames)
+    mono: dict[str, NDArray] = {
+        "silence": np.zeros(frames),
+        "dc": np.full(frames, int(rng.integers(-32768, 32768))),
+        "square": np.where(t // int(rng.integers(1, 200)) % 2, 32767, -32768),
+        "noise": rng.integers(-32768, 32768, frames),
+        "faint": rng.integers(-1, 2, frames),
+        "impulses": np.where(rng.random(frames) < 0.002, -32768, 0),
+        "sine": np.round(32767 * np.sin(t * rng.uniform(0.001, 3.1))),
+        "ramp": (t * int(rng.integers(1, 5000)) + 32768) % 65536 - 32768,
+    }
+    first = mono[kind]
+    second = {
+        0: first,
+        1: np.clip(-first, -32768, 32767),
+        2: np.zeros(frames),
+        3: rng.integers(-32768, 32768, frames),
+    }[int(rng.integers(4))]
+    return np.stack([first, second], axis=1).astype(np.int16)
+
+
+KINDS = ["silence", "dc", "square", "noise", "faint", "impulses", "sine", "ramp"]
+
+
+def check_sound(forecaster: Cascade, samples: Samples) -> None:
+    """The forecast is finite, in range, and codes every sample."""
+    f = forecaster.forecast(song(samples))
+    assert np.all(np.isfinite(f.mean)) and np.all(np.abs(f.mean) <= 32768 + 1e-6)
+    assert np.all(np.isfinite(f.bits)) and np.all(f.bits >= 0)
+    mixture = forecaster.session(samples.shape[1], RATE_HZ).hear(samples[:5000])
+    assert np.all(mixture.weights > 0) and np.all(np.isfinite(mixture.scales))
+    np.testing.assert_allclose(mixture.weights.sum(axis=-1), 1.0, atol=1e-12)
+
+
+@settings(max_examples=25)
+@given(
+    parts=st.lists(
+        st.tuples(st.sampled_from(KINDS), st.integers(1, 1500), st.integers(0, 99)),
+        min_size=1,
+        max_size=4,
+    ),
+    channels=st.sampled_from([1, 2]),
+)
+def test_hostile_songs_stay_finite(parts: list[tuple[str, int, int]], channels: int) -> None:
+    samples = np.concatenate([passage(*part) for part in parts])[:, :channels]
+    check_sound(Cascade(SMALL), np.ascontiguousarray(samples))
+
+
+@pytest.mark.parametrize("frames", [0, 1, 2])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_the_shortest_songs(frames: int, channels: int) -> None:
+    check_sound(Cascade(), np.full((frames, channels), -32768, np.int16))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_wide_bank_survives(kind: str) -> None:
+    after_silence = np.concatenate([np.zeros((3000, 2), np.int16), passage(kind, 6000, 5)])
+    check_sound(Cascade(ExpertSettings.wide()), after_silence)
+
+
+@pytest.mark.parametrize("value", [-32768, -300, 0, 1, 5000, 32767])
+def test_the_first_sample_costs_no_more_than_a_plain_number(value: int) -> None:
+    f = Cascade(SMALL).forecast(song(np.full((1, 1), value, np.int16)))
+    assert f.bits[0, 0] < 20.0
+
+
+def test_silence_costs_nothing() -> None:
+    f = Cascade(SMALL).forecast(song(np.zeros((20000, 2), np.int16)))
+    assert f.bits[5000:].mean() < 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_ten_minutes_of_a_hostile_mix_stay_finite() -> None:
+    rng = np.random.default_rng(7)
+    parts = []
+    while sum(map(len, parts)) < 600 * RATE_HZ:
+        parts.append(passage(str(rng.choice(KINDS)), int(rng.integers(1, 5 * RATE_HZ)), len(parts)))
+    check_sound(Cascade(), np.concatenate(parts)[: 600 * RATE_HZ])

@@ -1,0 +1,443 @@
+"""The LSTM forecaster: starts as its front end, hears what it was trained on, on any backend."""
+
+import hashlib
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from helpers.small_models import EXPERTS, RATE_HZ, hear, music, randomised, song, untrained
+from songcast.data.corpus import PreparedSong
+from songcast.errors import CorpusError
+from songcast.forecasting.bias_stage import LastStage
+from songcast.forecasting.cascade import Cascade
+from songcast.forecasting.distribution import BLOCK_FRAMES, Mixture
+from songcast.forecasting.filter_bank import ExpertSettings
+from songcast.forecasting.front_end import FrontEndSettings
+from songcast.forecasting.lstm import Lstm
+from songcast.forecasting.model_averaging import Trust
+from songcast.forecasting.network import NetworkSettings, build_network
+from songcast.forecasting.stacking import Combiner
+from songcast.training import feature_cache
+from songcast.training.batches import CropSampler, network_inputs, passage_batches
+from songcast.training.feature_cache import DTYPES, open_features
+
+# TensorFlow's variables do not know NumPy 2's copy keyword; Keras asks them when it saves.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword"
+)
+FRAMES = 3 * BLOCK_FRAMES
+
+
+def prepared(folder, samples, slug="a", splits=None):
+    """A song of prepared/."""
+    path = folder / f"{slug}.npy"
+    np.save(path, samples)
+    return PreparedSong(
+        slug=slug,
+        source=f"{slug}.wav",
+        sha256=hashlib.sha256(samples.tobytes()).hexdigest(),
+        source_sample_rate_hz=RATE_HZ,
+        sample_rate_hz=RATE_HZ,
+        frames=len(samples),
+        channels=samples.shape[1],
+        peak=int(np.abs(samples.astype(int)).max()),
+        splits=splits or {"train": (0, len(samples))},
+        path=path,
+    )
+
+
+def settings_of(model) -> FrontEndSettings:
+    return model.front_end
+
+
+# The network as a correction.
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_untrained_it_codes_as_the_cascade_does(channels, monkeypatch):
+    monkeypatch.setattr(LastStage, "move", lambda self, mixture, samples: mixture)
+    x = song(music(BLOCK_FRAMES + 500, channels))
+    untouched = untrained("cascade").forecast(x)
+    cascade = Cascade(EXPERTS).forecast(x)
+    assert_allclose(untouched.bits, cascade.bits, atol=1e-4)
+    assert_allclose(untouched.mean, cascade.mean, atol=1e-2)
+    assert untouched.bits_per_sample == pytest.approx(cascade.bits_per_sample, abs=1e-6)
+
+
+def test_with_other_weights_it_does_not():
+    x = song(music(2000, 2))
+    changed, cascade = randomised("cascade").forecast(x), Cascade(EXPERTS).forecast(x)
+    assert np.mean(np.abs(changed.bits - cascade.bits)) > 1e-3
+
+
+def test_a_network_that_knows_nothing_costs_little_against_the_cascade():
+    # Random weights of this size make the network's own code useless.
+    x = song(music(8000, 1))
+    lost = randomised("cascade", spread=1.5).forecast(x).bits - Cascade(EXPERTS).forecast(x).bits
+    assert lost.sum() < 30.0 + 0.02 * len(lost)
+
+
+def test_where_the_wider_bank_loses_the_cascade_is_trusted():
+    # A plain sawtooth: 23 experts that say the same are harder to weigh than 13.
+    saw = ((np.arange(12000)[:, None] * 331 + 32768) % 65536 - 32768).astype(np.int16)
+    front_end = FrontEndSettings(experts=ExpertSettings.wide())
+    settings = NetworkSettings(
+        experts=len(front_end.expert_names), mixtures=Combiner.components, units=4, head_units=(4,)
+    )
+    wide = Lstm(build_network(settings), settings, front_end).forecast(song(saw))
+    narrow, wider = (
+        Cascade().forecast(song(saw)),
+        Cascade(ExpertSettings.wide()).forecast(song(saw)),
+    )
+    assert wider.bits_per_sample > narrow.bits_per_sample + 0.02
+    assert wide.bits_per_sample < narrow.bits_per_sample + 0.002
+
+
+def test_what_was_heard_before_changes_nothing_for_the_next_song():
+    stereo, mono = music(FRAMES, 2), music(BLOCK_FRAMES, 1)
+    alone = hear(randomised(), stereo)
+    model = randomised()
+    hear(model, mono)
+    after = hear(model, stereo)
+    for part, array in alone.items():
+        assert_array_equal(after[part], array)
+
+
+@pytest.mark.parametrize("kind", ["cascade", "none"])
+def test_experts_that_listen_ahead_change_no_bit(kind):
+    x = music(FRAMES + 100)
+    model = randomised(kind)
+    session = model.session(2, RATE_HZ)
+    blocks = np.split(x, range(BLOCK_FRAMES, len(x), BLOCK_FRAMES))
+    bits = [session.hear(block).bits(block) for block in blocks]
+    assert_array_equal(model.forecast(song(x)).bits, np.concatenate(bits))
+
+
+def test_the_last_stage_learns_what_is_left_in_the_errors():
+    # The error of a mixture around 0, of which past and other channel tell a part.
+    rng = np.random.default_rng(0)
+    error = rng.normal(0, 100, (20000, 2))
+    error[1:, 0] += 0.4 * error[:-1, 0]
+    error[:, 1] += 0.4 * error[:, 0]
+    x = np.rint(error).astype(np.int16)
+    plain = Mixture(
+        weights=np.ones((*x.shape, 1)),
+        locations=np.zeros((*x.shape, 1)),
+        scales=np.full((*x.shape, 1), 60.0),
+    )
+    moved = LastStage(2).move(plain, x)
+    gain = (plain.bits(x) - moved.bits(x))[10000:].mean(axis=0)
+    # 0.5 log2(1 + 0.16) = 0.107 bits is all there is to know.
+    assert np.all(gain > 0.06) and np.all(gain < 0.13)
+
+
+def test_trust_goes_to_who_codes_best():
+    x = music(3000, 2)
+    rows = (*x.shape, 1)
+
+    def around(locations, scale):
+        return Mixture(
+            weights=np.ones(rows),
+            locations=np.broadcast_to(locations, rows).astype(float),
+            scales=np.full(rows, scale),
+        )
+
+    good, poor = around(x[..., None] + 1.0, 2.0), around(0.0, 2.0)
+    for network, rivals in [(good, [poor, poor]), (poor, [good, poor]), (poor, [poor, good])]:
+        trusted = Trust(2).average(network, rivals, x)
+        assert_allclose(trusted.weights.sum(-1), 1.0)
+        assert_allclose(trusted.bits(x)[100:], good.bits(x)[100:], atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["cascade", "ridge", "none"])
+def test_saved_and_loaded_it_forecasts_the_same_bit_for_bit(kind, tmp_path):
+    model = randomised(kind)
+    model.save(tmp_path / "bundle", {})
+    again = Lstm.load(tmp_path / "bundle")
+    assert again.settings == model.settings
+    x = music(BLOCK_FRAMES + 100, 2)
+    was, said = hear(model, x), hear(again, x)
+    for part in was:
+        assert_array_equal(said[part], was[part], part)
+
+
+JAX_FORECAST = """
+import sys, numpy as np, keras
+from pathlib import Path
+from songcast.audio import Song
+from songcast.forecasters.last_stage import LastStage
+from songcast.forecasters.lstm import Lstm
+assert keras.backend.backend() == "jax"
+model = Lstm.load(Path(sys.argv[1]))
+song = Song(samples=np.load(sys.argv[2]), sample_rate_hz=44100, name="music")
+forecast = model.forecast(song)
+np.savez(sys.argv[3], mean=forecast.mean, bits=forecast.bits)
+"""
+
+
+@pytest.mark.slow
+def test_jax_gives_the_same_forecast_as_tensorflow(tmp_path):
+    model = randomised("cascade", spread=0.1)
+    model.save(tmp_path / "bundle", {})
+    x = music(BLOCK_FRAMES + 500, 2)
+    np.save(tmp_path / "song.npy", x)
+    paths = [str(tmp_path / name) for name in ("bundle", "song.npy", "jax.npz")]
+    subprocess.run(
+        [sys.executable, "-c", JAX_FORECAST, *paths],
+        env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
+        check=True,
+    )
+    forecast = model.forecast(song(x))
+    with np.load(paths[2]) as said:
+        assert_allclose(said["bits"], forecast.bits, atol=1e-4)
+        # A mean means as much as its error is wide.
+        width = np.convolve(np.abs(x - forecast.mean).mean(1), np.ones(64) / 64, "same")[:, None]
+        assert np.max(np.abs(said["mean"] - forecast.mean) / (width + 1.0)) < 1e-4
+
+
+# Training sees what forecasting sees.
+
+
+class Recorder:
+    """Stands for the network and keeps what it is given."""
+
+    def __init__(self, network):
+        self.network = network
+        self.heard = []
+
+    def predict_on_batch(self, inputs):
+        self.heard.append([np.array(rows) for rows in inputs])
+        return self.network.predict_on_batch(inputs)
+
+
+@pytest.mark.parametrize("kind", ["cascade", "none"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_training_and_forecasting_give_the_network_the_same_inputs(kind, channels, tmp_path):
+    model = randomised(kind)
+    x = music(FRAMES, channels)
+    frame, look_back = model.settings.frame, model.settings.look_back
+    features = open_features([prepared(tmp_path, x)], settings_of(model), frame, tmp_path / "f")[0]
+    recorder = Recorder(model.network)
+    model.network_for = lambda channels: recorder
+    hear(model, x, range(BLOCK_FRAMES, FRAMES, BLOCK_FRAMES))
+    names = [tensor.name for tensor in recorder.network.inputs]
+    for start, given in zip(range(0, FRAMES, BLOCK_FRAMES), recorder.heard[:3], strict=True):
+        heard = dict(zip(names, given, strict=True))
+        for c in range(channels):
+            inputs, target = network_inputs([(features, c, start)], BLOCK_FRAMES, look_back)
+            assert set(inputs) == set(names) - {"state"}
+            for name, (rows,) in inputs.items():
+                # Half precision on disk for what DTYPES says, else the same bits
+                exact = DTYPES[name] is np.float32
+                tolerance = {"rtol": 0, "atol": 0} if exact else {"rtol": 1e-3, "atol": 1e-3}
+                assert_allclose(rows, heard[name][c], **tolerance, err_msg=f"{name} at {start}")
+            # The target is the sample that the windows of the next rows look back on.
+            assert_array_equal(target[0, :, 0], heard["residual"][c][look_back:, 0])
+
+
+def test_a_crop_is_the_same_place_of_the_longer_crop_around_it(tmp_path):
+    model = untrained("cascade")
+    frame, look_back = model.settings.frame, model.settings.look_back
+    song_on_disk = prepared(tmp_path, music(4000, 2))
+    features = open_features([song_on_disk], settings_of(model), frame, tmp_path / "f")[0]
+    whole, target = network_inputs([(features, 1, 0)], 4000 // frame * frame, look_back)
+    start, frames = 50 * frame, 20 * frame
+    crop, crop_target = network_inputs([(features, 1, start)], frames, look_back)
+    assert_array_equal(crop["summary"], whole["summary"][:, 50:70])
+    assert_array_equal(crop["residual"], whole["residual"][:, start : start + look_back + frames])
+    assert_array_equal(crop["side"], whole["side"][:, start : start + frames])
+    assert_array_equal(crop["base"], whole["base"][:, start : start + frames])
+    assert_array_equal(crop_target, target[:, start : start + frames])
+
+
+def test_features_stop_where_the_unseen_passage_begins_and_do_not_know_of_it(tmp_path):
+    model = untrained("cascade")
+    splits = {"train": (0, 3000), "validation": (3100, 3600), "test": (3700, 5000)}
+    x = music(5000, 2)
+    other = x.copy()
+    other[3600:] = 0
+    found = []
+    for name, samples in (("one", x), ("two", other)):
+        folder = tmp_path / name
+        folder.mkdir()
+        song_on_disk = prepared(folder, samples, splits=splits)
+        found += open_features([song_on_disk], settings_of(model), model.settings.frame, folder)
+    assert "test" not in found[0].splits
+    for name, stream in found[0].streams.items():
+        assert_array_equal(stream, found[1].streams[name], name)
+    assert found[0].streams["unit"].shape == (2, 3600)
+
+
+def test_features_are_computed_once_and_again_only_for_another_song_or_front_end(tmp_path):
+    model = untrained("cascade")
+    folder = tmp_path / "f"
+
+    def folders(samples, settings, frame=16):
+        open_features([prepared(tmp_path, samples)], settings, frame, folder)
+        return {path.name: path.stat().st_mtime_ns for path in folder.glob("a-*")}
+
+    x = music(600, 2)
+    first = folders(x, settings_of(model))
+    assert folders(x, settings_of(model)) == first
+    more = folders(x, FrontEndSettings(kind="none"))
+    more = folders(x, settings_of(model), frame=32)
+    more = folders(music(600, 2, seed=9), settings_of(model))
+    assert len(more) == 4
+    assert first.items() <= more.items()
+
+
+def test_a_part_that_is_read_is_that_part_of_the_stream_and_a_short_file_is_a_clear_error(tmp_path):
+    model = untrained("cascade")
+    song_on_disk = prepared(tmp_path, music(3000, 2))
+    found = open_features([song_on_disk], settings_of(model), model.settings.frame, tmp_path / "f")
+    for name, stream in found[0].streams.items():
+        for channel in range(2):
+            for start, stop in ((0, stream.shape[1]), (7, 60), (40, 40)):
+                rows = np.empty((stop - start, *found[0].width(name)), DTYPES[name])
+                assert found[0].read(name, channel, start, rows) is rows
+                assert_array_equal(rows, stream[channel, start:stop])
+    side = found[0].folder / "side.npy"
+    os.truncate(side, side.stat().st_size - 1)
+    rows = np.empty((3000, *found[0].width("side")), DTYPES["side"])
+    found[0].read("side", 1, 0, rows[:2999])
+    with pytest.raises(CorpusError, match=r"side\.npy: was cut short; remove .*, it is made anew"):
+        found[0].read("side", 1, 0, rows)
+
+
+def test_features_that_were_not_finished_are_computed_again(tmp_path):
+    model = untrained("none")
+    song_on_disk = prepared(tmp_path, music(600, 2))
+    found = open_features([song_on_disk], settings_of(model), 16, tmp_path / "f")[0]
+    expected = np.array(found.streams["side"])
+    (folder,) = (tmp_path / "f").glob("a-*")
+    (folder / "done").unlink()
+    np.save(folder / "side.npy", np.zeros(3))
+    again = open_features([song_on_disk], settings_of(model), 16, tmp_path / "f")[0]
+    assert_array_equal(again.streams["side"], expected)
+    assert [path.name for path in (tmp_path / "f").glob("a-*")] == [folder.name]
+
+
+def test_features_that_another_training_finished_first_are_left_to_its_readers(
+    tmp_path, monkeypatch
+):
+    model, song_on_disk = untrained("none"), prepared(tmp_path, music(600, 2))
+    compute, inodes = feature_cache._compute, []
+
+    def slowly(*job):
+        monkeypatch.setattr(feature_cache, "_compute", compute)
+        (other,) = open_features([song_on_disk], settings_of(model), 16, tmp_path / "f")
+        inodes.append(other.folder.stat().st_ino)
+        compute(*job)
+
+    monkeypatch.setattr(feature_cache, "_compute", slowly)
+    (found,) = open_features([song_on_disk], settings_of(model), 16, tmp_path / "f")
+    assert [found.folder.stat().st_ino] == inodes
+
+
+# Crops.
+
+
+@pytest.fixture(scope="module")
+def two_songs(tmp_path_factory):
+    """A stereo song and a mono song of half its training passage."""
+    folder = tmp_path_factory.mktemp("songs")
+    songs = [
+        prepared(
+            folder, music(4000, 2), "stereo", {"train": (0, 3210), "validation": (3300, 4000)}
+        ),
+        prepared(folder, music(2000, 1), "mono", {"train": (7, 1600), "test": (1700, 2000)}),
+    ]
+    return open_features(songs, untrained("none").front_end, 16, folder / "f")
+
+
+def drawn(sampler, monkeypatch, batches=150):
+    """Which (slug, channel, start) a sampler draws."""
+    found = []
+
+    def record(places, frames, look_back):
+        found.extend((song.slug, channel, start) for song, channel, start in places)
+        return {"x": np.zeros(1, np.float32)}, np.zeros((1, 2), np.float32)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("songcast.training.batches.network_inputs", record)
+        for index in range(batches):
+            sampler.batch(0, index)
+    return found
+
+
+def sampler_of(songs, **more):
+    return CropSampler(songs, **{"rows": 40, "frames": 160, "look_back": 8, "seed": 3, **more})
+
+
+def test_a_batch_is_decided_by_its_seed_epoch_and_number_alone(two_songs):
+    inputs, target = sampler_of(two_songs).batch(2, 5)
+    other = sampler_of(two_songs)
+    other.batch(0, 0)
+    again, again_target = other.batch(2, 5)
+    assert_array_equal(target, again_target)
+    for name in inputs:
+        assert_array_equal(inputs[name], again[name])
+    for changed in (sampler_of(two_songs).batch(2, 6), sampler_of(two_songs).batch(3, 5)):
+        assert not np.array_equal(changed[1], target)
+    assert not np.array_equal(sampler_of(two_songs, seed=4).batch(2, 5)[1], target)
+
+
+def test_crops_stay_in_their_passage_and_cover_all_of_it_evenly(two_songs, monkeypatch):
+    found = drawn(sampler_of(two_songs), monkeypatch)
+    for slug, first, stop, channels in (("stereo", 0, 3210, 2), ("mono", 16, 1600, 1)):
+        starts = np.array([start for name, _, start in found if name == slug])
+        assert starts.min() == first
+        assert starts.max() == (stop - 160) // 16 * 16
+        assert np.all(starts % 16 == 0)
+        counts = np.bincount((starts - first) // 16)
+        expected = counts.mean()
+        chi_square = np.sum((counts - expected) ** 2 / expected)
+        freedom = len(counts) - 1
+        assert chi_square < freedom + 5 * np.sqrt(2 * freedom)
+        assert {c for name, c, _ in found if name == slug} == set(range(channels))
+
+
+@pytest.mark.parametrize("shares", [None, [1.0, 1.0], [1.0, 4.0], [0.0, 1.0]])
+def test_songs_are_heard_by_their_places_channels_and_shares(two_songs, monkeypatch, shares):
+    found = drawn(sampler_of(two_songs, shares=shares), monkeypatch)
+    places = np.array([(3210 - 160) // 16 + 1, (1600 - 160 - 16) // 16 + 1])
+    weights = places * [2, 1] * (shares or [1.0, 1.0])
+    share = sum(slug == "stereo" for slug, _, _ in found) / len(found)
+    assert share == pytest.approx(weights[0] / weights.sum(), abs=0.03)
+
+
+def test_songs_without_room_are_skipped_and_none_with_room_is_a_clear_error(two_songs, monkeypatch):
+    found = drawn(sampler_of(two_songs, frames=1616), monkeypatch, batches=5)
+    assert {slug for slug, _, _ in found} == {"stereo"}
+    with pytest.raises(CorpusError, match="3216 frames in its train passage"):
+        sampler_of(two_songs, frames=3216)
+
+
+def test_the_blocks_of_a_passage_follow_each_other_without_a_gap(two_songs):
+    batches = list(passage_batches(two_songs[0], "validation", 160, 8))
+    # From the first whole frame in [3300, 4000)
+    starts = list(range(3312, 4000 - 160 + 1, 160))
+    assert len(batches) == len(starts)
+    for (inputs, target), start in zip(batches, starts, strict=True):
+        for c in range(2):
+            expected, expected_target = network_inputs([(two_songs[0], c, start)], 160, 8)
+            assert_array_equal(target[c], expected_target[0])
+            for name, (rows,) in expected.items():
+                assert_array_equal(inputs[name][c], rows)
+    assert list(passage_batches(two_songs[1], "validation", 160, 8)) == []
+
+
+def test_of_a_passage_no_more_is_read_than_is_asked_for(two_songs, monkeypatch):
+    starts = []
+
+    def record(places, *rest):
+        starts.extend(start for _, _, start in places)
+        return network_inputs(places, *rest)
+
+    monkeypatch.setattr("songcast.training.batches.network_inputs", record)
+    next(iter(passage_batches(two_songs[0], "validation", 160, 8)))
+    assert starts == [3312, 3312]  # both channels

@@ -1,0 +1,89 @@
+"""Measures against numbers found by hand and by numpy's own correlation."""
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from helpers.small_models import music
+from songcast.forecasting.metrics import bits_per_sample, lag_samples, prediction_gain_db
+
+
+def test_the_gain_is_ten_times_the_logarithm_of_the_energy_ratio_per_channel():
+    x = np.array([[100, 3], [-100, 4]], np.int16)
+    mean = np.array([[90.0, 3.0], [-110.0, 4.5]])
+    # 20 000 / 200 = 100; 25 / 0.25 = 100
+    np.testing.assert_allclose(prediction_gain_db(x, mean), [20.0, 20.0], rtol=1e-12)
+
+
+def test_predicting_zero_gains_nothing_and_doubling_the_error_loses_6_db():
+    x = music(1000, 2)
+    np.testing.assert_allclose(prediction_gain_db(x, np.zeros(x.shape)), 0.0, atol=1e-12)
+    error = np.random.default_rng(0).normal(size=x.shape)
+    lost = prediction_gain_db(x, x - error) - prediction_gain_db(x, x - 2 * error)
+    np.testing.assert_allclose(lost, 20 * np.log10(2.0), rtol=1e-9)
+
+
+def test_the_loudest_song_does_not_overflow():
+    x = np.full((100_000, 1), -32768, np.int16)
+    # Error 65 535 against signal 32 768
+    gain = prediction_gain_db(x, np.full(x.shape, 32767.0))
+    np.testing.assert_allclose(gain, 20 * np.log10(32768 / 65535), rtol=1e-9)
+
+
+def test_silence_predicted_as_silence_gains_nothing_a_perfect_prediction_everything():
+    silence = np.zeros((10, 1), np.int16)
+    assert prediction_gain_db(silence, np.zeros((10, 1)))[0] == 0.0
+    assert prediction_gain_db(silence, np.ones((10, 1)))[0] == -np.inf
+    x = music(10, 1)
+    assert prediction_gain_db(x, x.astype(float))[0] == np.inf
+    assert prediction_gain_db(np.empty((0, 2), np.int16), np.empty((0, 2))).tolist() == [0.0, 0.0]
+
+
+def test_bits_per_sample_is_the_mean_over_all_samples_of_all_channels():
+    assert bits_per_sample(np.array([[1.0, 2.0], [3.0, 6.0]])) == 3.0
+    assert bits_per_sample(np.empty((0, 2))) == 0.0
+
+
+@settings(max_examples=40)
+@given(st.integers(-64, 64), st.floats(0.1, 3.0), st.floats(-500, 500), st.integers(0, 9))
+@example(64, 1.0, 0.0, 0)
+@example(-64, 1.0, 0.0, 0)
+def test_the_lag_is_the_shift_whatever_the_scale_and_offset(shift, scale, offset, seed):
+    x = np.random.default_rng(seed).integers(-9999, 9999, (2000, 1)).astype(np.int16)
+    late = scale * np.roll(x, shift, axis=0).astype(float) + offset
+    assert lag_samples(x, late).tolist() == [shift]
+
+
+@pytest.mark.parametrize("shift", [65, -65])
+def test_a_lag_beyond_64_samples_is_not_looked_for(shift):
+    x = np.random.default_rng(0).integers(-9999, 9999, (2000, 1)).astype(np.int16)
+    assert abs(int(lag_samples(x, np.roll(x, shift, axis=0).astype(float))[0])) <= 64
+    assert lag_samples(x, np.roll(x, shift, axis=0).astype(float), 65).tolist() == [shift]
+
+
+def test_three_samples_are_enough_to_see_a_lag_of_one():
+    """Without their means: -3 in the middle of the song; 3, 3, -6 around it in the forecast."""
+    x, y = np.array([[9], [0], [0]], np.int16), np.array([[0.0], [0.0], [-9.0]])
+    assert lag_samples(x, y, 1).tolist() == [1]
+    assert lag_samples(x[:2], y[:2], 1).tolist() == [0]
+
+
+def test_the_lag_is_where_numpys_correlation_peaks_for_each_channel():
+    x = music(3000, 2)
+    # A forecast of two echoes, the louder 5 late in one channel and 9 early in the other
+    y = np.stack([2.0 * np.roll(x[:, 0], 5), 2.0 * np.roll(x[:, 1], -9)], axis=1)
+    y += np.roll(x, 30, axis=0)
+    expected = []
+    for c in range(2):
+        a, b = x[64:-64, c] - x[:, c].mean(), y[:, c] - y[:, c].mean()
+        expected.append(int(np.argmax(np.correlate(b, a, "valid"))) - 64)
+    assert lag_samples(x, y).tolist() == expected
+
+
+@pytest.mark.parametrize("frames", [0, 1, 2, 3])
+def test_songs_too_short_to_shift_and_constant_ones_have_lag_zero(frames):
+    x = music(frames, 1)
+    assert lag_samples(x, x.astype(float)).tolist() == [0]
+    flat = np.full((500, 1), 7, np.int16)
+    assert lag_samples(flat, np.random.default_rng(0).normal(size=(500, 1))).tolist() == [0]

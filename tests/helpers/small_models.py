@@ -1,0 +1,130 @@
+"""Small songs and models, random but not trivial, for tests. Not a test module."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from songcast.audio.songs import Song
+from songcast.forecasting.cascade import Cascade
+from songcast.forecasting.distribution import Mixture
+from songcast.forecasting.filter_bank import ExpertSettings, LeastSquares, Lms
+from songcast.forecasting.forecaster import Forecaster, Session
+from songcast.forecasting.front_end import FrontEndKind, FrontEndSettings
+from songcast.forecasting.lstm import Lstm
+from songcast.forecasting.network import NetworkSettings, build_network
+from songcast.forecasting.notebook import Notebook
+from songcast.forecasting.notebook import build_network as build_notebook
+from songcast.forecasting.persistence import Persistence
+from songcast.forecasting.ridge import Ridge
+from songcast.forecasting.stacking import Combiner
+
+RATE_HZ = 44100
+# A quick bank with both kinds of stages and a chain of two.
+EXPERTS = ExpertSettings(
+    chains=(
+        (
+            LeastSquares(own_taps=8, other_taps=4, forgetting=0.998),
+            Lms(taps=32, step=0.02),
+        ),
+        (Lms(taps=16, step=0.01),),
+    )
+)
+NAMES = (
+    "persistence",
+    "ridge",
+    "notebook",
+    "cascade",
+    "lstm-cascade",
+    "lstm-ridge",
+    "lstm-none",
+)
+
+
+def music(frames: int, channels: int = 2, seed: int = 0) -> NDArray[np.int16]:
+    """Partials, a random walk and noise; channels are alike, not equal. (frames, channels)."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(frames)[:, None] / RATE_HZ
+    x = np.zeros((frames, channels))
+    for _ in range(5):
+        pan = rng.uniform(0.4, 1.0, channels)
+        x += 1500.0 * pan * np.sin(2 * np.pi * rng.uniform(80, 3000) * t + rng.uniform(0, 6))
+    x += np.cumsum(rng.normal(0, 20, (frames, 1)), axis=0) * 0.2
+    return np.clip(np.rint(x + rng.normal(0, 60, x.shape)), -32768, 32767).astype(np.int16)
+
+
+def song(samples: NDArray[np.int16], name: str = "music") -> Song:
+    return Song(samples=samples, sample_rate_hz=RATE_HZ, name=name)
+
+
+def ridge(look_back: int = 8) -> Ridge:
+    return Ridge.fit([music(4000, 2, seed=5)], look_back, 1e-6)
+
+
+def front_end(kind: FrontEndKind) -> FrontEndSettings:
+    taps = ridge().taps if kind == "ridge" else None
+    return FrontEndSettings(kind=kind, experts=EXPERTS, taps=taps)
+
+
+def untrained(kind: FrontEndKind = "cascade", seed: int = 0) -> Lstm:
+    """An LSTM forecaster as training finds it: its correction is zero."""
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    end = front_end(kind)
+    settings = NetworkSettings(
+        experts=len(end.expert_names),
+        mixtures=Combiner.components,
+        look_back=8,
+        frame=16,
+        units=6,
+        layers=2,
+        head_units=(8, 6),
+    )
+    return Lstm(build_network(settings), settings, end)
+
+
+def randomised(kind: FrontEndKind = "cascade", seed: int = 0, spread: float = 0.2) -> Lstm:
+    """An LSTM forecaster of which every weight is random, the last layer's too."""
+    model = untrained(kind)
+    rng = np.random.default_rng(seed)
+    weights = [rng.normal(0, spread, w.shape) for w in model.network.get_weights()]
+    model.network.set_weights(weights)
+    return model
+
+
+def forecaster(name: str) -> Forecaster:
+    """One of ``NAMES``."""
+    if name == "persistence":
+        return Persistence()
+    if name == "ridge":
+        return ridge()
+    if name == "cascade":
+        return Cascade()
+    if name == "notebook":
+        import keras
+
+        keras.utils.set_random_seed(0)
+        return Notebook(build_notebook(3, "leaky_relu"))
+    kinds: dict[str, FrontEndKind] = {
+        "lstm-cascade": "cascade",
+        "lstm-ridge": "ridge",
+        "lstm-none": "none",
+    }
+    return randomised(kinds[name])
+
+
+def joined(mixtures: Sequence[Mixture]) -> dict[str, NDArray[np.float64]]:
+    """All that the distributions of successive blocks are made of."""
+    return {
+        part: np.concatenate([getattr(mixture, part) for mixture in mixtures])
+        for part in ("weights", "locations", "scales")
+    }
+
+
+def hear(
+    model: Forecaster, samples: NDArray[np.int16], cuts: Sequence[int] = ()
+) -> dict[str, NDArray[np.float64]]:
+    """What a new session says of ``samples``, heard in pieces cut at ``cuts``."""
+    session: Session = model.session(samples.shape[1], RATE_HZ)
+    return joined([session.hear(piece) for piece in np.split(samples, sorted(cuts))])

@@ -1,0 +1,70 @@
+"""Parameters for a pipeline that runs in seconds."""
+
+from pathlib import Path
+
+import yaml
+
+RATE_HZ = 8000
+REPOSITORY = Path(__file__).parents[2]
+FIT = {
+    "epochs": 2,
+    "steps_per_epoch": 4,
+    "rows": 4,
+    "crop_frames": 512,
+    "learning_rate": 3e-3,
+}
+# What differs from the repository's own params.yaml.
+SMALL = {
+    "prepare": {
+        "sample_rate_hz": RATE_HZ,
+        "train_fraction": 0.6,
+        "validation_fraction": 0.2,
+        "test_fraction": 0.2,
+        "guard_seconds": 0.05,
+        "held_out": [],
+    },
+    "baselines": {
+        "look_back": 8,
+        "notebook": {
+            "look_back": 3,
+            "activation": "leaky_relu",
+            "epochs": 1,
+            "windows_per_epoch": 500,
+        },
+    },
+    "continuation": {
+        "look_back": 8,
+        "slow_units": 4,
+        "fast_units": 4,
+        "head_units": [6, 4],
+        "unheard_seconds": 0.5,
+        "views": 4,
+        "epochs": 2,
+        "steps_per_epoch": 2,
+        "rows": 2,
+        "crop_steps": 1,
+    },
+    "train": {
+        **FIT,
+        "without": [],
+        "front_end": "cascade",
+        "look_back": 8,
+        "frame": 16,
+        "units": 6,
+        "layers": 1,
+        "head_units": [8, 6],
+        "negative_slope": 0.1,
+    },
+    "retrain": {
+        **FIT,
+        "parent": "models/train",
+        "songs": ["new"],
+        "replay_share": 0.5,
+        "negative_slope": 0.25,
+    },
+    "evaluate": {"listening_seconds": 0.25},
+}
+PARAMS = {
+    section: {**values, **SMALL[section]} if section in SMALL else values
+    for section, values in yaml.safe_load((REPOSITORY / "params.yaml").read_text()).items()
+}

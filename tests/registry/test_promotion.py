@@ -1,0 +1,378 @@
+"""Who may be champion, who was, and what happens when two want it at once."""
+
+import json
+import math
+import threading
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers.mlflow_store import evaluation_of, numbers, use_repository
+from helpers.records import assert_sealed
+from songcast import cli, registry
+from songcast.errors import RegistryError
+from songcast.registry import promotion
+from songcast.registry.gate import Gate
+from songcast.registry.promotion import Decision, Move, earlier_champion, rolled_back
+from songcast.tracking import store as tracking_store
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    return use_repository(tmp_path / "here", monkeypatch)
+
+
+def make_version(bits):
+    """Register a version without files; the gate looks at nothing but its numbers."""
+    client = tracking_store.connect()
+    registry.ensure_model(client)
+    entry = json.dumps({"summary": numbers(bits), "songs": {"a": numbers(bits)}})
+    ridge = json.dumps({"summary": numbers(7.0), "songs": {"a": numbers(7.0)}})
+    tags = {registry.KIND: "train", registry.MEASURED: entry, registry.RIDGE: ridge}
+    return int(client.create_model_version("songcast", source="here", tags=tags).version)
+
+
+def told(capfd, *arguments):
+    """Run the command line: exit code, stdout, stderr."""
+    capfd.readouterr()
+    code = cli.main(list(arguments))
+    out, err = capfd.readouterr()
+    return code, out, err
+
+
+def test_promotion_passes_the_gate_and_is_written_down(repository):
+    for bits in (6.5, 6.0, 6.2, 7.5):
+        make_version(bits)
+    first = promotion.promote(1)
+    assert (first.before, first.why) == (None, "it passed the gate")
+    move = promotion.promote(2, why="rounder bass")
+    assert (move.number, move.action, move.before, move.after) == (2, "promote", 1, 2)
+    assert registry.alias("champion") == 2
+    with pytest.raises(RegistryError, match="champion already"):
+        promotion.promote(2)
+    with pytest.raises(RegistryError, match=r"not better than ridge.*not better than the champion"):
+        promotion.promote(4)
+    with pytest.raises(RegistryError, match="no such version"):
+        promotion.promote(9)
+    assert promotion.history()[-1] == move
+    assert len(promotion.history()) == 2
+
+
+def test_force_needs_a_reason_and_records_what_the_gate_said(repository, capfd):
+    for bits in (6.0, 7.5):
+        make_version(bits)
+    promotion.promote(1)
+    code, out, err = told(capfd, "promote", "2", "--force", "--json")
+    assert (code, out) == (2, "")
+    assert err == "songcast promote: a forced promotion needs its reason: add --reason TEXT\n"
+    code, out, _ = told(capfd, "promote", "v2", "--force", "--reason", "to hear it", "--json")
+    said = json.loads(out)
+    assert (code, said["after"], said["why"]) == (0, 2, "to hear it")
+    assert len(said["overruled"]) == 2
+    code, out, _ = told(capfd, "history", "--json")
+    assert json.loads(out)["history"][0] == said
+
+
+def test_a_version_that_was_never_measured_is_not_promoted(repository):
+    client = tracking_store.connect()
+    registry.ensure_model(client)
+    client.create_model_version("songcast", source="here", tags={registry.KIND: "train"})
+    with pytest.raises(RegistryError, match="never measured: run `dvc repro register`"):
+        promotion.promote(1)
+
+
+@pytest.mark.parametrize("nothing", [math.nan, math.inf, -math.inf, None, "5.0"])
+def test_what_has_no_number_is_the_challenger_only_of_its_like(repository, nothing):
+    make_version(6.9)
+    make_version(7.5)
+
+    def challenger(train, retrain):
+        evaluation = evaluation_of(("a",), train=numbers(train), retrain=numbers(retrain))
+        return promotion.decide(evaluation, {"train": 2, "retrain": 1}).challenger
+
+    assert challenger(train=7.5, retrain=nothing) == 2
+    assert challenger(train=nothing, retrain=6.9) == 1
+    assert challenger(train=nothing, retrain=nothing) == 1  # of equals the older
+
+
+def test_a_challenger_that_passes_becomes_champion_once(repository):
+    make_version(6.5)
+    for _ in range(2):
+        decision = promotion.decide(evaluation_of(("a",), train=numbers(6.5)), {"train": 1})
+        assert decision.champion == decision.challenger == registry.alias("champion") == 1
+    assert [move.after for move in promotion.history()] == [1]
+
+
+def test_the_history_says_who_moved_the_champion(repository, monkeypatch):
+    def nobody():
+        raise KeyError("getpwuid(): uid not found: 1234")
+
+    for bits in (6.5, 6.4, 6.3):
+        make_version(bits)
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ada")
+    promotion.promote(1)
+    monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")
+    monkeypatch.setattr(promotion.getpass, "getuser", lambda: "grace")
+    promotion.promote(2)
+    monkeypatch.setattr(promotion.getpass, "getuser", nobody)
+    promotion.promote(3)
+    assert [move.who for move in promotion.history()] == ["ada", "grace", "unknown"]
+
+
+def test_rollback_goes_back_one_at_a_time_and_stays(repository, capfd):
+    for bits in (6.5, 6.4, 6.3):
+        make_version(bits)
+        promotion.promote(registry.versions()[0].number)
+    assert told(capfd, "rollback", "--reason", "clicks")[0] == 0
+    assert registry.alias("champion") == 2
+    decision = promotion.decide(evaluation_of(("a",), train=numbers(6.3)), {"train": 3})
+    assert (decision.champion, decision.gate.reasons) == (2, ("it was rolled back",))
+    assert promotion.rollback().after == 1
+    code, out, err = told(capfd, "rollback")
+    assert (code, out) == (2, "")
+    assert "no earlier champion" in err
+    actions = [(m.action, m.before, m.after) for m in promotion.history()]
+    assert actions[-2:] == [("rollback", 3, 2), ("rollback", 2, 1)]
+    promotion.promote(3, why="the clicks were in the song", force=True)
+    assert promotion.rollback().after == 1
+    code, out, _ = told(capfd, "history")
+    assert out.splitlines()[0].split() == ["when", "who", "what", "from", "to", "why"]
+    assert len(out.splitlines()) == 8
+
+
+def moves(*said):
+    return [
+        Move(number=i, when="", who="", action=action, before=before, after=after, why="")
+        for i, (action, before, after) in enumerate(said)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("past", "champion", "there", "earlier"),
+    [
+        ([], 1, {1}, None),
+        ([("promote", None, 1)], 1, {1}, None),
+        ([("promote", 6, 7)], 7, {6, 7}, 6),
+        ([("promote", None, 1), ("promote", 1, 2), ("promote", 2, 3)], 3, {1, 3}, 1),
+        ([("promote", 1, 2), ("rollback", 2, 1)], 1, {1, 2}, None),
+        ([("promote", 1, 2), ("rollback", 2, 1), ("promote", 1, 3)], 3, {1, 2, 3}, 1),
+        ([("promote", 1, 2)], 5, {1, 2, 5}, 2),  # someone moved the alias by hand
+        ([("promote", 1, 2)], None, {1, 2}, 2),
+        ([("promote", 1, 2), ("promote", 2, 1)], 1, {1, 2}, 2),
+        ([("promote", 0, 1), ("promote", 2, 1)], 3, {1, 2, 3}, 1),  # by hand from 1 to 2
+        ([("promote", 1, 2), ("rollback", 2, 5)], 5, {1, 2, 5}, 2),
+    ],
+)
+def test_the_history_tells_the_earlier_champion(past, champion, there, earlier):
+    assert earlier_champion(moves(*past), champion, there) == earlier
+
+
+@given(st.lists(st.integers(0, 4), max_size=12))
+@settings(deadline=None, derandomize=True)
+def test_rollbacks_undo_promotions_one_after_the_other(steps):
+    """Oracle: a list of champions. Each step promotes that version, 0 rolls back."""
+    champions, past = [], []
+    for step in steps:
+        now = champions[-1] if champions else None
+        if step not in (0, now):
+            champions.append(step)
+            past.append(("promote", now, step))
+        elif step == 0 and len(champions) > 1:
+            champions.pop()
+            past.append(("rollback", now, champions[-1]))
+    before, now = [None, None, *champions][-2:]
+    assert earlier_champion(moves(*past), now, {1, 2, 3, 4}) == before
+
+
+def entry_of(why, *overruled):
+    """The move as it is kept: the text, and what it says."""
+    (move,) = moves(("promote", 1, 2))
+    text = promotion._entry(Move(**{**vars(move), "why": why, "overruled": overruled}))
+    return text, json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("letter", "kept"), [("a", 1000), ('"', 1000), ("é", 500), ("\N{MUSICAL NOTE}", 250)]
+)
+def test_a_long_reason_fits_into_the_databases_column_in_any_script(letter, kept):
+    overruled = [str(number) * 100 for number in range(10)]
+    text, said = entry_of(3000 * letter, *overruled)
+    assert len(text) <= 5000
+    assert (said["why"], said["overruled"]) == (kept * letter, overruled[:8])
+
+
+def test_an_entry_is_cut_only_where_it_does_not_fit():
+    room = 5000 - len(entry_of("w" * 1000, "")[0])
+    text, said = entry_of("w" * 1000, "o" * room)
+    assert (len(text), len(said["why"])) == (5000, 1000)
+    text, said = entry_of("w" * 1000, "o" * (room + 1))
+    assert (len(text), len(said["why"])) == (4501, 500)
+    assert entry_of("w" * 1000, "o" * 5000)[1]["why"] == ""
+
+
+def test_moves_and_decisions_are_sealed():
+    assert_sealed(moves(("promote", 1, 2))[0])
+    verdict = Gate(passed=True, reasons=())
+    assert_sealed(Decision(challenger=1, champion=None, gate=verdict))
+
+
+def test_what_was_rolled_back_is_known_until_promoted_again():
+    past = [("promote", 1, 2), ("rollback", 2, 1)]
+    assert rolled_back(moves(*past)) == {2}
+    assert rolled_back(moves(*past, ("promote", 1, 2))) == set()
+
+
+def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(repository, monkeypatch):
+    for bits in (6.5, 6.0, 6.1):
+        make_version(bits)
+    promotion.promote(1)
+    both, judge, results = threading.Barrier(2), promotion.judge, {}
+
+    def judge_together(*known):
+        both.wait(timeout=300)
+        return judge(*known)
+
+    monkeypatch.setattr(promotion, "judge", judge_together)
+
+    def task(number):
+        try:
+            results[number] = promotion.promote(number).after
+        except RegistryError as error:
+            results[number] = str(error)
+
+    threads = [threading.Thread(target=task, args=(n,)) for n in (2, 3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    winner = registry.alias("champion")
+    loser = 5 - winner
+    assert results[winner] == winner
+    assert "the champion moved meanwhile" in results[loser]
+    assert [m.after for m in promotion.history()] == [1, winner]
+
+
+class FakeServer:
+    """The part of a client that locks; names of registered models are unique, as on a server."""
+
+    tracking_uri = "http://server"
+
+    def __init__(self, age_ms=0):
+        self.models, self.age_ms = {}, age_ms
+
+    def search_registered_models(self, query):
+        name = query.split("'")[1]
+        return [self.models[name]] if name in self.models else []
+
+    def create_registered_model(self, name, description=""):
+        from mlflow.exceptions import MlflowException
+        from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS
+
+        if name in self.models:
+            raise MlflowException("there", RESOURCE_ALREADY_EXISTS)
+        now = promotion.time.time() * 1000 - self.age_ms
+        self.models[name] = SimpleNamespace(name=name, creation_timestamp=now, tags={}, aliases={})
+
+    def delete_registered_model(self, name):
+        del self.models[name]
+
+
+def test_on_a_server_one_client_at_a_time_moves_the_champion():
+    server = FakeServer()
+    with promotion._turn(server):
+        assert list(server.models) == ["songcast.move-000001"]
+        with (
+            pytest.raises(RegistryError, match="another client is moving"),
+            promotion._turn(server),
+        ):
+            pass
+    assert server.models == {}
+
+
+def test_a_client_that_died_blocks_nobody_for_long():
+    server = FakeServer(age_ms=61_000)
+    server.create_registered_model("songcast.move-000001")
+    with promotion._turn(server):
+        assert sorted(server.models) == ["songcast.move-000001", "songcast.move-000002"]
+    assert server.models == {}
+
+
+@pytest.mark.parametrize(("silent_ms", "dead"), [(0, False), (59_999, False), (60_000, True)])
+def test_a_client_that_is_silent_for_a_minute_has_died(monkeypatch, silent_ms, dead):
+    monkeypatch.setattr(promotion.time, "time", lambda: 1_700_000_000.0)
+    server = FakeServer(age_ms=silent_ms)
+    server.create_registered_model("songcast.move-000001")
+    if dead:
+        with promotion._turn(server):
+            return
+    with pytest.raises(RegistryError, match="another client is moving"), promotion._turn(server):
+        pass
+    assert list(server.models) == ["songcast.move-000001"]
+
+
+def test_on_a_server_the_lock_is_named_after_the_next_entry_and_freed_whatever_happens():
+    server = FakeServer()
+    server.create_registered_model("songcast")
+    past = moves(("promote", None, 1), ("promote", 1, 2))  # numbered 0 and 1
+    for move in past:
+        server.models["songcast"].tags[f"songcast.history.{move.number:06d}"] = json.dumps(
+            vars(move)
+        )
+    with pytest.raises(ZeroDivisionError), promotion._turn(server, (None, past)):
+        assert list(server.models) == ["songcast", "songcast.move-000002"]
+        raise ZeroDivisionError
+    assert list(server.models) == ["songcast"]
+
+
+def test_what_a_server_refuses_is_told_and_not_taken_for_a_lock(monkeypatch):
+    from mlflow.exceptions import MlflowException
+
+    def refuse(name, description=""):
+        raise MlflowException("not allowed")
+
+    server = FakeServer()
+    monkeypatch.setattr(server, "create_registered_model", refuse)
+    with pytest.raises(MlflowException, match="not allowed"), promotion._turn(server):
+        pass
+
+
+def test_nothing_is_created_by_looking(tmp_path, monkeypatch, capfd):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert told(capfd, "history", "--json")[:2] == (0, '{\n  "history": []\n}\n')
+    for command in (["promote", "1"], ["rollback"], ["compare", "1", "2"], ["pull", "x"]):
+        code, out, err = told(capfd, *command)
+        assert (code, out, len(err.splitlines())) == (2, "", 1), command
+        assert "no model is registered yet" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("version", ["three", "-1", "", "1.5", "99999999999", "models:/other/1"])
+def test_what_is_no_version_is_refused(version, capfd):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["promote", "--", version])
+    assert ended.value.code == 2
+    assert len(capfd.readouterr().err.splitlines()) == 1
+
+
+def test_compare_says_who_is_better(repository, capfd):
+    for bits in (6.0, 6.5):
+        make_version(bits)
+    code, out, _ = told(capfd, "compare", "1", "2")
+    assert code == 0
+    assert out.splitlines()[-2:] == [
+        "mean -0.5000, 95 % interval -0.5000 to -0.5000",
+        "version 1 is better",
+    ]
+    said = json.loads(told(capfd, "compare", "2", "1", "--json")[1])
+    assert said == {
+        "a": 2,
+        "b": 1,
+        "mean_bits": 0.5,
+        "low_bits": 0.5,
+        "high_bits": 0.5,
+        "songs": {"a": 0.5},
+    }

@@ -1,0 +1,572 @@
+"""Versions are registered once, the gate moves the champion, a version becomes a bundle again."""
+
+import json
+import shutil
+import threading
+from collections import UserList
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers.mlflow_store import (
+    evaluation_of,
+    exit_code,
+    make_bundle,
+    numbers,
+    use_repository,
+    weights_of,
+    write_evaluation,
+)
+from helpers.records import assert_sealed
+from songcast import cli, registry, tracking
+from songcast.errors import BundleError, RegistryError
+from songcast.registry import files as registry_files
+from songcast.stages import register
+from songcast.tracking import store as tracking_store
+
+
+def outputs(folder, train=(1.0, 6.5), retrain=(2.0, 6.0), songs=("a", "b"), **others):
+    """Write what the earlier stages leave: two bundles (weight, bits) and the evaluation."""
+    make_bundle(folder / "models" / "train", train[0], params={"seed": 1})
+    make_bundle(folder / "models" / "retrain", retrain[0], params={"seed": 1})
+    entries = {"ridge": numbers(7.0), "train": numbers(train[1]), "retrain": numbers(retrain[1])}
+    write_evaluation(folder, evaluation_of(songs, **{**entries, **others}))
+
+
+def registered(folder):
+    register.main()
+    return json.loads((folder / "registered.json").read_text())
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    return use_repository(tmp_path / "here", monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def first_registration(tmp_path_factory):
+    """A repository after ``outputs`` and ``registered``, for all to copy."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = use_repository(tmp_path_factory.mktemp("registered") / "here", patch)
+        outputs(folder)
+        registered(folder)
+    return folder
+
+
+@pytest.fixture
+def with_versions(first_registration, tmp_path, monkeypatch):
+    """A repository of its own in which ``outputs`` have been ``registered``."""
+    shutil.copytree(first_registration, tmp_path / "here")
+    return use_repository(tmp_path / "here", monkeypatch)
+
+
+def test_the_better_bundle_becomes_challenger_and_the_first_champion(repository):
+    outputs(repository)
+    assert registered(repository) == {
+        "name": "songcast",
+        "versions": {"train": 1, "retrain": 2},
+        "challenger": 2,
+        "champion": 2,
+        "gate": {"passed": True, "reasons": []},
+    }
+    newest, oldest = registry.versions()
+    assert (newest.number, newest.kind, newest.aliases) == (
+        2,
+        "retrain",
+        ("challenger", "champion"),
+    )
+    assert (oldest.number, oldest.kind, oldest.aliases) == (1, "train", ())
+    assert newest.evaluation["summary"]["bits_per_sample"] == 6.0
+    run = tracking_store.connect().get_run(newest.run_id)
+    assert run.info.run_name == "retrain"
+    assert run.data.metrics["test/a/bits_per_sample"] == 6.0
+
+
+def test_registering_again_changes_nothing(repository):
+    outputs(repository)
+    first = registered(repository)
+    client = tracking_store.connect()
+
+    def all_there():
+        runs = client.search_runs([tracking_store.experiment_id(client)])
+        return registry.versions(), {run.info.run_id for run in runs}
+
+    before = all_there()
+    assert registered(repository) == first
+    assert all_there() == before
+
+
+def test_the_champion_moves_only_to_what_beats_it(with_versions):
+    outputs(with_versions, train=(3.0, 6.4), retrain=(4.0, 6.2))
+    worse = registered(with_versions)
+    assert (worse["challenger"], worse["champion"]) == (4, 2)
+    assert worse["gate"]["passed"] is False
+    assert worse["gate"]["reasons"] == [
+        "not better than the champion: 6.2000 against 6.0000 bits per sample over 2 songs"
+    ]
+    assert registered(with_versions) == worse
+    outputs(with_versions, train=(5.0, 5.5), retrain=(6.0, 5.8))
+    better = registered(with_versions)
+    assert (better["challenger"], better["champion"]) == (5, 5)
+    assert registry.alias("champion") == registry.alias("challenger") == 5
+
+
+def test_a_champion_measured_on_other_songs_is_compared_on_the_common_ones(repository):
+    outputs(repository, songs=("a", "b"))
+    registered(repository)
+    outputs(repository, train=(3.0, 6.5), retrain=(4.0, 6.1), songs=("b", "c"))
+    assert registered(repository)["gate"]["reasons"] == [
+        "not better than the champion: 6.1000 against 6.0000 bits per sample over 1 song"
+    ]
+    outputs(repository, train=(3.0, 6.5), retrain=(5.0, 5.9), songs=("b", "c"))
+    assert registered(repository)["champion"] == 5
+    outputs(repository, train=(3.0, 6.5), retrain=(6.0, 5.0), songs=("d",))
+    assert registered(repository)["champion"] == 5  # nothing in common: nothing proven
+
+
+def test_without_a_passing_version_there_is_no_champion(repository):
+    outputs(repository, train=(1.0, 7.5), retrain=(2.0, 7.2))
+    content = registered(repository)
+    assert (content["challenger"], content["champion"]) == (2, None)
+    assert content["gate"]["reasons"] == [
+        "not better than ridge: 7.2000 against 7.0000 bits per sample over 2 songs"
+    ]
+    with pytest.raises(RegistryError, match="no version carries the alias 'champion' yet"):
+        registry_files.resolve("models:/songcast@champion")
+
+
+@pytest.mark.parametrize("nothing", [float("nan"), float("-inf"), None])
+def test_a_bundle_without_a_number_is_never_the_challenger(repository, nothing):
+    outputs(repository, train=(1.0, nothing), retrain=(2.0, 6.9))
+    assert registered(repository)["challenger"] == 2
+
+
+def test_registering_known_weights_brings_their_numbers_up_to_date_and_keeps_their_origin(
+    repository,
+):
+    bundle = make_bundle(repository / "models" / "train", 1.0)
+    run = tracking.ensure_run("train", bundle, {})
+    for number, tags in (
+        (6.5, {"songcast.a": "old"}),
+        (6.0, {"songcast.a": "new", "songcast.b": "b"}),
+    ):
+        entry, ridge = ({"summary": numbers(n), "songs": {"a": numbers(n)}} for n in (number, 7.0))
+        assert registry.register_bundle(run, bundle, "train", entry, ridge, tags) == 1
+        found = registry.version(1)
+        assert found.evaluation["summary"]["bits_per_sample"] == number
+        assert found.evaluation["songs"] == {"a": {"bits_per_sample": number}}
+    assert (found.tags["songcast.a"], found.tags["songcast.b"]) == ("old", "b")
+
+
+def test_a_version_carries_what_its_run_says_of_its_origin_and_no_more(repository):
+    bundle = make_bundle(repository / "models" / "train", 1.0)
+    run = tracking.ensure_run("train", bundle, {})
+    tracking_store.connect().set_tag(run, "songcast.from", "here")
+    registry.register_bundle(run, bundle, "train", {})
+    tags = registry.version(1).tags
+    assert tags["songcast.from"] == "here"
+    assert all(key.startswith("songcast.") for key in tags)  # not MLflow's own
+    assert not {"songcast.stage", "songcast.model_id"} & tags.keys()
+
+
+@given(st.permutations(["a", "b", "c"]), st.permutations(sorted(numbers(6.0))))
+@settings(max_examples=10, deadline=None, derandomize=True)
+def test_equal_evaluations_are_equal_tags_in_whatever_order_they_come(songs, keys):
+    def kept(songs, keys):
+        measured = {key: numbers(6.0)[key] for key in keys}
+        return registry._compact({"songs": dict.fromkeys(songs, measured), "summary": measured})
+
+    assert kept(songs, keys) == kept(["a", "b", "c"], sorted(numbers(6.0)))
+
+
+def test_what_the_run_did_not_log_is_not_registered(repository):
+    bundle = make_bundle(repository / "models" / "train", 1.0)
+    run = tracking.ensure_run("train", bundle, {})
+    client = tracking_store.connect()
+    empty = client.create_run(tracking_store.experiment_id(client)).info.run_id
+    other = make_bundle(repository / "models" / "other", 2.0)
+    for run_id, folder in ((empty, bundle), (run, other)):
+        with pytest.raises(RegistryError, match=f"run {run_id} carries no model with the weights"):
+            registry.register_bundle(run_id, folder, "train", {})
+    assert registry.versions() == []
+
+
+def test_a_version_is_sealed(repository):
+    outputs(repository)
+    registered(repository)
+    assert_sealed(registry.version(1))
+
+
+def test_a_description_is_cut_at_the_columns_width(repository):
+    outputs(repository)
+    registered(repository)
+    registry.set_description(registry.version(1), "x" * 5000 + "y")
+    found = tracking_store.connect().get_model_version("songcast", "1")
+    assert found.description == "x" * 5000
+
+
+class FakePages:
+    """A registry of three versions on two pages, in which someone else makes the model."""
+
+    def __init__(self, refusal="RESOURCE_ALREADY_EXISTS"):
+        self.refusal = refusal
+
+    def search_model_versions(self, query, page_token=None):
+        page = UserList(SimpleNamespace(version=v) for v in (["2"] if page_token else ["10", "1"]))
+        page.token = None if page_token else "more"
+        return page
+
+    def search_registered_models(self, query):
+        return []
+
+    def create_registered_model(self, name, description):
+        from mlflow.exceptions import MlflowException
+        from mlflow.protos import databricks_pb2
+
+        raise MlflowException("no", databricks_pb2.ErrorCode.Value(self.refusal))
+
+
+def test_versions_are_gathered_from_all_pages_oldest_first():
+    assert [found.version for found in registry.search(FakePages())] == ["1", "2", "10"]
+
+
+def test_a_model_that_another_client_makes_at_the_same_time_is_there():
+    registry.ensure_model(FakePages())
+    with pytest.raises(Exception, match="no") as caught:
+        registry.ensure_model(FakePages("PERMISSION_DENIED"))
+    assert caught.value.error_code == "PERMISSION_DENIED"
+
+
+def test_equal_weights_are_one_version(repository):
+    outputs(repository, train=(1.0, 6.0), retrain=(1.0, 6.0))
+    content = registered(repository)
+    assert content["versions"] == {"train": 1, "retrain": 1}
+    assert len(registry.versions()) == 1
+
+
+def test_registrations_at_once_make_one_version(repository):
+    bundle = make_bundle(repository / "models" / "train", 1.0)
+    run_id = tracking.ensure_run("train", bundle, {})
+    made, wait = [], threading.Barrier(4)
+
+    def task():
+        wait.wait()
+        made.append(registry.register_bundle(run_id, bundle, "train", {}))
+
+    threads = [threading.Thread(target=task) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == [1, 1, 1, 1]
+    assert len(registry.versions()) == 1
+
+
+def test_a_run_without_this_model_cannot_be_registered(repository):
+    bundle = make_bundle(repository / "models" / "train", 1.0)
+    with tracking.stage_run("train", {}) as run:
+        pass
+    with pytest.raises(RegistryError, match="carries no model"):
+        registry.register_bundle(run.run_id, bundle, "train", {})
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("models:/songcast/9", "no such version"),
+        ("models:/songcast@prod", "no version carries the alias 'prod'"),
+        ("models:/other@champion", "not a model of this registry"),
+        ("models:/songcast/latest", "not a model of this registry"),
+        ("songcast", "not a model of this registry"),
+    ],
+)
+def test_a_uri_that_names_nothing_is_refused_in_one_line(repository, uri, message):
+    with pytest.raises(RegistryError, match=message) as caught:
+        registry_files.resolve(uri)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_version_resolves_to_its_bundle_also_after_a_move(with_versions, tmp_path, monkeypatch):
+    moved = with_versions.rename(tmp_path / "there")
+    use_repository(moved, monkeypatch)
+    for uri, kind in (("models:/songcast@champion", "retrain"), ("models:/songcast/1", "train")):
+        folder = registry_files.resolve(uri)
+        assert folder.is_relative_to(moved)
+        assert weights_of(folder) == weights_of(moved / "models" / kind)
+
+
+def test_altered_artifacts_are_not_served(with_versions):
+    folder = registry_files.resolve("models:/songcast@champion")
+    make_bundle(folder, 99.0)  # a sound bundle, but not the one that was registered
+    with pytest.raises(BundleError, match="not those that were registered"):
+        registry_files.resolve("models:/songcast@champion")
+    (folder / "arrays.npz").write_bytes(b"altered")
+    with pytest.raises(BundleError, match="altered"):
+        registry_files.resolve("models:/songcast@champion")
+
+
+def test_missing_outputs_end_the_stage_with_one_line_and_2(repository, own_process, capsys):
+    assert exit_code(register.main) == 2
+    outputs(repository)
+    (repository / "models" / "train" / "bundle.json").unlink()
+    assert exit_code(register.main) == 2
+    outputs(repository)
+    write_evaluation(repository, evaluation_of(ridge=numbers(7.0), train=numbers(6.0)))
+    assert exit_code(register.main) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert "evaluation.json: missing" in lines[0]
+    assert "bundle.json is missing" in lines[1]
+    assert "says nothing about retrain" in lines[2]
+    assert not (repository / "registered.json").exists()
+
+
+# Files of a version: pull, model card, lineage
+
+
+def write_songs(folder):
+    """What prepare leaves, and the page that says where songs come from."""
+    (folder / "prepared").mkdir()
+    song = {"sha256": "ab" * 32, "frames": 44100, "sample_rate_hz": 44100}
+    songs = [
+        {**song, "slug": "a", "source": "a.wav", "splits": {"train": [0, 1], "test": [1, 2]}},
+        {**song, "slug": "b", "source": "b.mp3", "splits": {"test": [0, 2]}},
+    ]
+    (folder / "prepared" / "songs.json").write_text(json.dumps({"songs": songs}))
+    (folder / "data").mkdir()
+    (folder / "data" / "SOURCES.md").write_text("# Songs\n\n## a.wav\n\n- licence: CC0 | 1.0\n")
+    (folder / "params.yaml").write_text("train: {seed: 7, without: []}\n")
+
+
+def test_a_version_can_be_pulled_with_its_card_and_traced_to_its_songs(repository, capfd):
+    write_songs(repository)
+    outputs(repository, persistence=numbers(11.0), cascade=numbers(6.8))
+    registered(repository)
+    assert cli.main(["pull", "models:/songcast/1", "mine"]) == 0
+    assert weights_of(repository / "mine") == weights_of(repository / "models" / "train")
+    card = (repository / "mine" / "model_card.md").read_text()
+    assert "| a.wav | 1.0 | `abababababab` | CC0 \\| 1.0 |" in card
+    assert "b.mp3" not in card  # it was not learned from
+    assert "| a | 40.00 | 11.0000 | 40.00 | 7.0000 | 40.00 | 6.8000 | 40.00 | 6.5000 |" in card
+    description = tracking_store.connect().get_model_version("songcast", "1").description
+    assert card.startswith(description)
+    capfd.readouterr()
+    assert cli.main(["trace", "models:/songcast@champion", "--json"]) == 0
+    (entry,) = json.loads(capfd.readouterr().out)["chain"]
+    assert (entry["version"], entry["seeds"]) == (2, {"train.seed": 7})
+    assert entry["params"] == {"train": {"seed": 7, "without": []}}
+    assert [(s["slug"], s["learned"], s["licence"]) for s in entry["songs"]] == [
+        ("a", True, "CC0 | 1.0"),
+        ("b", False, None),
+    ]
+    assert cli.main(["trace", "models:/songcast@champion"]) == 0
+    assert "b.mp3 (not learned from); licence not stated" in capfd.readouterr().out
+    store = tracking_store.connect()
+    store.set_model_version_tag("songcast", "2", registry.SEEDS, "7")
+    assert cli.main(["trace", "models:/songcast@champion"]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "models:/songcast/2: songcast.seeds in the registry is no JSON object" in line
+
+
+def test_a_retrained_version_names_its_parent(repository, capfd):
+    parent = make_bundle(repository / "models" / "train", 1.0)
+    child = make_bundle(
+        repository / "models" / "retrain", 2.0, parent_weights_sha256=weights_of(parent)
+    )
+    for kind, bundle in (("train", parent), ("retrain", child)):
+        registry.register_bundle(tracking.ensure_run(kind, bundle, {}), bundle, kind, {})
+    said = {"songcast.parent_version": "1", "songcast.parent_weights_sha256": weights_of(parent)}
+    assert said.items() <= registry.version(2).tags.items()
+    assert not said.keys() & registry.version(1).tags.keys()
+    assert cli.main(["trace", "models:/songcast/2", "--json"]) == 0
+    chain = json.loads(capfd.readouterr().out)["chain"]
+    assert [entry["version"] for entry in chain] == [2, 1]
+
+
+def test_pull_leaves_what_is_there_alone(with_versions, capfd):
+    (with_versions / "mine").mkdir()
+    (with_versions / "mine" / "letter.txt").write_text("dear")
+    assert cli.main(["pull", "mine"]) == 2
+    assert "is there already" in capfd.readouterr().err
+    make_bundle(registry_files.resolve("models:/songcast@champion"), 99.0)
+    assert cli.main(["pull", "yours"]) == 2
+    assert "sha256 differs" in capfd.readouterr().err
+    assert sorted(p.name for p in with_versions.glob("*")) == [
+        *("dvc.yaml", "metrics", "mine", "mlruns", "models", "registered.json")
+    ]
+
+
+def test_pull_makes_the_folders_it_needs_and_takes_an_empty_one(repository):
+    outputs(repository)
+    registered(repository)
+    (repository / "empty").mkdir()
+    (repository / "file").write_text("mine")
+    for name in ("empty", "new/one/in/another"):
+        registry_files.pull("models:/songcast/1", repository / name)
+        assert weights_of(repository / name) == registry.version(1).weights_sha256
+    with pytest.raises(RegistryError, match="file: is there already: name a new folder"):
+        registry_files.pull("models:/songcast/1", repository / "file")
+    assert (repository / "file").read_text() == "mine"
+
+
+@pytest.fixture
+def downloads(repository, monkeypatch):
+    """A registered version whose files are on a server; the paths that were downloaded."""
+    outputs(repository)
+    registered(repository)
+    stored = registry_files._repository(registry.version(1))
+    done = []
+
+    class Server:
+        list_artifacts = staticmethod(stored.list_artifacts)
+
+        def download_artifacts(self, path, into):
+            done.append(path)
+            return stored.download_artifacts(path, into)
+
+    monkeypatch.setattr(registry_files, "database", lambda uri: None)
+    monkeypatch.setattr(registry_files, "_repository", lambda found: Server())
+    return done
+
+
+@pytest.mark.parametrize(
+    ("variable", "below"), [("XDG_CACHE_HOME", "songcast"), ("HOME", ".cache/songcast")]
+)
+def test_files_from_a_server_are_kept_in_the_users_cache_and_verified_each_time(
+    downloads, tmp_path, monkeypatch, variable, below
+):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv(variable, str(tmp_path / "deep" / "down"))
+    found = registry.version(1)
+    for damage in (None, "arrays.npz", "bundle.json"):
+        if damage:
+            (folder / damage).write_bytes(b"altered")  # noqa: F821
+        folder = registry_files.resolve(found.uri)
+        assert folder == tmp_path / "deep" / "down" / below / found.weights_sha256
+        assert weights_of(folder) == found.weights_sha256
+        assert sorted(downloads) == [
+            f"artifacts/train/{name}" for name in ("arrays.npz", "bundle.json")
+        ]
+        downloads.clear()
+        assert registry_files.resolve(found.uri) == folder
+        assert downloads == []
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_pull_takes_what_was_registered_and_nothing_beside_it(with_versions, tmp_path):
+    folder = registry_files.resolve("models:/songcast/1")
+    (tmp_path / "secret").write_text("mine")
+    (folder / "letter.txt").symlink_to(tmp_path / "secret")
+    (folder / "evil.py").write_text("raise SystemExit")
+    registry_files.pull("models:/songcast/1", tmp_path / "mine")
+    assert {p.name for p in (tmp_path / "mine").iterdir()} == {
+        *("arrays.npz", "bundle.json", "model_card.md")
+    }
+
+
+def test_pull_gives_one_version_while_the_alias_moves(repository, monkeypatch):
+    outputs(repository)
+    numbers = registered(repository)["versions"]
+    resolve = registry_files.resolve
+
+    def resolve_and_move(uri):
+        folder = resolve(uri)
+        registry.set_alias("challenger", numbers["train"])
+        return folder
+
+    monkeypatch.setattr(registry_files, "resolve", resolve_and_move)
+    found = registry_files.pull("models:/songcast@challenger", repository / "mine")
+    assert found.number == numbers["retrain"]
+    assert found.weights_sha256 == weights_of(repository / "mine")
+
+
+def test_two_downloads_at_once_leave_one_bundle_that_nobody_takes_away(
+    repository, tmp_path, monkeypatch
+):
+    outputs(repository)
+    registered(repository)
+    monkeypatch.setattr(registry_files, "database", lambda uri: None)  # as if on a server
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    listing, seen = registry_files.listing, []
+
+    def listing_while_another_downloads(repository, folder):
+        if not seen:
+            seen.append(None)
+            seen.append(registry_files.resolve("models:/songcast/1").stat().st_ino)
+        return listing(repository, folder)
+
+    monkeypatch.setattr(registry_files, "listing", listing_while_another_downloads)
+    folder = registry_files.resolve("models:/songcast/1")
+    assert folder.stat().st_ino == seen[1]
+    assert {path.name for path in folder.iterdir()} == {"arrays.npz", "bundle.json"}
+
+
+def test_other_weights_under_the_registered_name_are_not_loaded(with_versions, capfd):
+    """A bundle that is sound in itself, and claims the sha256 that the registry knows."""
+    folder = registry_files.resolve("models:/songcast/1")
+    claimed = weights_of(folder)
+    make_bundle(folder, 99.0)
+    manifest = json.loads((folder / "bundle.json").read_text())
+    (folder / "bundle.json").write_text(json.dumps({**manifest, "weights_sha256": claimed}))
+    assert weights_of(folder) == claimed
+    assert cli.main(["pull", "models:/songcast/1", "mine"]) == 2
+    assert "not those that were registered" in capfd.readouterr().err
+    assert not (with_versions / "mine").exists()
+
+
+def test_a_version_of_before_the_manifests_sha256_was_kept_is_known_by_its_weights(repository):
+    outputs(repository)
+    registered(repository)
+    tracking_store.connect().delete_model_version_tag("songcast", "1", registry_files.BUNDLE)
+    folder = registry_files.resolve("models:/songcast/1")
+    make_bundle(folder, 99.0)
+    with pytest.raises(BundleError, match="not those that were registered"):
+        registry_files.resolve("models:/songcast/1")
+
+
+@pytest.mark.parametrize("digest", ["../../victim", "/victim", "", "A" * 64])
+def test_a_digest_from_a_server_never_becomes_a_path(with_versions, digest):
+    client = tracking_store.connect()
+    client.set_model_version_tag("songcast", "1", "songcast.weights_sha256", digest)
+    with pytest.raises(BundleError, match="no sha256 of its weights"):
+        registry_files.resolve("models:/songcast/1")
+
+
+class Evil:
+    """A server that lists what suits it: one entry, or folder in folder without end."""
+
+    def __init__(self, path, is_dir=False):
+        self.path, self.is_dir = path, is_dir
+
+    def list_artifacts(self, folder):
+        return [SimpleNamespace(path=self.path.format(folder=folder), is_dir=self.is_dir)]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("../evil", "/etc/passwd", "artifacts/../../evil", "artifacts/..", "artifacts", ""),
+        *("a\\b", "artifacts/a\\b"),
+    ],
+)
+def test_a_server_cannot_write_outside_the_folder(path):
+    with pytest.raises(BundleError, match="leaves the folder"):
+        list(registry_files.listing(Evil(path), "artifacts"))
+
+
+def test_what_lies_as_deep_as_a_bundles_deepest_file_is_listed():
+    class Tree:
+        def list_artifacts(self, folder):
+            deepest = folder.count("/") == 2
+            return [SimpleNamespace(path=f"{folder}/x", is_dir=not deepest)]
+
+    assert list(registry_files.listing(Tree(), "artifacts")) == ["artifacts/x/x/x"]
+
+
+def test_a_server_cannot_send_folders_without_end():
+    with pytest.raises(BundleError, match="artifacts/more/more/more/more: in no bundle"):
+        list(registry_files.listing(Evil("{folder}/more", is_dir=True), "artifacts"))
+    with pytest.raises(BundleError, match="so deep"):
+        list(registry_files.listing(Evil("{folder}/more", is_dir=True), "artifacts"))

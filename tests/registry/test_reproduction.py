@@ -1,0 +1,136 @@
+"""A version can be built again from what is recorded of it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from helpers.mlflow_store import make_bundle, numbers, use_repository
+from helpers.small_models import music
+from helpers.small_models import song as song_of
+from helpers.small_params import PARAMS
+from songcast import cli, registry
+from songcast.audio.songs import write_song
+from songcast.errors import RegistryError
+from songcast.registry import Version, reproduction
+
+ROOT = Path(__file__).parents[2]
+ENTRY = {"summary": numbers(6.0), "songs": {"a": {"bits_per_sample": 6.0}}}
+
+
+def version(**tags):
+    return Version(
+        number=1,
+        kind="train",
+        weights_sha256="",
+        run_id="",
+        source="",
+        aliases=(),
+        created_ms=0,
+        evaluation=ENTRY,
+        ridge={},
+        tags={f"songcast.{key}": value for key, value in tags.items()},
+    )
+
+
+@pytest.mark.parametrize(
+    ("weights", "bits", "hardware", "verdict"),
+    [
+        (1.0, 6.0, "this", "identical"),
+        (1.0, 6.0, "other", "identical"),
+        (2.0, 6.001, "other", "within tolerance"),
+        (2.0, 6.03, "other", "different"),
+        (2.0, 6.001, "this", "different"),
+    ],
+)
+def test_the_verdict_depends_on_weights_numbers_and_hardware(
+    tmp_path, monkeypatch, weights, bits, hardware, verdict
+):
+    monkeypatch.setattr("songcast.tracking.lineage.hardware", lambda: "this")
+    known = make_bundle(tmp_path / "known", 1.0)
+    make_bundle(tmp_path / "models" / "train", weights)
+    (tmp_path / "metrics").mkdir()
+    measured = {**numbers(bits)}
+    evaluation = {"summary": {"train": measured}, "songs": {"a": {"train": measured}}}
+    (tmp_path / "metrics" / "evaluation.json").write_text(json.dumps(evaluation))
+    registered = version(hardware=hardware, git_dirty="false")
+    sha256 = json.loads((known / "bundle.json").read_text())["weights_sha256"]
+    found = reproduction.compare(
+        Version(**{**vars(registered), "weights_sha256": sha256}),
+        tmp_path,
+        uri="x",
+        commit="c",
+        environment="e",
+    )
+    assert found.verdict == verdict
+    assert found.largest_bits == pytest.approx(abs(bits - 6.0))
+
+
+def test_without_its_commit_a_version_cannot_be_built_again(tmp_path, monkeypatch):
+    use_repository(tmp_path, monkeypatch)
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    for tags, message in (
+        ({}, "no git commit"),
+        ({"git_commit": "f" * 40}, "cannot be checked out"),
+        ({"git_commit": "--upload-pack=evil"}, "is none"),
+        ({"git_commit": "f" * 40, "data_hash": "x\n- path: /etc"}, "is none"),
+    ):
+        monkeypatch.setattr(registry, "named", lambda uri, tags=tags: version(**tags))
+        with pytest.raises(RegistryError, match=message) as caught:
+            reproduction.reproduce("models:/songcast/1", lambda line: None)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    """A repository of its own with two short songs, in which `dvc repro` has run."""
+    folder = tmp_path_factory.mktemp("repository")
+    for name in ("src", ".dvc", "dvc.yaml", "requirements.lock", "pyproject.toml", ".dvcignore"):
+        source, target = ROOT / name, folder / name
+        if source.is_dir():
+            unwanted = shutil.ignore_patterns("cache", "tmp", "__pycache__", "*.egg-info")
+            shutil.copytree(source, target, ignore=unwanted)
+        else:
+            shutil.copy(source, target)
+    for ignored in (".gitignore", "models/.gitignore"):
+        (folder / ignored).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / ignored, folder / ignored)
+    (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS))
+    (folder / "data").mkdir()
+    for seed, name in enumerate(("old", "new")):
+        write_song(song_of(music(200_000, 2, seed=seed)), folder / "data" / f"{name}.wav")
+    hidden = ("MLFLOW_TRACKING_URI", "DVC_ROOT")
+    environment = {k: v for k, v in os.environ.items() if k not in hidden}
+    environment["PYTHONPATH"] = str(folder / "src")
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    for command in (
+        ["git", "init", "-q"],
+        [sys.executable, "-m", "dvc", "add", "-q", "data"],
+        ["git", "add", "-A"],
+        ["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-q", "-m", "first"],
+        [sys.executable, "-m", "dvc", "repro", "-q"],
+    ):
+        subprocess.run(command, cwd=folder, env=environment, check=True)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # two whole pipelines
+def test_a_version_is_built_again_from_what_is_recorded_of_it(pipeline, monkeypatch, capfd):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("DVC_ROOT", str(pipeline))
+    monkeypatch.chdir(pipeline)
+    before = sorted(p for p in pipeline.rglob("*") if ".git" not in p.parts and p.is_file())
+    capfd.readouterr()
+    assert cli.main(["reproduce", "models:/songcast/2", "--json"]) == 0
+    said = json.loads(capfd.readouterr().out)
+    assert (said["verdict"], said["same_hardware"], said["dirty"]) == ("identical", True, False)
+    assert said["weights_sha256"] == registry.version(2).weights_sha256
+    assert said["largest_bits"] == 0.0
+    after = sorted(p for p in pipeline.rglob("*") if ".git" not in p.parts and p.is_file())
+    assert after == before

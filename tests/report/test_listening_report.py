@@ -1,0 +1,204 @@
+"""The page carries the very samples and numbers, fits its limit, and asks nobody for anything."""
+
+import base64
+import hashlib
+import json
+import re
+import tomllib
+from dataclasses import replace
+from fnmatch import fnmatch
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers.report_pages import (
+    RATE_HZ,
+    small_evaluation,
+    small_passages,
+    small_report,
+    write_listening,
+)
+from songcast.audio.songs import read_song
+from songcast.report.page import page, write_report
+from songcast.report.tracks import Passage, packed, read_passages
+from songcast.tracking.descriptions import note_of_pipeline, note_of_run
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "songcast"
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    return small_report(tmp_path_factory.mktemp("figures"))
+
+
+@pytest.fixture(scope="module")
+def html(report):
+    return page(small_passages(), report)
+
+
+def sent(html, slug):
+    """What the page gives its player for a song."""
+    return json.loads(re.search(rf'id="data-song-{slug}">(.*?)</script>', html)[1])
+
+
+def decoded(text, folder):
+    (folder / "track.flac").write_bytes(base64.b64decode(text))
+    return read_song(folder / "track.flac").samples
+
+
+def passage_of(**tracks):
+    shaped = {name: np.array(x, np.int16)[:, None] for name, x in tracks.items()}
+    return Passage(slug="song", sample_rate_hz=RATE_HZ, tracks=shaped)
+
+
+def test_the_page_carries_the_samples_of_the_wavs_exactly(html, tmp_path):
+    for passage in small_passages():
+        song = sent(html, passage.slug)
+        assert song["sampleRate"] == RATE_HZ
+        original = decoded(song["tracks"]["original"], tmp_path)
+        np.testing.assert_array_equal(original, passage.tracks["original"])
+        for name in ("pred_song", "pred_song_updated"):
+            residual = decoded(song["tracks"][name], tmp_path)
+            np.testing.assert_array_equal(original - residual, passage.tracks[name])
+        free = decoded(song["tracks"]["continuation"], tmp_path)
+        np.testing.assert_array_equal(free, passage.tracks["continuation"])
+
+
+def test_a_prediction_at_the_other_end_of_the_range_survives(tmp_path):
+    extremes = passage_of(original=[32767, -32768, 0, 32767], pred_song=[-32768, 32767, 0, 32767])
+    ((_, song),) = packed([extremes])
+    tracks = {name: decoded(text, tmp_path) for name, text in song["tracks"].items()}
+    predicted = tracks["original"] - tracks["pred_song"]
+    np.testing.assert_array_equal(predicted, extremes.tracks["pred_song"])
+
+
+def test_too_much_sound_is_cut_alike_to_fit(report):
+    passages = small_passages()
+    whole = sum(len(t) for _, song in packed(passages) for t in song["tracks"].values())
+    cut = packed(passages, limit=whole // 2)
+    assert sum(len(t) for _, song in cut for t in song["tracks"].values()) <= whole // 2
+    shares = [
+        len(p.tracks["original"]) / len(q.tracks["original"])
+        for (p, _), q in zip(cut, passages, strict=True)
+    ]
+    assert max(shares) - min(shares) < 0.01
+    assert 0.3 < min(shares) < 0.5
+
+
+def test_what_is_read_from_the_listening_folder_is_what_was_written(tmp_path):
+    write_listening(tmp_path)
+    (tmp_path / "listening" / "first" / "continuation.wav").unlink()
+    found = read_passages(tmp_path / "listening")
+    assert [passage.slug for passage in found] == ["first", "second"]
+    assert "continuation" not in found[0].tracks
+    for passage, expected in zip(found, small_passages(), strict=True):
+        for name, samples in passage.tracks.items():
+            np.testing.assert_array_equal(samples, expected.tracks[name])
+
+
+def test_a_missing_continuation_leaves_its_key_free(report):
+    passages = [
+        replace(p, tracks={n: x for n, x in p.tracks.items() if n != "continuation"})
+        for p in small_passages()
+    ]
+    keys = re.findall(r'data-track="(\w+)" data-key="(\d)"', page(passages, report))
+    assert dict(keys) == {
+        "original": "1",
+        "pred_song": "2",
+        "pred_song_updated": "3",
+        "residual": "5",
+    }
+
+
+def test_the_residual_is_amplified_to_the_songs_own_peak():
+    x = np.array([0, 10_000, -8000, 0])
+    assert passage_of(original=x, pred_song=x + np.array([0, 0, 100, 0])).amplified_db == 40
+    assert passage_of(original=x, pred_song=x).amplified_db == 80  # a residual of 1 LSB at most
+    assert passage_of(original=x * 0, pred_song=x).amplified_db == -80
+    assert passage_of(original=x).residual_of is None
+
+
+def test_the_tables_hold_the_measured_numbers_and_mark_the_best(html):
+    summary = small_evaluation()["summary"]
+    table = html[html.index("All songs together") :]
+    for name, measures in summary.items():
+        row = re.search(rf'<th scope="row">{name}</th>(.*?)</tr>', table)[1]
+        assert f"{measures['bits_per_sample']:.4f}" in row
+        assert ('class="best">6.1000' in row) == (name == "retrain")
+    assert "<b>100 × smaller</b>" in html  # 40 dB
+    assert "12" in html[html.index("Settings of train") :]
+
+
+def test_the_page_asks_for_nothing_and_forbids_itself_to(html):
+    markup = re.sub(r"<script.*?</script>", "", html, flags=re.DOTALL)
+    for target in re.findall(r'(?:src|href)="([^"]*)"', markup):
+        assert target.startswith(("#", "data:"))
+    assert "default-src 'none'" in html
+    assert "<link" not in html
+    assert "$" not in markup
+
+
+def test_names_are_text_and_never_markup(report, tmp_path):
+    hostile = replace(
+        report,
+        lineage={"<script>alert(1)</script>": "\"'><img src=x>"},
+        params={"train": {"<b>": "&"}},
+    )
+    html = page(small_passages(), hostile)
+    assert "<script>alert(1)" not in html
+    assert "<img src=x>" not in html
+    assert "&lt;script&gt;" in html
+
+
+def test_silence_and_unmeasured_songs_are_shown(report):
+    silent = passage_of(original=[0] * 100, pred_song=[0] * 100)
+    html = page([silent], replace(report, evaluation={"summary": {}, "songs": {}}))
+    assert 'id="song-song"' in html
+    measures = {"train": {"prediction_gain_db": [None], "bits_per_sample": 0.1, "lag_samples": [0]}}
+    html = page([silent], replace(report, evaluation={"summary": {}, "songs": {"song": measures}}))
+    assert "<td>–</td>" in html
+
+
+def test_a_failed_write_leaves_the_old_page(report, tmp_path, monkeypatch):
+    path = tmp_path / "report.html"
+    path.write_text("old")
+    monkeypatch.setattr(Path, "write_text", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_report(path, small_passages(), report)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_vendored_player_is_the_one_that_its_page_names():
+    vendor = PACKAGE / "report" / "vendor"
+    said = dict(
+        re.findall(r"\| (\S+\.js) \| \S+ \| ([0-9a-f]{64}) \|", (vendor / "README.md").read_text())
+    )
+    there = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in vendor.glob("*.js")
+    }
+    assert said == there
+    assert "Redistribution and use" in (vendor / "LICENSE").read_text()
+
+
+def test_every_file_of_the_page_is_packaged():
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    patterns = pyproject["tool"]["setuptools"]["package-data"]["songcast"]
+    for path in (PACKAGE / "report").rglob("*"):
+        name = path.relative_to(PACKAGE).as_posix()
+        if path.is_file() and path.suffix not in (".py", ".pyc"):
+            assert any(fnmatch(name, pattern) for pattern in patterns), name
+
+
+def test_descriptions_say_the_finding_and_every_forecasters_numbers():
+    evaluation = small_evaluation()
+    run = note_of_run(evaluation, "train")
+    assert run.startswith("**train** needs 6.2000 bits per sample, 0.3000 less than cascade.")
+    assert "| **train** | **40.00** | **6.2000** | **0** |" in run
+    assert "| first | 40.00 | 6.2000 |" in run
+    parent = note_of_pipeline(evaluation, {"train": "a1", "retrain": "b2"})
+    assert parent.startswith("**retrain** needs 6.1000 bits per sample")
+    assert "train `a1`, retrain `b2`" in parent
+    assert all(f"| {name} |" in parent for name in ("persistence", "ridge", "notebook"))

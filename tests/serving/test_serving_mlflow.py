@@ -1,0 +1,157 @@
+"""The registered model as MLflow loads and serves it."""
+
+import base64
+import json
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import songcast
+from helpers.mlflow_store import (
+    evaluation_of,
+    make_bundle,
+    numbers,
+    use_repository,
+    weights_of,
+    write_evaluation,
+)
+from helpers.pickles import pickles_below
+from helpers.serving_models import Echo, app_of, running
+from songcast.errors import AudioError
+from songcast.registry import files as registry_files
+from songcast.serving.package import example_song
+from songcast.serving.payload import decode_song, suffix_of
+from songcast.stages import register
+from songcast.tracking import store as tracking_store
+
+RAW = json.dumps({"samples": [[0, 1], [32767, -32768], [5, 6]], "sample_rate_hz": 22050})
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """The champion of a repository, loaded by MLflow; its bundle is played by a quick model."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        repository = use_repository(tmp_path_factory.mktemp("here"), monkeypatch)
+        make_bundle(repository / "models" / "train", 1.0)
+        make_bundle(repository / "models" / "retrain", 2.0)
+        entries = {"ridge": 7.0, "train": 6.5, "retrain": 6.0}
+        measured = {name: numbers(bits) for name, bits in entries.items()}
+        write_evaluation(repository, evaluation_of(("a", "b"), **measured))
+        register.main()
+        loaded = []
+        monkeypatch.setattr(
+            songcast, "load", lambda path: loaded.append(path) or Echo(), raising=False
+        )
+        monkeypatch.setattr(sys, "path", list(sys.path))  # MLflow prepends the model's own code
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_store.tracking_uri())
+        mlflow = tracking_store.import_mlflow()
+        model = mlflow.pyfunc.load_model("models:/songcast@champion")
+        assert weights_of(registry_files.resolve("models:/songcast@champion")) == weights_of(
+            repository / "models" / "retrain"
+        )
+        assert str(loaded[0]).endswith("artifacts/retrain")
+        yield model
+
+
+def test_the_served_model_answers_each_song(served):
+    songs = {"song": [example_song(), RAW]}
+    rows = served.predict(pd.DataFrame(songs), params={"format": "flac"})
+    assert served.predict(songs, params={"format": "flac"}) == rows
+    json.dumps(rows)
+    assert [row["sample_rate_hz"] for row in rows] == [16_000, 22_050]
+    assert base64.b64decode(rows[0]["audio"]).startswith(b"fLaC")
+    for row, song in zip(rows, songs["song"], strict=True):
+        sent = decode_song(song, "y")
+        np.testing.assert_array_equal(decode_song(row["audio"], "x").samples[1:], sent.samples[:-1])
+        expected = Echo().forecast(sent)
+        assert row["prediction_gain_db"] == pytest.approx(expected.prediction_gain_db.tolist())
+        assert row["bits_per_sample"] == pytest.approx(expected.bits_per_sample)
+    (scored,) = served.predict({"song": example_song()}, params={"task": "score"})
+    assert (scored["audio"], scored["format"]) == (None, None)
+    assert scored["prediction_gain_db"] == rows[0]["prediction_gain_db"]
+
+
+def test_the_registered_model_holds_no_pickle(served):
+    folder = registry_files.resolve("models:/songcast@champion").parents[1]
+    assert {"MLmodel", "code", "requirements.txt"} <= {p.name for p in folder.iterdir()}
+    assert pickles_below(folder) == []
+
+
+def test_the_served_model_continues_songs(served):
+    params = {"task": "continue", "seconds": 0.5, "seed": 3}
+    (row,) = served.predict({"song": example_song()}, params=params)
+    made = decode_song(row["audio"], "more")
+    assert (made.frames, made.sample_rate_hz) == (8000, 16_000)
+    assert (row["prediction_gain_db"], row["bits_per_sample"]) == (None, None)
+
+
+def test_the_clients_mistake_comes_back_as_invalid_parameter(served):
+    mlflow = tracking_store.import_mlflow()
+    for song, params, message in (
+        (example_song(), {"task": "sing"}, "task is 'sing': must be one of"),
+        (example_song(), {"format": "aiff"}, "format is 'aiff': must be one of"),
+        (example_song(), {"task": "continue", "seconds": -1.0}, "seconds is -1.0"),
+        ("###", {}, "song 0: not base64"),
+        ("", {}, "song 0: empty"),
+        (base64.b64encode(b"just text").decode(), {}, "song 0"),
+    ):
+        with pytest.raises(mlflow.MlflowException, match=message) as caught:
+            served.predict(pd.DataFrame({"song": [song]}), params=params)
+        assert caught.value.error_code == "INVALID_PARAMETER_VALUE"
+        assert "/tmp" not in str(caught.value)
+
+
+def test_songcast_serve_answers_as_mlflows_scoring_server_does(served):
+    from mlflow.pyfunc import scoring_server
+
+    song = example_song()
+    forms = [
+        {"dataframe_split": {"columns": ["song"], "data": [[song], [RAW]]}},
+        {"dataframe_records": [{"song": song}], "params": {"format": "flac"}},
+        {"inputs": {"song": [song]}, "params": {"task": "score"}},
+        {"inputs": [song], "params": {"task": "continue", "seconds": 0.2, "seed": 5}},
+        {"instances": [song]},
+        {"instances": [{"song": song}]},
+    ]
+    with running(scoring_server.init(served)) as theirs, running(app_of(Echo())) as ours:
+        for form in forms:
+            expected = theirs.post("/invocations", json=form)
+            assert expected.status_code == 200, expected.text
+            assert ours.post("/invocations", json=form).json() == expected.json(), list(form)
+        for path in ("/ping", "/health"):
+            same = [
+                (a.status_code, a.content, a.headers["content-type"])
+                for a in (theirs.get(path), ours.get(path))
+            ]
+            assert same[0] == same[1]
+        wrong = {"inputs": ["###"]}
+        said = [client.post("/invocations", json=wrong) for client in (theirs, ours)]
+        assert [a.status_code for a in said] == [400, 422]
+        assert said[0].json()["error_code"] == said[1].json()["error_code"]
+
+
+@pytest.mark.parametrize(
+    ("start", "suffix"),
+    [
+        (b"RIFF....WAVE", ".wav"),
+        (b"fLaC", ".flac"),
+        (b"OggS", ".ogg"),
+        (b"ID3\x03", ".mp3"),
+        (b"\xff\xfb\x90", ".mp3"),
+        (b"\xff\xf3\x40", ".mp3"),
+        (b"\xff\xf1\x50", ".aac"),
+        (b"\x00\x00\x00\x20ftypM4A ", ".m4a"),
+        (b"hello", ".bin"),
+        (b"\xff", ".bin"),
+    ],
+)
+def test_the_first_bytes_tell_the_format(start, suffix):
+    assert suffix_of(start) == suffix
+
+
+def test_a_song_that_cannot_be_read_names_itself_not_our_scratch_file():
+    with pytest.raises(AudioError, match=r"^mine") as caught:
+        decode_song(base64.b64encode(b"RIFF").decode(), "mine")
+    assert "/tmp" not in str(caught.value)

@@ -1,0 +1,454 @@
+"""prepare from files to arrays: what it writes, what it refuses, what it survives."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+import wave
+
+import numpy as np
+import pytest
+
+from helpers.prepare_params import prepare_params
+from helpers.waiting import wait_until
+from songcast.audio.resampling import resampled
+from songcast.audio.songs import Song, read_song, write_song
+from songcast.data import decoding, digests, resume_log
+from songcast.data.corpus import Corpus
+from songcast.distributed import engine
+from songcast.errors import AudioError, CorpusError, ParamsError
+from songcast.files import sha256_of_file
+from songcast.stages import prepare as stage
+from songcast.stages.prepare import prepare
+
+RATE = 44100
+
+
+@pytest.fixture
+def data(tmp_path, make_song):
+    """Three songs (wav stereo, flac mono 22 kHz, ogg 48 kHz) and what else lives in data/."""
+    folder = tmp_path / "data"
+    (folder / "licences").mkdir(parents=True)
+    (folder / "licences" / "a.wav").touch()
+    (folder / "SOURCES.md").write_text("sources")
+    (folder / ".gitignore").touch()
+    write_song(make_song(22050, 2, RATE, seed=1), folder / "Stereo Song.wav")
+    write_song(make_song(11025, 1, 22050, seed=2), folder / "mono.flac")
+    write_song(make_song(24000, 2, 48000, seed=3), folder / "lossy.OGG")
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path):
+    return tmp_path / "prepared"
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The names of the files that were decoded."""
+    names = []
+    original = stage.decode_task
+
+    def spy(task):
+        names.append(task.source.name)
+        return original(task)
+
+    monkeypatch.setattr(stage, "decode_task", spy)
+    return names
+
+
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch):
+    """Most tests decode in this process; those of several say so."""
+    monkeypatch.setattr(engine, "free_cores", lambda: 1)
+
+
+def snapshot(folder):
+    """What is published, byte for byte."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def test_every_song_becomes_an_array_at_the_wanted_rate(data, home):
+    prepare(data, home, prepare_params())
+    corpus = Corpus.open(home)
+    assert [song.slug for song in corpus] == ["lossy", "mono", "stereo-song"]
+    for song in corpus:
+        source = read_song(data / song.source)
+        blocks = resampled([source.samples], source.sample_rate_hz, RATE, source.channels)
+        expected = np.concatenate(list(blocks))
+        np.testing.assert_array_equal(song.samples, expected)
+        assert song.channels == source.channels
+        assert song.source_sample_rate_hz == source.sample_rate_hz
+        assert (song.frames, song.sample_rate_hz) == (22050, RATE)
+        assert song.peak == np.abs(expected.astype(int)).max()
+        assert song.splits == {"train": (0, 14817), "validation": (15258, 17374),
+                               "test": (17815, 22050)}  # fmt: skip
+    assert corpus["stereo-song"].sha256 == sha256_of_file(data / "Stereo Song.wav")
+
+
+def test_arrays_are_what_numpy_itself_saves(data, home, tmp_path):
+    prepare(data, home, prepare_params())
+    np.save(tmp_path / "a.npy", read_song(data / "Stereo Song.wav").samples)
+    assert (home / "stereo-song.npy").read_bytes() == (tmp_path / "a.npy").read_bytes()
+
+
+def test_two_runs_give_identical_bytes(data, home, tmp_path):
+    prepare(data, home, prepare_params())
+    prepare(data, tmp_path / "again", prepare_params())
+    first = snapshot(home)
+    assert first == snapshot(tmp_path / "again")
+    prepare(data, home, prepare_params())
+    assert first == snapshot(home)
+
+
+def test_only_new_and_changed_songs_are_decoded_and_removed_ones_vanish(
+    data, home, make_song, decoded, tmp_path
+):
+    prepare(data, home, prepare_params())
+    assert sorted(decoded) == ["Stereo Song.wav", "lossy.OGG", "mono.flac"]
+    decoded.clear()
+    (data / "lossy.OGG").unlink()
+    (data / "mono.flac").touch()
+    write_song(make_song(9000, seed=4), data / "new.wav")
+    write_song(make_song(22050, 2, RATE, seed=5), data / "Stereo Song.wav")
+    prepare(data, home, prepare_params())
+    assert sorted(decoded) == ["Stereo Song.wav", "new.wav"]
+    assert sorted(snapshot(home)) == ["mono.npy", "new.npy", "songs.json", "stereo-song.npy"]
+    prepare(data, tmp_path / "fresh", prepare_params())
+    assert snapshot(home) == snapshot(tmp_path / "fresh")
+
+
+def test_new_splits_decode_nothing_and_a_new_rate_decodes_all(data, home, decoded):
+    prepare(data, home, prepare_params())
+    decoded.clear()
+    prepare(data, home, prepare_params(train_fraction=0.5, test_fraction=0.4, held_out=("mono",)))
+    assert decoded == []
+    assert Corpus.open(home)["lossy"].splits["train"] == (0, 10584)
+    prepare(data, home, prepare_params(sample_rate_hz=22050))
+    assert len(decoded) == 3
+    assert {song.frames for song in Corpus.open(home)} == {11025}
+
+
+@pytest.mark.parametrize("name", ["stereo-song", "Stereo Song.wav"])
+def test_a_held_out_song_is_all_test(data, home, name):
+    prepare(data, home, prepare_params(held_out=(name,)))
+    corpus = Corpus.open(home)
+    assert corpus["stereo-song"].splits == {"test": (0, 22050)}
+    assert list(corpus["mono"].splits) == ["train", "validation", "test"]
+    with pytest.raises(ParamsError, match=r"prepare\.held_out names 'x', .* allowed: lossy, mono"):
+        prepare(data, home, prepare_params(held_out=("x",)))
+
+
+def test_damaged_arrays_are_decoded_again(data, home, decoded):
+    prepare(data, home, prepare_params())
+    good = snapshot(home)
+    decoded.clear()
+    (home / "mono.npy").unlink()
+    (home / "lossy.npy").write_bytes(good["lossy.npy"][:-2])
+    prepare(data, home, prepare_params())
+    assert sorted(decoded) == ["lossy.OGG", "mono.flac"]
+    (home / "songs.json").write_text("{")
+    prepare(data, home, prepare_params())
+    assert snapshot(home) == good
+
+
+@pytest.mark.parametrize("existing", [False, True])
+@pytest.mark.parametrize("damage", ["header", "middle"])
+def test_a_bad_song_names_itself_and_nothing_changes_but_the_rest_is_done(
+    data, home, make_song, decoded, existing, damage
+):
+    if existing:
+        prepare(data, home, prepare_params())
+    before = snapshot(home) if existing else None
+    write_song(make_song(90000, seed=9), data / "also new.wav")
+    bad = data / "bad.flac"
+    if damage == "header":
+        bad.write_bytes(b"")
+    else:  # the header is right; only decoding shows it
+        write_song(make_song(90000), bad)
+        content = bad.read_bytes()
+        bad.write_bytes(content[: len(content) // 2])
+    with pytest.raises(AudioError, match=r"bad\.flac: .*; copy or download it again"):
+        prepare(data, home, prepare_params())
+    assert snapshot(home) == (before or {})
+    assert "also new.wav" in decoded
+    decoded.clear()
+    bad.unlink()
+    prepare(data, home, prepare_params())
+    assert decoded == []
+    assert not (home / ".incoming").exists()
+
+
+def test_every_bad_song_is_named_in_one_line_the_first_by_name_in_full(data, home):
+    for name in ("b.wav", "a.wav", "c.wav"):
+        (data / name).write_bytes(b"RIFF")
+    for _ in range(5):
+        with pytest.raises(AudioError) as caught:
+            prepare(data, home, prepare_params())
+        line = str(caught.value)
+        assert line.startswith(f"{data / 'a.wav'}: ")
+        assert line.endswith(f"(and 2 more: {data / 'b.wav'}, {data / 'c.wav'})")
+        assert "\n" not in line
+
+
+def test_strangers_in_data_are_mentioned_and_documents_are_not(data, home, caplog):
+    (data / "cover.jpg").touch()
+    (data / "album").mkdir()
+    (data / "copy.wav").write_bytes((data / "Stereo Song.wav").read_bytes())
+    with caplog.at_level(logging.INFO, "songcast"):
+        prepare(data, home, prepare_params())
+    text = caplog.text
+    assert "cover.jpg: passed over, not one of .wav" in text
+    assert "album: folders are passed over" in text
+    assert "Stereo Song.wav and copy.wav are the same file" in text
+    assert "SOURCES" not in text
+    assert "licences" not in text
+    assert "mono.flac -> mono: 0.5 s, mono, 22050 Hz -> 44100 Hz" in text
+    assert "4 songs: 4 decoded, 0 as before, 0 removed" in text
+
+
+def test_float_songs_beyond_full_scale_are_mentioned(data, home, caplog):
+    import soundfile
+
+    soundfile.write(data / "loud.wav", np.full((99, 1), 1.5), RATE, subtype="FLOAT")
+    with caplog.at_level(logging.INFO, "songcast"):
+        prepare(data, home, prepare_params())
+    assert "loud.wav: 99 samples beyond full scale were clipped" in caplog.text
+    assert Corpus.open(home)["loud"].peak == 32767
+
+
+def test_one_sample_is_prepared_and_one_that_vanishes_is_refused(data, home):
+    song = Song(samples=np.array([[-32768]], np.int16), sample_rate_hz=RATE, name="one")
+    write_song(song, data / "one.wav")
+    prepare(data, home, prepare_params())
+    one = Corpus.open(home)["one"]
+    assert (one.frames, one.peak, one.splits) == (1, 32768, {"test": (0, 1)})
+    with pytest.raises(AudioError, match=r"one\.wav: is too short for 8000 Hz"):
+        prepare(data, home, prepare_params(sample_rate_hz=8000))
+
+
+def test_no_songs_and_no_folder_are_refused(tmp_path, home):
+    with pytest.raises(CorpusError, match="there is no such folder"):
+        prepare(tmp_path / "data", home, prepare_params())
+    (tmp_path / "data").mkdir()
+    with pytest.raises(CorpusError, match=r"no songs; add one of \.wav"):
+        prepare(tmp_path / "data", home, prepare_params())
+
+
+@pytest.mark.parametrize("step", [(decoding, "_write_header"), (resume_log, "sync_file")])
+def test_a_full_disk_is_one_line(data, home, monkeypatch, step):
+    def full(*_):
+        raise OSError(28, "No space left on device", str(home / "mono.npy"))
+
+    monkeypatch.setattr(*step, full)
+    with pytest.raises(CorpusError, match=r"mono\.npy: No space left on device; check space"):
+        prepare(data, home, prepare_params())
+    assert snapshot(home) == {}
+
+
+@pytest.mark.parametrize("step", range(8))
+def test_a_crash_at_any_step_of_publication_is_repaired_by_the_next_run(
+    data, home, make_song, monkeypatch, tmp_path, step
+):
+    """After the crash the old files of data/ return: nothing stale may be taken for them."""
+    prepare(data, home, prepare_params())
+    good = snapshot(home)
+    original = (data / "Stereo Song.wav").read_bytes()
+    write_song(make_song(22050, 2, RATE, seed=6), data / "Stereo Song.wav")  # same size
+    write_song(make_song(5000, seed=7), data / "new.wav")
+    (data / "lossy.OGG").rename(tmp_path / "aside")
+
+    class Killed(BaseException):
+        pass
+
+    left = [step]
+
+    def limited(function):
+        def call(*arguments, **options):
+            if left[0] == 0:
+                raise Killed
+            left[0] -= 1
+            return function(*arguments, **options)
+
+        return call
+
+    for name in ("replace", "unlink"):
+        monkeypatch.setattr(stage.Path, name, limited(getattr(stage.Path, name)))
+    monkeypatch.setattr(stage.shutil, "rmtree", lambda *_, **__: None)  # no tidying when killed
+    try:
+        prepare(data, home, prepare_params())
+    except Killed:
+        pass
+    else:
+        assert step > 4
+    monkeypatch.undo()
+    (data / "Stereo Song.wav").write_bytes(original)
+    (data / "new.wav").unlink()
+    (tmp_path / "aside").rename(data / "lossy.OGG")
+    prepare(data, home, prepare_params())
+    assert snapshot(home) == good
+
+
+def run_stage(home, **options):
+    command = [sys.executable, "-m", "songcast.stages.prepare"]
+    environment = {k: v for k, v in os.environ.items() if k != "DVC_ROOT"}
+    return subprocess.Popen(
+        command, cwd=home, env=environment, text=True, stderr=subprocess.PIPE, **options
+    )
+
+
+@pytest.fixture
+def repository(data):
+    """A folder with data/ and a params.yaml, as the stage finds it."""
+    import shutil
+    from pathlib import Path
+
+    shutil.copy(Path(__file__).parents[2] / "params.yaml", data.parent)
+    return data.parent
+
+
+def test_as_a_program_it_logs_and_refuses_with_one_line_and_2(repository):
+    process = run_stage(repository)
+    lines = process.communicate()[1].splitlines()
+    assert process.returncode == 0
+    assert sorted(lines) == [
+        "3 songs: 3 decoded, 0 as before, 0 removed",
+        "Stereo Song.wav -> stereo-song: 0.5 s, stereo, 44100 Hz",
+        "lossy.OGG -> lossy: 0.5 s, stereo, 48000 Hz -> 44100 Hz",
+        "mono.flac -> mono: 0.5 s, mono, 22050 Hz -> 44100 Hz",
+    ]
+    index = json.loads((repository / "prepared" / "songs.json").read_text())
+    assert [song["slug"] for song in index["songs"]] == ["lossy", "mono", "stereo-song"]
+    (repository / "data" / "x.mp3").write_text("words")
+    process = run_stage(repository)
+    error = process.communicate()[1]
+    assert process.returncode == 2
+    assert error.startswith("songcast prepare: ")
+    assert error.count("\n") == 1
+    assert "x.mp3: is text, not a song" in error
+
+
+def finished_songs(repository):
+    """Slugs in the list of finished songs, as far as it is written."""
+    listed = repository / "prepared" / ".incoming" / "finished.jsonl"
+    lines = listed.read_text().splitlines() if listed.exists() else []
+    return [json.loads(line)["array"].rsplit("-", 2)[0] for line in lines if line.endswith("}")]
+
+
+def write_half_an_hour(path):
+    """Silence in stereo at 48 kHz, sparse: zeros that take no disk, and long to decode."""
+    with wave.open(str(path), "wb") as file:
+        file.setparams((2, 2, 48000, 0, "NONE", ""))
+        file.writeframes(b"")
+    header, size = path.read_bytes(), 1800 * 48000 * 4
+    with path.open("wb") as file:
+        file.write(header[:4] + (36 + size).to_bytes(4, "little"))
+        file.write(header[8:40] + size.to_bytes(4, "little"))
+        file.truncate(44 + size)
+
+
+def test_killed_while_decoding_it_goes_on_with_the_unfinished_songs(repository):
+    prepare(repository / "data", repository / "wanted", prepare_params(guard_seconds=0.1))
+    write_half_an_hour(repository / "data" / "z.wav")
+    process = run_stage(repository)
+    wait_until(lambda: len(finished_songs(repository)) == 3, lambda: process.poll() is None)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()  # ends only when the workers, who share stderr, have died too
+    assert process.returncode == -signal.SIGKILL
+    assert not (repository / "prepared" / "songs.json").exists()
+    (repository / "data" / "z.wav").unlink()
+    process = run_stage(repository)
+    lines = process.communicate()[1].splitlines()
+    assert process.returncode == 0
+    assert lines == [
+        "3 songs were decoded before the last run stopped",
+        "3 songs: 3 decoded, 0 as before, 0 removed",
+    ]
+    assert snapshot(repository / "prepared") == snapshot(repository / "wanted")
+
+
+def test_a_song_is_listed_as_finished_when_its_array_is_on_the_disk(data, home, monkeypatch):
+    listed = home / ".incoming" / "finished.jsonl"
+    early = []
+
+    def sync(path):
+        time.sleep(0.05)  # a slow disk
+        early.extend(line for line in listed.read_text().splitlines() if path.name in line)
+
+    monkeypatch.setattr(resume_log, "sync_file", sync)
+    monkeypatch.setattr(stage, "_publish", lambda *_: None)
+    prepare(data, home, prepare_params())
+    arrays = [json.loads(line)["array"] for line in listed.read_text().splitlines() if line]
+    assert sorted(arrays) == sorted(path.name for path in listed.parent.glob("*.npy"))
+    assert len(arrays) == 3
+    assert early == []
+
+
+def test_a_finished_array_is_never_taken_for_another_content(data, home, make_song, tmp_path):
+    """The first run leaves finished songs; then one changes and another is damaged."""
+    bad = data / "zz.wav"
+    bad.write_bytes(b"RIFF")
+    with pytest.raises(AudioError):
+        prepare(data, home, prepare_params())
+    write_song(make_song(22050, 2, RATE, seed=8), data / "Stereo Song.wav")  # same size
+    (array,) = (home / ".incoming").glob("mono-*.npy")
+    array.write_bytes(array.read_bytes()[:-2])
+    with (home / ".incoming" / "finished.jsonl").open("a") as listed:
+        listed.write('{"array": "lossy-')  # a kill in mid-line
+    bad.unlink()
+    prepare(data, home, prepare_params())
+    prepare(data, tmp_path / "fresh", prepare_params())
+    assert snapshot(home) == snapshot(tmp_path / "fresh")
+
+
+def test_several_processes_give_the_same_bytes(data, home, tmp_path, monkeypatch):
+    prepare(data, tmp_path / "one", prepare_params())
+    monkeypatch.setattr(engine, "free_cores", lambda: 2)
+    prepare(data, home, prepare_params())
+    assert snapshot(home) == snapshot(tmp_path / "one")
+    (data / "bad.wav").write_bytes(b"RIFF")
+    with pytest.raises(AudioError, match=r"bad\.wav: is text, not a song"):
+        prepare(data, home, prepare_params(sample_rate_hz=22050))
+
+
+def test_unchanged_files_are_not_read_again(data, home, monkeypatch):
+    """Files of the last two seconds might still change: they are made older here."""
+    for path in data.iterdir():
+        os.utime(path, ns=(10**18, 10**18))
+    prepare(data, home, prepare_params())
+    read = []
+    original = digests.sha256_of_file
+    monkeypatch.setattr(
+        digests, "sha256_of_file", lambda path: read.append(path.name) or original(path)
+    )
+    prepare(data, home, prepare_params())
+    assert read == []
+    (data / "mono.flac").write_bytes((data / "Stereo Song.wav").read_bytes())
+    prepare(data, home, prepare_params())
+    assert read == ["mono.flac"]
+    assert Corpus.open(home)["mono"].sha256 == Corpus.open(home)["stereo-song"].sha256
+
+
+WOKEN = """
+import signal, psutil
+from songcast import engine
+from songcast.decoding import decode_task
+engine.free_cores = lambda: 2
+before = signal.getsignal(signal.SIGINT)
+engine.wake(decode_task)
+assert signal.getsignal(signal.SIGINT) is before
+for child in psutil.Process().children():
+    with open(f"/proc/{child.pid}/status") as status:
+        print(next(line.split()[1] for line in status if line.startswith("SigIgn")))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_boots_the_workers_has_no_word_to_say_when_interrupted():
+    told = subprocess.run([sys.executable, "-c", WOKEN], capture_output=True, text=True, check=True)
+    ignored = [int(line, 16) for line in told.stdout.split()]
+    assert ignored
+    assert all(mask & 1 << signal.SIGINT - 1 for mask in ignored)

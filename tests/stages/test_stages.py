@@ -1,0 +1,385 @@
+"""The pipeline, from songs in data/ to registered versions, on two short songs."""
+
+import errno
+import importlib
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import yaml
+
+from helpers.mlflow_store import use_repository
+from helpers.small_models import music
+from helpers.small_params import PARAMS, RATE_HZ
+from songcast.audio.songs import Song, read_song, write_song
+from songcast.bundle import read_manifest
+from songcast.data.corpus import Corpus
+from songcast.errors import ParamsError
+from songcast.forecasting.notebook import Notebook
+from songcast.registry.models import load
+from songcast.stages import run_stage
+from songcast.stages.retrain import replay_shares
+from songcast.tracking import store as tracking_store
+
+# TensorFlow's variables do not know NumPy 2's copy keyword; Keras asks them when it saves.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword"
+)
+SONGS = {"old": 2, "new": 1}
+FORECASTERS = ["persistence", "ridge", "cascade", "notebook", "train", "retrain"]
+STAGES = (
+    "prepare",
+    "baselines",
+    "continuation",
+    "train",
+    "retrain",
+    "evaluate",
+    "report",
+    "register",
+)
+
+
+def run(stage: str) -> None:
+    # A stage has a process of its own: Keras numbers unnamed operations from its start.
+    keras.utils.clear_session()
+    module = importlib.import_module(f"songcast.stages.{stage}")
+    assert module.main() in (None, 0)
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def runs_and_versions():
+    client = tracking_store.connect()
+    found = client.search_runs([tracking_store.experiment_id(client)])
+    runs = [run for run in found if run.data.tags["songcast.stage"] != "pipeline"]
+    versions = client.search_model_versions("name='songcast'")
+    return runs, versions
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    """A repository in which every stage has run once."""
+    with pytest.MonkeyPatch.context() as patch:
+        home = use_repository(tmp_path_factory.mktemp("pipeline"), patch)
+        (home / "data").mkdir()
+        for seed, (name, channels) in enumerate(SONGS.items()):
+            song = Song(samples=music(22000, channels, seed), sample_rate_hz=RATE_HZ, name=name)
+            write_song(song, home / "data" / f"{name}.wav")
+        (home / "params.yaml").write_text(yaml.safe_dump(PARAMS))
+        for stage in STAGES:
+            run(stage)
+        yield home
+
+
+@pytest.fixture
+def home(pipeline, monkeypatch):
+    return use_repository(pipeline, monkeypatch)
+
+
+def test_every_stage_has_left_its_outputs(home):
+    found = {path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file()}
+    expected = {
+        "prepared/songs.json",
+        "models/ridge/bundle.json",
+        "models/notebook/bundle.json",
+        "models/continuation/bundle.json",
+        "models/train/bundle.json",
+        "models/train/continuation/network.keras",
+        "models/retrain/continuation/network.keras",
+        "models/train/network.keras",
+        "models/retrain/bundle.json",
+        "plots/continuation.csv",
+        "plots/train.csv",
+        "plots/retrain.csv",
+        "metrics/retrain.json",
+        "metrics/evaluation.json",
+        "plots/bits.csv",
+        "metrics/summary.json",
+        "plots/report/bits.png",
+        "plots/report/forgetting.png",
+        "plots/report/rhythm/old.png",
+        "report.html",
+        "registered.json",
+    }
+    assert expected <= found
+    assert not [name for name in found if name.endswith((".pkl", ".pickle"))]
+    assert not (home / "checkpoints" / "train").exists()
+
+
+def test_the_evaluation_measures_every_forecaster_on_every_unseen_passage(home):
+    evaluation = read(home / "metrics" / "evaluation.json")
+    assert list(evaluation) == ["summary", "songs", "continuation"]
+    assert sorted(evaluation["songs"]) == sorted(SONGS)
+    assert list(evaluation["summary"]) == FORECASTERS
+    keys = {"prediction_gain_db", "bits_per_sample", "lag_samples"}
+    for slug, measures in evaluation["songs"].items():
+        assert list(measures) == FORECASTERS
+        for found in measures.values():
+            assert keys <= set(found)
+            assert len(found["prediction_gain_db"]) == SONGS[slug]
+            assert len(found["lag_samples"]) == SONGS[slug]
+            assert 0 < found["bits_per_sample"] < 17
+    for name, summary in evaluation["summary"].items():
+        songs = [measures[name] for measures in evaluation["songs"].values()]
+        mean = np.mean([found["bits_per_sample"] for found in songs])
+        assert summary["bits_per_sample"] == pytest.approx(mean)
+
+
+def test_the_measures_are_those_of_the_models_own_forecasts(home):
+    prepared = Corpus.open(home / "prepared")["new"]
+    measures = read(home / "metrics" / "evaluation.json")["songs"]["new"]
+    for name, uri in {
+        "persistence": "persistence",
+        "cascade": "cascade",
+        "ridge": "models/ridge",
+        "train": "models/train",
+        "retrain": "models/retrain",
+    }.items():
+        passage = load(uri).forecast(prepared.song()).passage(*prepared.splits["test"])
+        assert measures[name]["bits_per_sample"] == pytest.approx(passage.bits_per_sample, rel=1e-9)
+        gains = passage.prediction_gain_db
+        assert measures[name]["prediction_gain_db"] == pytest.approx(gains.tolist(), rel=1e-9)
+
+
+def test_the_listening_files_are_the_same_frames_of_the_unseen_passage(home):
+    for prepared in Corpus.open(home / "prepared"):
+        folder = home / "listening" / prepared.slug
+        start, _ = prepared.splits["test"]
+        frames = round(0.25 * RATE_HZ)
+        original = read_song(folder / "original.wav")
+        np.testing.assert_array_equal(original.samples, prepared.samples[start : start + frames])
+        for name, kind in (("pred_song.wav", "train"), ("pred_song_updated.wav", "retrain")):
+            heard = read_song(folder / name)
+            assert heard.sample_rate_hz == RATE_HZ
+            assert heard.samples.shape == original.samples.shape
+            forecast = load(f"models/{kind}").forecast(prepared.song())
+            expected = forecast.passage(start, start + frames).mean
+            np.testing.assert_allclose(heard.samples, expected, atol=0.51)
+
+
+def test_continuations_are_measured_by_horizon_beside_what_people_would_use(home):
+    found = read(home / "metrics" / "evaluation.json")["continuation"]
+    names = ["continuation", "silence", "loop", "burg", "paste"]
+    assert list(found["summary"]) == names
+    assert sorted(found["songs"]) == sorted(SONGS)
+    for song in found["songs"].values():
+        for name in names:
+            distances = song[name]["log_mel_distance_db"]
+            assert len(distances) == len(found["horizons_seconds"]) == 4
+            # Half a second is unheard: the later horizons cannot be measured.
+            assert all(value > 0 for value in distances[:2])
+            assert distances[2:] == [None, None]
+    means = [song["loop"]["log_mel_distance_db"][0] for song in found["songs"].values()]
+    assert found["summary"]["loop"]["log_mel_distance_db"][0] == pytest.approx(np.mean(means))
+
+
+def test_the_continuation_that_is_heard_goes_on_where_the_original_does(home):
+    for prepared in Corpus.open(home / "prepared"):
+        start, _ = prepared.splits["test"]
+        heard = Song(
+            samples=np.array(prepared.samples[:start]), sample_rate_hz=RATE_HZ, name="heard"
+        )
+        expected = load("models/train").continue_song(heard, 0.25).samples
+        found = read_song(home / "listening" / prepared.slug / "continuation.wav")
+        np.testing.assert_array_equal(found.samples, expected)
+
+
+def test_both_bundles_carry_the_network_that_continues(home):
+    alone = read_manifest(home / "models" / "continuation")["weights_sha256"]
+    for kind in ("train", "retrain"):
+        assert read_manifest(home / "models" / kind / "continuation")["weights_sha256"] == alone
+
+
+def test_retrain_begins_with_trains_weights_and_another_slope(home):
+    train, retrain = (read_manifest(home / "models" / kind) for kind in ("train", "retrain"))
+    assert retrain["parent_weights_sha256"] == train["weights_sha256"]
+    assert retrain["weights_sha256"] != train["weights_sha256"]
+    assert train["network"]["negative_slope"] == 0.1
+    assert retrain["network"]["negative_slope"] == 0.25
+    network = load(home / "models" / "retrain").network
+    slopes = [layer.negative_slope for layer in network.layers if hasattr(layer, "negative_slope")]
+    assert slopes
+    assert slopes == pytest.approx([0.25] * len(slopes))
+
+
+def test_every_songs_measures_before_and_after_retraining_are_written(home):
+    report = read(home / "metrics" / "retrain.json")
+    assert report["new_songs"] == ["new"]
+    assert sorted(report["songs"]) == sorted(SONGS)
+    for entry in report["songs"].values():
+        assert set(entry) == {"before", "after"}
+        assert entry["before"] != entry["after"]
+        for when in entry.values():
+            assert set(when) == {"bits_per_sample", "prediction_gain_db"}
+            assert all(np.isfinite(value) for value in when.values())
+
+
+def test_both_bundles_are_versions_and_the_better_is_the_challenger(home):
+    registered = read(home / "registered.json")
+    assert list(registered) == ["name", "versions", "challenger", "champion", "gate"]
+    assert registered["name"] == "songcast"
+    assert registered["versions"] == {"train": 1, "retrain": 2}
+    assert set(registered["gate"]) == {"passed", "reasons"}
+    summary = read(home / "metrics" / "evaluation.json")["summary"]
+    better = min(("train", "retrain"), key=lambda kind: summary[kind]["bits_per_sample"])
+    assert registered["challenger"] == registered["versions"][better]
+    assert (registered["champion"] is None) != registered["gate"]["passed"]
+    model = load("models:/songcast@challenger")
+    bundle = load(home / "models" / better)
+    for w, expected in zip(model.network.weights, bundle.network.weights, strict=True):
+        np.testing.assert_array_equal(np.array(w), np.array(expected))
+
+
+def test_each_stage_is_one_run_with_its_epochs(home):
+    runs, _ = runs_and_versions()
+    assert sorted(found.info.run_name for found in runs) == [
+        "baselines",
+        "continuation",
+        "retrain",
+        "train",
+    ]
+    client = tracking_store.connect()
+    for found in runs:
+        assert found.info.status == "FINISHED"
+        if found.info.run_name == "baselines":
+            continue
+        practised = found.info.run_name == "continuation"
+        key = "train_bits" if practised else "train_bits_per_sample"
+        history = client.get_metric_history(found.info.run_id, key)
+        assert [point.step for point in sorted(history, key=lambda p: p.step)] == [0, 1]
+        assert practised or found.data.metrics["bits_per_sample"] > 0
+
+
+def test_the_parent_of_all_runs_carries_the_page_and_every_forecasters_numbers(home):
+    runs, _ = runs_and_versions()
+    (parent,) = {found.data.tags["mlflow.parentRunId"] for found in runs}
+    client = tracking_store.connect()
+    pipeline = client.get_run(parent)
+    assert pipeline.info.status == "FINISHED"
+    assert "| forecaster |" in pipeline.data.tags["mlflow.note.content"]
+    summary = read(home / "metrics" / "evaluation.json")["summary"]
+    for name in FORECASTERS:
+        logged = pipeline.data.metrics[f"{name}/bits_per_sample"]
+        assert logged == pytest.approx(summary[name]["bits_per_sample"])
+    paths = {file.path for file in client.list_artifacts(parent)}
+    assert paths == {"report.html", "plots"}
+
+
+def test_registering_again_registers_nothing_twice(home):
+    before = read(home / "registered.json")
+    was_runs, was_versions = runs_and_versions()
+    run("register")
+    runs, versions = runs_and_versions()
+    assert (len(runs), len(versions)) == (len(was_runs), len(was_versions)) == (4, 2)
+    assert read(home / "registered.json") == before
+
+
+def test_from_the_outputs_alone_an_emptied_store_is_filled_again(home, tmp_path, monkeypatch):
+    copy = tmp_path / "clone"
+    shutil.copytree(home, copy, ignore=shutil.ignore_patterns("mlruns", "features"))
+    use_repository(copy, monkeypatch)
+    assert runs_and_versions() == ([], [])
+    evaluation = (copy / "metrics" / "evaluation.json").read_bytes()
+    for _ in range(2):
+        run("register")
+        runs, versions = runs_and_versions()
+        assert sorted(found.info.run_name for found in runs) == ["retrain", "train"]
+        assert len(versions) == 2
+    client = tracking_store.connect()
+    for found in runs:
+        history = client.get_metric_history(found.info.run_id, "train_bits_per_sample")
+        assert sorted({point.step for point in history}) == [0, 1]
+        assert len(history) == 2
+    assert read(copy / "registered.json")["versions"] == {"train": 1, "retrain": 2}
+    assert (copy / "metrics" / "evaluation.json").read_bytes() == evaluation
+
+
+@pytest.mark.slow
+def test_the_same_songs_and_params_give_the_same_metrics_and_weights(home, tmp_path, monkeypatch):
+    copy = tmp_path / "again"
+    copy.mkdir()
+    shutil.copytree(home / "data", copy / "data")
+    shutil.copy(home / "params.yaml", copy)
+    use_repository(copy, monkeypatch)
+    for stage in STAGES[:-1]:
+        run(stage)
+    for name in ("evaluation.json", "retrain.json"):
+        assert (copy / "metrics" / name).read_bytes() == (home / "metrics" / name).read_bytes()
+    for kind in ("ridge", "notebook", "train", "retrain"):
+        one, other = (read_manifest(each / "models" / kind) for each in (home, copy))
+        assert one["files"] == other["files"]
+
+
+# Small parts.
+
+
+class Named:
+    """A song all of which can be learned from, or nothing."""
+
+    def __init__(self, slug, frames, channels, split="train"):
+        self.slug, self.frames, self.channels = slug, frames, channels
+        self.splits = {split: (0, frames)}
+
+
+@pytest.mark.parametrize("replay", [0.0, 0.25, 0.5])
+def test_old_songs_get_the_replay_share_of_what_is_heard(replay):
+    songs = [Named("a", 1000, 2), Named("b", 3000, 1), Named("c", 500, 2)]
+    held_out = Named("d", 9000, 2, "test")
+    shares = replay_shares([*songs, held_out], songs[2:], replay)
+    heard = {s.slug: shares[s.slug] * s.frames * s.channels for s in songs}
+    assert heard["a"] + heard["b"] == pytest.approx(replay * sum(heard.values()))
+    assert heard["a"] * 3 == pytest.approx(heard["b"] * 2)
+
+
+def test_with_no_old_songs_all_are_heard_alike():
+    songs = [Named("a", 1000, 2), Named("b", 3000, 1)]
+    assert replay_shares(songs, songs, 0.5) == {"a": 1.0, "b": 1.0}
+
+
+def test_a_baseline_as_parent_and_a_song_that_is_not_there_are_clear_errors(home, monkeypatch):
+    saved = (home / "params.yaml").read_text()
+    try:
+        for change, said in (
+            ({"parent": "models/notebook"}, "models/notebook.*name an LSTM"),
+            ({"songs": ["nowhere"]}, "no song 'nowhere' in data/; there are: new, old"),
+        ):
+            retrain = {**PARAMS["retrain"], **change}
+            (home / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "retrain": retrain}))
+            with pytest.raises(ParamsError, match=said):
+                run("retrain")
+    finally:
+        (home / "params.yaml").write_text(saved)
+    assert load("models/notebook").name == Notebook.name
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (ParamsError("params.yaml: x is unknown"), 2, "params.yaml: x is unknown\n"),
+        (KeyboardInterrupt(), 130, "stopped\n"),
+        (
+            OSError(errno.ENOSPC, "said", "a.npy"),
+            2,
+            "a.npy: the disk is full; free some space and run it again\n",
+        ),
+    ],
+)
+def test_a_stage_run_as_a_program_says_a_users_mistake_in_one_line(
+    own_process, error, code, said, capsys
+):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as caught:
+        run_stage(main)
+    assert caught.value.code == code
+    assert capsys.readouterr().err == f"songcast {main.__module__.split('.')[-1]}: {said}"
+
+
+def test_a_bug_in_a_stage_keeps_its_traceback(own_process):
+    with pytest.raises(ZeroDivisionError):
+        run_stage(lambda: 1 // 0)

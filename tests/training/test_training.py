@@ -1,0 +1,361 @@
+"""Training lowers the code length, and a stop of any kind changes nothing but the time."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from numpy.testing import assert_allclose, assert_array_equal
+
+from helpers.small_continuer import continuer
+from helpers.small_models import RATE_HZ, music, randomised, untrained
+from songcast.data.corpus import PreparedSong, write_index
+from songcast.errors import ParamsError
+from songcast.forecasting.lstm import absolute_mixture
+from songcast.forecasting.network import code_length_bits
+from songcast.training.batches import CropSampler
+from songcast.training.checkpoint import Checkpoint
+from songcast.training.feature_cache import open_features
+from songcast.training.fit import FitSettings, fit, mean_bits, validation_measures
+
+# TensorFlow's variables do not know NumPy 2's copy keyword; Keras asks them when it saves.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword"
+)
+SETTINGS = FitSettings(
+    epochs=3, steps_per_epoch=6, rows=4, crop_frames=256, learning_rate=1e-2, average_momentum=0.8
+)
+SPLITS = {"train": (0, 6000), "validation": (6100, 10600), "test": (10700, 12000)}
+
+
+def prepared(folder: Path, slug: str, channels: int, seed: int) -> PreparedSong:
+    samples = music(12000, channels, seed)
+    folder.mkdir(exist_ok=True)
+    np.save(folder / f"{slug}.npy", samples)
+    return PreparedSong(
+        slug=slug,
+        source=f"{slug}.wav",
+        sha256=f"{seed:064x}",
+        source_sample_rate_hz=RATE_HZ,
+        sample_rate_hz=RATE_HZ,
+        frames=len(samples),
+        channels=channels,
+        peak=int(np.abs(samples.astype(int)).max()),
+        splits=SPLITS,
+        path=folder / f"{slug}.npy",
+    )
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A stereo and a mono song, and their features without a front end."""
+    folder = tmp_path_factory.mktemp("corpus")
+    songs = [prepared(folder, "stereo", 2, 1), prepared(folder, "mono", 1, 2)]
+    return songs, open_features(songs, untrained("none").front_end, 16, folder / "f")
+
+
+def train(corpus, folder, fingerprint="f", seed=0, settings=SETTINGS, on_epoch=None, on_step=None):
+    """Train a small network without a front end; its model and rows."""
+    model = untrained("none", seed)
+    sampler = CropSampler(
+        corpus[1],
+        rows=settings.rows,
+        frames=settings.crop_frames,
+        look_back=model.settings.look_back,
+        seed=seed,
+    )
+    checkpoint = Checkpoint(folder, fingerprint)
+    rows = fit(
+        model.network,
+        sampler,
+        corpus[1],
+        settings,
+        checkpoint,
+        on_epoch or (lambda epoch, row: None),
+        on_step,
+    )
+    return model, rows
+
+
+def stop_after(last: int):
+    """An on_epoch that is Ctrl-C after epoch ``last``."""
+
+    def on_epoch(epoch, row):
+        if epoch == last:
+            raise KeyboardInterrupt
+
+    return on_epoch
+
+
+def weights_of(model):
+    return [np.array(w) for w in model.network.get_weights()]
+
+
+def assert_equal_weights(a, b):
+    for one, other in zip(a, b, strict=True):
+        assert_array_equal(one, other)
+
+
+@pytest.fixture(scope="module")
+def finished(corpus, tmp_path_factory):
+    """Weights and rows of an uninterrupted training."""
+    model, rows = train(corpus, tmp_path_factory.mktemp("whole"))
+    return weights_of(model), rows
+
+
+def test_training_lowers_the_code_length_on_what_it_has_not_seen(corpus, finished):
+    weights, rows = finished
+    assert [row["step"] for row in rows] == [0.0, 1.0, 2.0]
+    assert all(set(row) == set(rows[0]) for row in rows)
+    model = untrained("none")
+    before = mean_bits(model.network, corpus[1])
+    model.network.set_weights(weights)
+    after = mean_bits(model.network, corpus[1])
+    assert after < before - 0.1
+    # What is kept is the best epoch's average.
+    assert after == pytest.approx(min(row["validation_bits_per_sample"] for row in rows), abs=1e-6)
+
+
+def test_equal_seeds_give_equal_weights_and_rows_other_seeds_others(corpus, finished, tmp_path):
+    model, rows = train(corpus, tmp_path / "a")
+    assert rows == finished[1]
+    assert_equal_weights(weights_of(model), finished[0])
+    short = replace(SETTINGS, epochs=1)
+    assert train(corpus, tmp_path / "b", seed=1, settings=short)[1] != rows[:1]
+
+
+def test_stopped_and_started_again_training_ends_as_if_it_had_not(corpus, finished, tmp_path):
+    last = 0
+    with pytest.raises(KeyboardInterrupt):
+        train(corpus, tmp_path, on_epoch=stop_after(last))
+    done = []
+    model, rows = train(corpus, tmp_path, on_epoch=lambda epoch, row: done.append(epoch))
+    assert done == list(range(last + 1, SETTINGS.epochs))
+    assert rows == finished[1]
+    assert_equal_weights(weights_of(model), finished[0])
+    # Finished, and started once more: nothing is left to do.
+    model, rows = train(corpus, tmp_path, on_epoch=lambda epoch, row: done.append(epoch))
+    assert len(done) == SETTINGS.epochs - last - 1
+    assert rows == finished[1]
+    assert_equal_weights(weights_of(model), finished[0])
+
+
+@pytest.mark.slow
+def test_stopped_in_the_middle_of_an_epoch_it_begins_that_epoch_again(corpus, finished, tmp_path):
+    def on_step(step):
+        if step == SETTINGS.steps_per_epoch + 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(corpus, tmp_path, on_step=on_step)
+    steps = []
+    model, rows = train(corpus, tmp_path, on_step=steps.append)
+    first = SETTINGS.steps_per_epoch + 1
+    assert steps == list(range(first, SETTINGS.epochs * SETTINGS.steps_per_epoch + 1))
+    assert rows == finished[1]
+    assert_equal_weights(weights_of(model), finished[0])
+
+
+def test_the_checkpoint_of_another_training_is_not_gone_on_from(corpus, finished, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(corpus, tmp_path, "other", seed=5, on_epoch=stop_after(0))
+    done = []
+    model, _ = train(corpus, tmp_path, "f", on_epoch=lambda epoch, row: done.append(epoch))
+    assert done == [0, 1, 2]
+    assert_equal_weights(weights_of(model), finished[0])
+
+
+def test_a_checkpoint_remembers_its_run_holds_no_pickle_and_leaves_when_told(corpus, tmp_path):
+    folder = tmp_path / "checkpoints"
+    model = untrained("none")
+    from songcast.training.fit import compile_trainer
+
+    trainer = compile_trainer(model.network, SETTINGS)
+    checkpoint = Checkpoint(folder, "f")
+    checkpoint.run_id = "abc"
+    checkpoint.save(trainer, [{"step": 0.0}], None)
+    assert Checkpoint(folder, "f").peek_run_id() == "abc"
+    assert Checkpoint(folder, "g").peek_run_id() is None
+    with np.load(folder / "state.npz", allow_pickle=False) as stored:
+        assert all(stored[name].dtype != object for name in stored.files)
+    assert [path.name for path in folder.iterdir()] == ["state.npz"]
+    checkpoint.clear()
+    assert not folder.exists()
+
+
+def test_a_training_that_only_diverges_is_one_line(corpus, tmp_path):
+    with pytest.raises(ParamsError, match=r"diverged in every epoch; lower learning_rate"):
+        train(corpus, tmp_path, settings=replace(SETTINGS, epochs=1, learning_rate=np.nan))
+
+
+def test_a_crash_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path, monkeypatch):
+    from songcast.training.fit import compile_trainer
+
+    trainer = compile_trainer(untrained("none").network, SETTINGS)
+    checkpoint = Checkpoint(tmp_path, "f")
+    checkpoint.save(trainer, [{"step": 0.0}], None)
+
+    def crash(file, **arrays):
+        Path(file).write_bytes(b"half of it")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(np, "savez", crash)
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.save(trainer, [{"step": 0.0}, {"step": 1.0}], None)
+    assert Checkpoint(tmp_path, "f").restore(trainer) == [{"step": 0.0}]
+    assert [path.name for path in tmp_path.iterdir()] == ["state.npz"]
+
+
+# The loss.
+
+
+def test_the_loss_is_the_code_length_of_the_discrete_mixture():
+    rng = np.random.default_rng(0)
+    rows, n, m = 3, 400, 4
+    unit = rng.uniform(0.5, 200.0, (rows, n))
+    samples = np.rint(unit * rng.normal(0, 1.5, (rows, n)))
+    weights = np.log(rng.dirichlet(np.ones(m), (rows, n)))
+    locations = rng.normal(0, 0.5, (rows, n, m))
+    scales = rng.uniform(-2.0, 1.0, (rows, n, m))
+    mixture = np.concatenate([weights, locations, scales], -1).astype(np.float32)
+    target = np.stack([samples / unit, 1.0 / unit], -1).astype(np.float32)
+    loss = np.array(code_length_bits(target, mixture))
+    bits = absolute_mixture(mixture, unit.astype(np.float32)).bits(samples)
+    assert loss.shape == (rows, n)
+    # The uniform share, 2^-16, is left out of the loss: it shows where all is improbable.
+    ordinary = bits < 14
+    assert ordinary.mean() > 0.95
+    assert_allclose(loss[ordinary], bits[ordinary], atol=2e-3)
+    assert np.median(np.abs(loss - bits)[ordinary]) < 1e-4
+
+
+def test_the_loss_is_finite_and_falls_towards_the_sample_however_wrong_the_forecast():
+    target = np.array([[[50.0, 0.1]]], np.float32)
+
+    def loss(location, log_scale):
+        mixture = np.array([[[0.0, location, log_scale]]], np.float32)
+        return np.array(code_length_bits(target, mixture)).item()
+
+    for log_scale in (-30.0, -6.0, 0.0, 6.0, 30.0):
+        assert np.isfinite(loss(-1e4, log_scale))
+    far = [loss(location, -3.0) for location in (-100.0, 0.0, 40.0, 50.0)]
+    assert far == sorted(far, reverse=True)
+
+
+def test_validation_measures_are_those_of_the_forecast_on_the_passage(corpus, tmp_path):
+    songs, features = corpus
+    model = randomised("none", spread=0.1)
+    found = validation_measures(model.network, features[0], songs[0].samples)
+    # One block of 4096 from the first whole frame of the passage
+    start = -(-SPLITS["validation"][0] // 16) * 16
+    x = songs[0].samples[start : start + 4096].astype(np.float64)
+    assert found["bits_per_sample"] == pytest.approx(mean_bits(model.network, features[:1]), 1e-9)
+    # Without a front end the network's error is the sample minus its correction of zero.
+    model.network.set_weights([0 * w for w in weights_of(model)])
+    silent = validation_measures(model.network, features[0], songs[0].samples)
+    assert silent["prediction_gain_db"] == pytest.approx(0.0, abs=1e-4)
+    assert np.sum(x**2) > 0
+
+
+# The stage, killed.
+
+SMALL_FIT = {
+    "front_end": "none",
+    "look_back": 8,
+    "frame": 16,
+    "units": 6,
+    "layers": 1,
+    "head_units": [8],
+    "epochs": 6,
+    "steps_per_epoch": 20,
+    "rows": 4,
+    "crop_frames": 512,
+}
+
+
+def small_params() -> str:
+    """The repository's own params.yaml with a short training."""
+    params = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
+    params["train"] |= SMALL_FIT
+    return yaml.safe_dump(params)
+
+
+@pytest.mark.slow
+def test_the_stage_killed_and_started_again_ends_with_the_same_weights(tmp_path, monkeypatch):
+    from helpers.mlflow_store import use_repository
+
+    homes = [use_repository(tmp_path / name, monkeypatch) for name in ("whole", "killed")]
+    continuation = continuer()
+    for home in homes:
+        songs = [
+            prepared(home / "prepared", "stereo", 2, 1),
+            prepared(home / "prepared", "m", 1, 2),
+        ]
+        write_index(home / "prepared", RATE_HZ, songs)
+        (home / "params.yaml").write_text(small_params())
+        continuation.save(home / "models" / "continuation", {"sample_rate_hz": RATE_HZ})
+
+    def start(home):
+        return subprocess.Popen(
+            [sys.executable, "-m", "songcast.stages.train"],
+            cwd=home,
+            env={**os.environ, "DVC_ROOT": str(home)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def finish(process):
+        said = process.communicate()[1]
+        assert process.returncode == 0, said
+        return said
+
+    whole = start(homes[0])
+    finish(whole)
+    killed = start(homes[1])
+    state = homes[1] / "checkpoints" / "train" / "state.npz"
+    while not state.is_file():
+        assert killed.poll() is None, killed.communicate()[1]
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    assert not (homes[1] / "models" / "train" / "bundle.json").exists()
+    said = finish(start(homes[1]))
+    assert "epoch 1 of 6" not in said
+    assert "epoch 6 of 6" in said
+    bundles = [home / "models" / "train" for home in homes]
+    one, other = (json.loads((bundle / "bundle.json").read_text()) for bundle in bundles)
+    assert one["weights_sha256"] == other["weights_sha256"]
+    assert one["files"] == other["files"]
+    histories = [(bundle / "history.csv").read_text() for bundle in bundles]
+    assert histories[0] == histories[1]
+    assert len(histories[0].splitlines()) == 7
+    assert not (homes[1] / "checkpoints" / "train").exists()
+    shutil.rmtree(tmp_path / "whole" / "mlruns")
+
+
+@pytest.mark.slow
+def test_on_jax_training_does_what_these_tests_say_too():
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-m",
+            "not slow",
+            __file__,
+        ],
+        env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
+        check=True,
+    )
