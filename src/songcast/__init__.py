@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from songcast.registry.models import load
 
 __all__ = ["Song", "SongcastError", "load", "read_song", "write_song"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # NumPy and SciPy load with the first use, so that `songcast --help` answers at once (PEP 562).
 _HOMES = {
