@@ -33,7 +33,7 @@ Row = dict[str, Any]
 # Name of the row, changes to params.yaml's train section, whether the LSTM keeps its memory.
 CHANGES: tuple[tuple[str, dict[str, Any], bool], ...] = (
     ("all as it is", {}, True),
-    ("front end: the cascade's 13 experts", {"experts": "cascade"}, True),
+    ("front end: the cascade's 13 experts", {"filter_bank": "cascade"}, True),
     ("front end: ridge", {"front_end": "ridge"}, True),
     ("front end: none", {"front_end": "none"}, True),
     ("recurrence off", {}, False),
@@ -41,7 +41,7 @@ CHANGES: tuple[tuple[str, dict[str, Any], bool], ...] = (
     ("look_back 3", {"look_back": 3}, True),
     ("look_back 16", {"look_back": 16}, True),
     ("look_back 64", {"look_back": 64}, True),
-    ("no variants of songs", {"variants": 0}, True),
+    ("no augmentations of songs", {"augmentations": 0}, True),
 )
 
 
@@ -146,19 +146,19 @@ def train_and_measure(
     model = new_model(params, training)
     network = model.network if recurrent else without_memory(model.network)
 
-    def opened(songs: Sequence[PreparedSong], variants: int) -> list[Any]:
+    def opened(songs: Sequence[PreparedSong], augmentations: int) -> list[Any]:
         return open_features(
             songs,
             model.front_end,
-            params.frame,
+            params.step_frames,
             root() / FEATURES,
-            variants=variants,
-            variant_seconds=params.variant_seconds,
+            augmentations=augmentations,
+            augmentation_seconds=params.augmentation_seconds,
         )
 
     sampler = CropSampler(
-        opened(training, params.variants),
-        rows=params.rows,
+        opened(training, params.augmentations),
+        batch_size=params.batch_size,
         frames=params.crop_frames,
         look_back=params.look_back,
         seed=params.seed,

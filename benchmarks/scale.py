@@ -218,7 +218,7 @@ def do_train(team: str) -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:workers])
     _, sampler = opened(rows=rows)
     params, model = network()
-    changed = {"epochs": 2, "steps_per_epoch": STEPS, "rows": rows}
+    changed = {"epochs": 2, "steps_per_epoch": STEPS, "batch_size": rows}
     settings = fit_settings(params.model_copy(update=changed))
     ends: list[float] = []
     ray = cluster.import_ray()
@@ -241,12 +241,12 @@ def do_train(team: str) -> None:
 
 
 def network() -> tuple[Any, Any]:
-    """Return params.train without variants, and its network."""
+    """Return params.train without augmentations, and its network."""
     from songcast.config import Params
     from songcast.data.corpus import Corpus
     from songcast.stages.train import new_model
 
-    params = Params.load().train.model_copy(update={"variants": 0})
+    params = Params.load().train.model_copy(update={"augmentations": 0})
     return params, new_model(params, list(Corpus.open(Path("prepared").absolute())))
 
 
@@ -259,7 +259,7 @@ def opened(
 
     params, model = network()
     corpus = Corpus.open(Path("prepared").absolute())
-    asked = params.model_copy(update={"rows": rows})
+    asked = params.model_copy(update={"batch_size": rows})
     return open_crops(corpus.songs[:songs], model, asked, Path(folder).absolute())
 
 

@@ -136,8 +136,9 @@ def _extrapolation(found: Found) -> str:
             f"G steps per second | {steps / WORKERS / share / 3600:.0f} / G |",
             "",
             "Assumed: the processor seconds per hour of audio stay what they are (above they do, "
-            "from a hundred songs on); the disk keeps up; every song is stereo, and heard once, "
-            "without variants. A pass sees every train frame of every channel once on average; "
+            "from a hundred songs on); the disk keeps up; every song is stereo, and processed "
+            "once, without augmentations. A pass sees every train frame of every channel once on "
+            "average; "
             f"each of {WORKERS} workers has the rows of one ({WORKERS * ROWS} in a step), and each "
             f"further one costs what the second did ({lost:.0%} of a step), so that "
             f"{WORKERS} do {WORKERS * share:.1f} times the work of one: pessimistic where the "

@@ -26,7 +26,7 @@ RATE_HZ = 8000
 STAGES = tuple(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
 COPIED = ("src", ".dvc", "dvc.yaml", ".dvcignore", "requirements.lock", "pyproject.toml")
 # A pipeline of seconds: what differs from params.yaml, section by section.
-FIT = {"epochs": 2, "steps_per_epoch": 4, "rows": 4, "crop_frames": 512}
+FIT = {"epochs": 2, "steps_per_epoch": 4, "batch_size": 4, "crop_frames": 512}
 SMALL: dict[str, dict[str, Any]] = {
     "prepare": {
         **{"sample_rate_hz": RATE_HZ, "guard_seconds": 0.05},
@@ -35,10 +35,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "baselines": {"look_back": 8},
     "continuation": {
         **{"look_back": 8, "slow_units": 4, "fast_units": 4, "head_units": [6, 4]},
-        **{"unheard_seconds": 0.5, "views": 4, "epochs": 2, "steps_per_epoch": 2},
-        **{"rows": 2, "crop_steps": 1},
+        **{"holdout_seconds": 0.5, "examples": 4, "epochs": 2, "steps_per_epoch": 2},
+        **{"batch_size": 2, "crop_steps": 1},
     },
-    "train": {**FIT, "experts": "cascade", "look_back": 8, "units": 6, "head_units": [8, 6]},
+    "train": {**FIT, "filter_bank": "cascade", "look_back": 8, "units": 6, "head_units": [8, 6]},
     "retrain": FIT,
     "evaluate": {"listening_seconds": 0.25},
 }

@@ -128,11 +128,11 @@ def train_ours(seconds: float, rows: int | None) -> Found:
     params = Params.load(root() / PARAMS).train
     prepared = list(Corpus.open(root() / PREPARED))
     model = new_model(params, prepared)
-    songs = open_features(prepared, model.front_end, params.frame, root() / FEATURES)
-    rows = rows or params.rows
+    songs = open_features(prepared, model.front_end, params.step_frames, root() / FEATURES)
+    rows = rows or params.batch_size
     sampler = CropSampler(
         songs,
-        rows=rows,
+        batch_size=rows,
         frames=params.crop_frames,
         look_back=params.look_back,
         seed=params.seed,
@@ -201,7 +201,7 @@ def hear_experts() -> float:
     settings = FrontEndSettings(kind=params.front_end)
     with tempfile.TemporaryDirectory() as scratch:
         start = time.perf_counter()
-        open_features(songs, settings, params.frame, Path(scratch))
+        open_features(songs, settings, params.step_frames, Path(scratch))
         spent = time.perf_counter() - start
     return sum(training_frames(song) * song.channels for song in songs) / spent
 

@@ -174,7 +174,7 @@ class BaselinesParams(Settings):
 
 
 class ContinuationParams(Settings):
-    """The network that continues songs; one step hears ``rows`` crops of ``crop_steps``."""
+    """The network that continues songs; one step reads ``batch_size`` crops of ``crop_steps``."""
 
     look_back: int = Field(ge=2, le=256)
     slow_units: int = Field(ge=1, le=4096)
@@ -182,26 +182,26 @@ class ContinuationParams(Settings):
     head_units: tuple[HeadUnits, HeadUnits]
     negative_slope: float = Field(ge=0, lt=1)
     copy_share: float = Field(ge=0, le=1)
-    unheard_seconds: float = Field(gt=0, le=600)
-    views: int = Field(ge=1, le=1_000_000)
+    holdout_seconds: float = Field(gt=0, le=600)
+    examples: int = Field(ge=1, le=1_000_000)
     epochs: int = Field(ge=1, le=100_000)
     steps_per_epoch: int = Field(ge=1, le=1_000_000)
-    rows: int = Field(ge=1, le=4096)
+    batch_size: int = Field(ge=1, le=4096)
     crop_steps: int = Field(ge=1, le=4096)
     learning_rate: float = Field(gt=0, le=1)
     seed: Seed
 
 
 class FitParams(Settings):
-    """How long and how fast to learn; one step hears ``rows`` crops of ``crop_frames``."""
+    """How long and how fast to learn; one step reads ``batch_size`` crops of ``crop_frames``."""
 
     epochs: int = Field(ge=1, le=100_000)
     steps_per_epoch: int = Field(ge=1, le=1_000_000)
-    rows: int = Field(ge=1, le=4096)
+    batch_size: int = Field(ge=1, le=4096)
     crop_frames: int = Field(ge=64, le=1 << 20)
     learning_rate: float = Field(gt=0, le=1)
-    variants: int = Field(ge=0, le=AUGMENTATIONS)
-    variant_seconds: float = Field(gt=0, le=600)
+    augmentations: int = Field(ge=0, le=AUGMENTATIONS)
+    augmentation_seconds: float = Field(gt=0, le=600)
     seed: Seed
 
 
@@ -209,22 +209,24 @@ class TrainParams(FitParams):
     """The multi-song network, from scratch."""
 
     front_end: Literal["cascade", "ridge", "none"]
-    experts: Literal["wide", "cascade"]
+    filter_bank: Literal["wide", "cascade"]
     look_back: int = Field(ge=1, le=1024)
-    frame: int = Field(ge=1, le=4096)
+    step_frames: int = Field(ge=1, le=4096)
     units: int = Field(ge=1, le=4096)
     layers: int = Field(ge=1, le=8)
     head_units: tuple[HeadUnits, ...] = Field(min_length=1)
     activation: Literal["leaky_relu", "relu", "gelu", "tanh"]
     negative_slope: float = Field(ge=0, lt=1)
-    without: tuple[str, ...]
+    exclude: tuple[str, ...]
 
     @model_validator(mode="after")
     def _frames(self) -> Self:
-        if BLOCK_FRAMES % self.frame:
-            raise ValueError(f"frame must divide {BLOCK_FRAMES}, and {self.frame} does not")
-        if self.crop_frames % self.frame:
-            raise ValueError(f"crop_frames must be a multiple of frame {self.frame}")
+        if BLOCK_FRAMES % self.step_frames:
+            raise ValueError(
+                f"step_frames must divide {BLOCK_FRAMES}, and {self.step_frames} does not"
+            )
+        if self.crop_frames % self.step_frames:
+            raise ValueError(f"crop_frames must be a multiple of step_frames {self.step_frames}")
         return self
 
 
@@ -304,9 +306,9 @@ class Params(Settings):
         if workers > 1 and info.data.get("engine") == "local":
             raise ValueError(f"{workers} take engine: ray")
         for name in ("train", "retrain"):
-            if name in info.data and info.data[name].rows % workers:
+            if name in info.data and info.data[name].batch_size % workers:
                 raise ValueError(
-                    f"{workers} cannot share the {info.data[name].rows} rows of {name}"
+                    f"{workers} does not divide {name}.batch_size {info.data[name].batch_size}"
                 )
         return workers
 

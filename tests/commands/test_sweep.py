@@ -21,15 +21,15 @@ from songcast.tracking.sweep import SWEEP, TRIAL, Trial, log_sweep
 REPOSITORY = Path(__file__).parents[2] / "params.yaml"
 SMALL = {
     "front_end": "none",
-    "frame": 16,
+    "step_frames": 16,
     "units": 4,
     "head_units": [4],
     "look_back": 4,
     "epochs": 2,
     "steps_per_epoch": 2,
-    "rows": 2,
+    "batch_size": 2,
     "crop_frames": 256,
-    "variants": 0,
+    "augmentations": 0,
 }
 
 

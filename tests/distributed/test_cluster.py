@@ -121,7 +121,7 @@ def test_two_nodes_hear_the_same_features(two_nodes, data, tmp_path):
     songs = list(Corpus.open(tmp_path / "prepared"))
     settings = FrontEndSettings(kind="cascade", experts=EXPERTS)
     found = {
-        who: open_features(songs, settings, 16, tmp_path / who, variants=1, engine=who)
+        who: open_features(songs, settings, 16, tmp_path / who, augmentations=1, engine=who)
         for who in ("local", "ray")
     }
     assert [song.slug for song in found["ray"]] == [song.slug for song in found["local"]]
@@ -152,7 +152,7 @@ def test_two_nodes_measure_the_same(two_nodes, data, tmp_path):
             corpus,
             tmp_path / who,
             listening_seconds=0.02,
-            unheard_seconds=0.1,
+            holdout_seconds=0.1,
             engine=who,
         )
         for who in ("local", "ray")
@@ -213,11 +213,11 @@ def test_a_lost_worker_loses_nothing_and_a_refusal_is_raised(two_nodes, tmp_path
 FIT = FitParams(
     epochs=4,
     steps_per_epoch=5,
-    rows=4,
+    batch_size=4,
     crop_frames=1024,
     learning_rate=1.0e-2,
-    variants=0,
-    variant_seconds=1.0,
+    augmentations=0,
+    augmentation_seconds=1.0,
     seed=0,
 )
 
@@ -274,7 +274,7 @@ def test_training_shared_by_two_ends_the_same_though_one_of_them_is_killed(
         ({"workers": 2}, "workers: 2 take engine: ray;"),
         (
             {"workers": 3, "engine": "ray"},
-            "workers: 3 cannot share the 16 rows of train;",
+            "workers: 3 does not divide train.batch_size 16;",
         ),
         ({"workers": 0}, "workers is 0; allowed: "),
     ],

@@ -34,12 +34,12 @@ def streams(tmp_path_factory):
 
 
 def song_of(folder, number, splits):
-    return SongFeatures(slug=f"s{number}", channels=2, frame=16, splits=splits, folder=folder)
+    return SongFeatures(slug=f"s{number}", channels=2, step_frames=16, splits=splits, folder=folder)
 
 
 def sampler_of(folder, songs):
     found = [song_of(folder, number, {"train": (0, 640)}) for number in range(songs)]
-    return CropSampler(found, rows=8, frames=64, look_back=8, seed=1)
+    return CropSampler(found, batch_size=8, frames=64, look_back=8, seed=1)
 
 
 def cpu_seconds(work, times=30):

@@ -370,7 +370,9 @@ def drawn(sampler, monkeypatch, batches=150):
 
 
 def sampler_of(songs, **more):
-    return CropSampler(songs, **{"rows": 40, "frames": 160, "look_back": 8, "seed": 3, **more})
+    return CropSampler(
+        songs, **{"batch_size": 40, "frames": 160, "look_back": 8, "seed": 3, **more}
+    )
 
 
 def test_a_batch_is_decided_by_its_seed_epoch_and_number_alone(two_songs):

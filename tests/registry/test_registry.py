@@ -356,7 +356,7 @@ def test_a_version_can_be_pulled_with_its_card_and_traced_to_its_songs(repositor
     assert cli.main(["trace", "models:/songcast@champion", "--json"]) == 0
     (entry,) = json.loads(capfd.readouterr().out)["chain"]
     assert (entry["version"], entry["seeds"]) == (2, {"train.seed": 7})
-    assert entry["params"] == {"train": {"seed": 7, "without": []}}
+    assert entry["params"] == {"train": {"seed": 7, "exclude": []}}
     assert [(s["slug"], s["learned"], s["licence"]) for s in entry["songs"]] == [
         ("a", True, "CC0 | 1.0"),
         ("b", False, None),

@@ -31,7 +31,12 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword"
 )
 SETTINGS = FitSettings(
-    epochs=3, steps_per_epoch=6, rows=4, crop_frames=256, learning_rate=1e-2, average_momentum=0.8
+    epochs=3,
+    steps_per_epoch=6,
+    batch_size=4,
+    crop_frames=256,
+    learning_rate=1e-2,
+    average_momentum=0.8,
 )
 SPLITS = {"train": (0, 6000), "validation": (6100, 10600), "test": (10700, 12000)}
 
@@ -67,7 +72,7 @@ def train(corpus, folder, fingerprint="f", seed=0, settings=SETTINGS, on_epoch=N
     model = untrained("none", seed)
     sampler = CropSampler(
         corpus[1],
-        rows=settings.rows,
+        batch_size=settings.batch_size,
         frames=settings.crop_frames,
         look_back=model.settings.look_back,
         seed=seed,
@@ -270,13 +275,13 @@ def test_validation_measures_are_those_of_the_forecast_on_the_passage(corpus, tm
 SMALL_FIT = {
     "front_end": "none",
     "look_back": 8,
-    "frame": 16,
+    "step_frames": 16,
     "units": 6,
     "layers": 1,
     "head_units": [8],
     "epochs": 6,
     "steps_per_epoch": 20,
-    "rows": 4,
+    "batch_size": 4,
     "crop_frames": 512,
 }
 

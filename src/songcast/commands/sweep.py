@@ -164,7 +164,7 @@ def train(
 
     tried = TrainParams.model_validate({**params.train.model_dump(), **values})
     corpus = Corpus.open(root / PREPARED)
-    left_out = {song.slug for song in select_songs(corpus, tried.without)}
+    left_out = {song.slug for song in select_songs(corpus, tried.exclude)}
     songs = [song for song in corpus if song.slug not in left_out]
     model = new_model(tried, songs)
     features, sampler = open_crops(songs, model, tried, root / FEATURES)

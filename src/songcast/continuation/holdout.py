@@ -3,19 +3,19 @@
 from songcast.data.corpus import TEST, TRAIN, PreparedSong
 
 
-def first_unheard(song: PreparedSong, unheard_seconds: float) -> int:
+def first_unheard(song: PreparedSong, holdout_seconds: float) -> int:
     """Return the frame from which continuing is measured, all of it kept unheard.
 
-    The last ``unheard_seconds`` where half of the song is left before them, else its second
+    The last ``holdout_seconds`` where half of the song is left before them, else its second
     half; at least the test passage. A song without a train passage is unheard from its first
     frame, but a continuation needs a past: there the test passage does not count.
     """
-    last = max(song.frames - round(unheard_seconds * song.sample_rate_hz), song.frames // 2)
+    last = max(song.frames - round(holdout_seconds * song.sample_rate_hz), song.frames // 2)
     return min(song.splits[TEST][0], last) if TRAIN in song.splits else last
 
 
-def heard_frames(song: PreparedSong, unheard_seconds: float) -> int:
+def heard_frames(song: PreparedSong, holdout_seconds: float) -> int:
     """Return how many frames of the song, from its first, may be learned from."""
     if TRAIN not in song.splits:
         return 0
-    return min(song.splits[TRAIN][1], first_unheard(song, unheard_seconds))
+    return min(song.splits[TRAIN][1], first_unheard(song, holdout_seconds))

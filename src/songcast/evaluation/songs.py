@@ -75,14 +75,14 @@ def forecast_song(
 
 
 def continue_song(
-    continuer: Continuer, song: PreparedSong, unheard_seconds: float, listening_seconds: float
+    continuer: Continuer, song: PreparedSong, holdout_seconds: float, listening_seconds: float
 ) -> SongFound:
     """Measure continuations of the song's unheard end; hear one of its unseen passage."""
     start, stop = listened_frames(song, listening_seconds)
     prime = Prime(song.samples[:start], song.sample_rate_hz)
     track = continuer.go_on(prime, stop - start, temperature=1.0, seed=0)
-    cut = first_unheard(song, unheard_seconds)
-    measures = measure_song(continuer, song, cut, unheard_seconds)
+    cut = first_unheard(song, holdout_seconds)
+    measures = measure_song(continuer, song, cut, holdout_seconds)
     return SongFound(slug=song.slug, measures=measures, tracks={CONTINUED: track})
 
 

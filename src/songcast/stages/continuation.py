@@ -40,10 +40,10 @@ def learn(params: ContinuationParams, corpus: Corpus, run: StageRun) -> None:
     from songcast.training.continuation import FitSettings, Row, fit
     from songcast.training.continuation_examples import Sampler, practice
 
-    songs = [(song, heard_frames(song, params.unheard_seconds)) for song in corpus]
+    songs = [(song, heard_frames(song, params.holdout_seconds)) for song in corpus]
     log.info("%s: listening to %d songs ...", STAGE, len(songs))
     crop = params.crop_steps * SLOW
-    views = practice(songs, params.views, crop, free_cores())
+    views = practice(songs, params.examples, crop, free_cores())
     settings = NetworkSettings(
         look_back=params.look_back,
         slow_units=params.slow_units,
@@ -55,7 +55,7 @@ def learn(params: ContinuationParams, corpus: Corpus, run: StageRun) -> None:
     learn, check = (
         Sampler(
             found or views[0],
-            rows=params.rows,
+            rows=params.batch_size,
             steps=params.crop_steps,
             look_back=params.look_back,
             seed=params.seed,

@@ -37,7 +37,7 @@ def main() -> None:
         Corpus.open(Path(PREPARED).absolute()),
         Path(LISTENING),
         listening_seconds=settings.evaluate.listening_seconds,
-        unheard_seconds=settings.continuation.unheard_seconds,
+        holdout_seconds=settings.continuation.holdout_seconds,
         engine=settings.engine,
     )
     write_json(Path(METRICS) / "evaluation.json", evaluation)
@@ -49,7 +49,7 @@ def evaluate(
     listening: Path,
     *,
     listening_seconds: float,
-    unheard_seconds: float,
+    holdout_seconds: float,
     engine: Engine = "local",
 ) -> dict[str, Any]:
     """Return the content of metrics/evaluation.json; write each song's WAVs to ``listening``."""
@@ -59,7 +59,7 @@ def evaluate(
 
     def go_on(song: PreparedSong) -> SongFound:
         continuer = load_models(models)["train"].continuer
-        return continue_song(continuer, song, unheard_seconds, listening_seconds)
+        return continue_song(continuer, song, holdout_seconds, listening_seconds)
 
     def measured(work: Callable[[PreparedSong], SongFound], threads: int) -> dict[str, Any]:
         measures = {}

@@ -91,14 +91,14 @@ def open_crops(
         model.front_end,
         model.settings.frame,
         folder,
-        variants=params.variants,
-        variant_seconds=params.variant_seconds,
+        augmentations=params.augmentations,
+        augmentation_seconds=params.augmentation_seconds,
         engine=engine,
     )
     drawn = shares or {}
     sampler = CropSampler(
         features,
-        rows=params.rows,
+        batch_size=params.batch_size,
         frames=params.crop_frames,
         look_back=model.settings.look_back,
         seed=params.seed,
@@ -143,7 +143,7 @@ def fit_settings(params: FitParams) -> FitSettings:
     return FitSettings(
         epochs=params.epochs,
         steps_per_epoch=params.steps_per_epoch,
-        rows=params.rows,
+        batch_size=params.batch_size,
         crop_frames=params.crop_frames,
         learning_rate=params.learning_rate,
     )

@@ -27,7 +27,7 @@ def main() -> None:
     settings = Params.load()
     params = settings.train
     corpus = Corpus.open(Path(PREPARED).absolute())
-    left_out = {song.slug for song in select_songs(corpus, params.without)}
+    left_out = {song.slug for song in select_songs(corpus, params.exclude)}
     songs = [song for song in corpus if song.slug not in left_out]
     job = Job(
         stage="train",
@@ -61,13 +61,13 @@ def new_model(params: TrainParams, songs: Sequence[PreparedSong]) -> Lstm:
     if params.front_end == "ridge":
         passages = (song.passage(TRAIN).samples for song in songs if TRAIN in song.splits)
         taps = Ridge.fit(passages, params.look_back, RIDGE_ALPHA).taps
-    experts = ExpertSettings.wide() if params.experts == "wide" else ExpertSettings()
+    experts = ExpertSettings.wide() if params.filter_bank == "wide" else ExpertSettings()
     front_end = FrontEndSettings(kind=params.front_end, experts=experts, taps=taps)
     settings = NetworkSettings(
         experts=len(front_end.expert_names),
         mixtures=Combiner.components,
         look_back=params.look_back,
-        frame=params.frame,
+        frame=params.step_frames,
         units=params.units,
         layers=params.layers,
         head_units=params.head_units,

@@ -91,14 +91,14 @@ def songs(folder: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError):
         return []
     said = licences(folder / DATA / "SOURCES.md")
-    without = set(params(folder).get("train", {}).get("without") or ())
+    excluded = set(params(folder).get("train", {}).get("exclude") or ())
     return [
         {
             "slug": song["slug"],
             "source": song["source"],
             "sha256": song["sha256"],
             "seconds": round(song["frames"] / song["sample_rate_hz"], 2),
-            "learned": "train" in song["splits"] and not without & {song["slug"], song["source"]},
+            "learned": "train" in song["splits"] and not excluded & {song["slug"], song["source"]},
             "licence": said.get(song["source"]),
         }
         for song in prepared["songs"]

@@ -20,7 +20,7 @@ Place = tuple[SongFeatures, int, int]
 def network_inputs(places: Sequence[Place], frames: int, look_back: int) -> Batch:
     """Inputs of the network, each (places, …), and the target: the ``frames`` from each place on.
 
-    Starts and ``frames`` are multiples of the songs' ``frame``. Before a song's first frame
+    Starts and ``frames`` are multiples of the songs' ``step_frames``. Before a song's first frame
     stands silence (zeros). The target is (places, frames, 2): residual and LSB, in units. What
     is kept in half precision stays so: half of the bytes to carry to the device.
     """
@@ -28,7 +28,7 @@ def network_inputs(places: Sequence[Place], frames: int, look_back: int) -> Batc
     inputs = {
         name: np.zeros((count, length, *width), DTYPES[name])
         for name, length, width in (
-            ("summary", frames // song.frame, song.width("summary")),
+            ("summary", frames // song.step_frames, song.width("summary")),
             ("residual", look_back + frames, (2,)),
             ("side", frames, song.width("side")),
             ("base", frames, song.width("base")),
@@ -44,7 +44,7 @@ def _fill(inputs: dict[str, Rows], target: Rows, place: Place) -> None:
     """Read the inputs and the target of one place from the disk."""
     song, channel, start = place
     # The first step of a song has no frame before it.
-    before = start // song.frame - 1
+    before = start // song.step_frames - 1
     song.read("summary", channel, max(before, 0), inputs["summary"][1 if before < 0 else 0 :])
     song.read("side", channel, start, inputs["side"])
     song.read("base", channel, start, inputs["base"])
@@ -67,7 +67,7 @@ class CropSampler:
         self,
         songs: Sequence[SongFeatures],
         *,
-        rows: int,
+        batch_size: int,
         frames: int,
         look_back: int,
         seed: int,
@@ -75,12 +75,13 @@ class CropSampler:
         split: str = TRAIN,
     ) -> None:
         self._songs = songs
-        self._rows, self._frames, self._look_back, self._seed = rows, frames, look_back, seed
+        self._batch_size, self._frames = batch_size, frames
+        self._look_back, self._seed = look_back, seed
         # Crops begin on whole frames of the network.
-        self._first = [-(-s.splits.get(split, (0, 0))[0] // s.frame) for s in songs]
+        self._first = [-(-s.splits.get(split, (0, 0))[0] // s.step_frames) for s in songs]
         stops = [s.splits.get(split, (0, 0))[1] for s in songs]
         places = [
-            max((stop - frames) // s.frame - first + 1, 0)
+            max((stop - frames) // s.step_frames - first + 1, 0)
             for s, first, stop in zip(songs, self._first, stops, strict=True)
         ]
         self._places = places
@@ -100,7 +101,7 @@ class CropSampler:
         self._ends = ends / ends[-1]
 
     def batch(self, epoch: int, index: int, rank: int = 0, workers: int = 1) -> Batch:
-        """Return inputs, each (rows, …), and targets (rows, frames, 2) float32.
+        """Return inputs, each (batch_size, …), and targets (batch_size, frames, 2) float32.
 
         Of ``workers`` that share the batch, the one of this ``rank`` (from 0) gets its part of
         the rows: all parts together are the whole batch. The cost does not grow with the songs
@@ -108,11 +109,11 @@ class CropSampler:
         """
         rng = np.random.default_rng([self._seed, epoch, index])
         places: list[Place] = []
-        owners = np.searchsorted(self._ends, rng.random(self._rows), side="right")
+        owners = np.searchsorted(self._ends, rng.random(self._batch_size), side="right")
         for number, i in enumerate(owners):
             song = self._songs[i]
             channel = int(rng.integers(song.channels))
-            start = (self._first[i] + int(rng.integers(self._places[i]))) * song.frame
+            start = (self._first[i] + int(rng.integers(self._places[i]))) * song.step_frames
             if number % workers == rank:
                 places.append((song, channel, start))
         return network_inputs(places, self._frames, self._look_back)
@@ -125,6 +126,6 @@ def passage_batches(song: SongFeatures, split: str, frames: int, look_back: int)
     no batch are left out.
     """
     start, stop = song.splits.get(split, (0, 0))
-    start = -(-start // song.frame) * song.frame
+    start = -(-start // song.step_frames) * song.step_frames
     for at in range(start, stop - frames + 1, frames):
         yield network_inputs([(song, c, at) for c in range(song.channels)], frames, look_back)

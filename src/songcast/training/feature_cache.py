@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from songcast.config import Engine
 from songcast.data.arrays import open_array
-from songcast.data.augmentation import VARIANTS, varied_frames, vary
+from songcast.data.augmentation import AUGMENTATIONS, augment, augmented_frames
 from songcast.data.corpus import TEST, TRAIN, VALIDATION, PreparedSong
 from songcast.distributed.engine import each
 from songcast.errors import CorpusError
@@ -57,7 +57,7 @@ class SongFeatures:
 
     slug: str
     channels: int
-    frame: int
+    step_frames: int
     splits: dict[str, tuple[int, int]]
     folder: Path
 
@@ -101,7 +101,7 @@ def _layout(path: Path) -> tuple[tuple[int, ...], int]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Passage:
-    """What is to be heard from its first frame: a song's learnable part, or a variant of it."""
+    """Samples to compute features of: a song's train and validation part, or an augmentation."""
 
     slug: str
     key: str
@@ -113,29 +113,29 @@ class _Passage:
 def open_features(
     songs: Iterable[PreparedSong],
     settings: FrontEndSettings,
-    frame: int,
+    step_frames: int,
     folder: Path,
     *,
-    variants: int = 0,
-    variant_seconds: float = 9.0,
+    augmentations: int = 0,
+    augmentation_seconds: float = 9.0,
     engine: Engine = "local",
 ) -> list[SongFeatures]:
     """Return the features of ``songs``, computing those that ``folder`` does not have yet.
 
-    Songs without a train or validation passage are left out. ``variants``: how many of
-    ``augment.VARIANTS`` follow each song, ``variant_seconds`` of its train passage each.
+    Songs without a train or validation passage are left out. ``augmentations``: how many of
+    ``AUGMENTATIONS`` follow each song, made of ``augmentation_seconds`` of its train passage each.
     """
     wanted = [song for song in songs if training_frames(song)]
     passages = [_song_passage(song) for song in wanted]
     passages += [
-        _variant_passage(song, number, variant_seconds)
-        for number in range(variants)
+        _augmented_passage(song, number, augmentation_seconds)
+        for number in range(augmentations)
         for song in wanted
         if TRAIN in song.splits
     ]
 
     def work(passage: _Passage) -> SongFeatures:
-        return _open_passage(passage, settings, frame, folder)
+        return _open_passage(passage, settings, step_frames, folder)
 
     with _in_use(folder):
         if engine == "ray":
@@ -179,34 +179,34 @@ def _song_passage(song: PreparedSong) -> _Passage:
     )
 
 
-def _variant_passage(song: PreparedSong, number: int, seconds: float) -> _Passage:
-    variant = VARIANTS[number]
+def _augmented_passage(song: PreparedSong, number: int, seconds: float) -> _Passage:
+    augmentation = AUGMENTATIONS[number]
     start, stop = song.splits[TRAIN]
-    length = min(round(seconds * song.sample_rate_hz * variant.speed), stop - start)
-    # Each variant plays another part of the song.
-    first = start + (stop - start - length) * number // max(len(VARIANTS) - 1, 1)
+    length = min(round(seconds * song.sample_rate_hz * augmentation.speed), stop - start)
+    # Each augmentation plays another part of the song.
+    first = start + (stop - start - length) * number // max(len(AUGMENTATIONS) - 1, 1)
 
     def read() -> NDArray[np.int16]:
-        return vary(song.samples[first : first + length], song.sample_rate_hz, variant)
+        return augment(song.samples[first : first + length], song.sample_rate_hz, augmentation)
 
     return _Passage(
-        slug=f"{song.slug}+{variant.name}",
-        key=f"{song.sha256} {song.sample_rate_hz} {first} {length} {variant}",
+        slug=f"{song.slug}+{augmentation.name}",
+        key=f"{song.sha256} {song.sample_rate_hz} {first} {length} {augmentation}",
         channels=song.channels,
-        splits={TRAIN: (0, varied_frames(length, song.sample_rate_hz, variant))},
+        splits={TRAIN: (0, augmented_frames(length, song.sample_rate_hz, augmentation))},
         read=read,
     )
 
 
 def _open_passage(
-    passage: _Passage, settings: FrontEndSettings, frame: int, folder: Path
+    passage: _Passage, settings: FrontEndSettings, step_frames: int, folder: Path
 ) -> SongFeatures:
-    target = folder / f"{passage.slug}-{_digest(passage, settings, frame)}"
+    target = folder / f"{passage.slug}-{_digest(passage, settings, step_frames)}"
     if not (target / "done").is_file():
         scratch = folder / f".{target.name}-{secrets.token_hex(4)}"
         scratch.mkdir(parents=True)
         try:
-            _compute(passage, settings, frame, scratch)
+            _compute(passage, settings, step_frames, scratch)
             for stream in scratch.iterdir():  # after a power cut, `done` speaks of what is there
                 sync_file(stream)
             (scratch / "done").touch()
@@ -216,7 +216,7 @@ def _open_passage(
     return SongFeatures(
         slug=passage.slug,
         channels=passage.channels,
-        frame=frame,
+        step_frames=step_frames,
         splits=passage.splits,
         folder=target,
     )
@@ -236,17 +236,21 @@ def _publish(scratch: Path, target: Path) -> None:
             raise
 
 
-def _compute(passage: _Passage, settings: FrontEndSettings, frame: int, folder: Path) -> None:
+def _compute(passage: _Passage, settings: FrontEndSettings, step_frames: int, folder: Path) -> None:
     samples = passage.read()
     frames = len(samples)
     front_end = settings.open(passage.channels)
     maps: dict[str, Any] = {}
     for start in range(0, frames, BLOCK_FRAMES):
         block = np.ascontiguousarray(samples[start : min(start + BLOCK_FRAMES, frames)])
-        found = features.extract(front_end.hear(block), frame)
+        found = features.extract(front_end.hear(block), step_frames)
         for name, dtype in DTYPES.items():
             stream = getattr(found, name)
-            rows, at = (frames, start) if name != "summary" else (frames // frame, start // frame)
+            rows, at = (
+                (frames, start)
+                if name != "summary"
+                else (frames // step_frames, start // step_frames)
+            )
             if name not in maps:
                 shape = (passage.channels, rows, *stream.shape[2:])
                 path = folder / f"{name}.npy"
@@ -262,7 +266,7 @@ def _reserve(path: Path) -> None:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
-def _digest(passage: _Passage, settings: FrontEndSettings, frame: int) -> str:
+def _digest(passage: _Passage, settings: FrontEndSettings, step_frames: int) -> str:
     taps = {n: t.tolist() for n, t in (settings.taps or {}).items()}
-    said = [FORMAT, passage.key, settings.kind, settings.experts.key(), taps, frame]
+    said = [FORMAT, passage.key, settings.kind, settings.experts.key(), taps, step_frames]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]

@@ -43,11 +43,11 @@ Row = dict[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class FitSettings:
-    """How long and how fast to learn. One step sees ``rows`` crops of ``crop_frames``."""
+    """How long and how fast to learn. One step reads ``batch_size`` crops of ``crop_frames``."""
 
     epochs: int
     steps_per_epoch: int
-    rows: int
+    batch_size: int
     crop_frames: int
     learning_rate: float
     average_momentum: float = 0.99
@@ -75,7 +75,9 @@ def fit(
     rows = checkpoint.restore(trainer)
     best = min((row["validation_bits_per_sample"] for row in rows), default=math.inf)
     asked = validation_songs(validation)[team.rank :: team.workers]
-    state = np.zeros((settings.rows // team.workers, *network.input_shape[-1][1:]), np.float32)
+    state = np.zeros(
+        (settings.batch_size // team.workers, *network.input_shape[-1][1:]), np.float32
+    )
     for epoch in range(len(rows), settings.epochs):
         losses = []
         # Batch by batch, not by `fit`: TensorFlow's generator dataset sets malloc's trim threshold
@@ -219,7 +221,7 @@ def _errors(
         samples = (target[..., 0] / target[..., 1]).astype(np.float64)
         bits.append(found.bits(samples))
         errors.append(samples - found.mean)
-    start = -(-song.splits.get(VALIDATION, (0, 0))[0] // song.frame) * song.frame
+    start = -(-song.splits.get(VALIDATION, (0, 0))[0] // song.step_frames) * song.step_frames
     if not bits:
         return np.empty((song.channels, 0)), np.empty((song.channels, 0)), start
     return np.concatenate(bits, axis=1), np.concatenate(errors, axis=1), start
