@@ -71,14 +71,14 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def expert_rows(songs: Sequence[PreparedSong], seconds: float) -> Iterator[Row]:
-    """The combiner's mean bits with the whole bank, then without each expert and each chain."""
-    from songcast.forecasting.filter_bank import ExpertBank, ExpertSettings
+    """The stacking's mean bits with the whole bank, then without each expert and each chain."""
+    from songcast.forecasting.filter_bank import FilterBank, FilterBankSettings
 
-    bank = ExpertSettings.wide()
+    bank = FilterBankSettings.wide()
     heard = []
     for song in songs:
         samples = np.ascontiguousarray(song.samples[: round(seconds * song.sample_rate_hz)])
-        heard.append((samples, ExpertBank(song.channels, bank).hear(samples)))
+        heard.append((samples, FilterBank(song.channels, bank).predict(samples)))
         note(f"experts hear {song.slug}")
     chain_of = [name.partition(":")[0] for name in bank.names]
     nothing: dict[str, list[int]] = {"nothing": []}
@@ -95,11 +95,11 @@ def expert_rows(songs: Sequence[PreparedSong], seconds: float) -> Iterator[Row]:
 
 
 def combined_bits(samples: Any, means: Any) -> float:
-    """Mean code length of ``samples`` when the combiner has these experts alone."""
-    from songcast.forecasting.stacking import Combiner
+    """Mean code length of ``samples`` when the stacking has these experts alone."""
+    from songcast.forecasting.stacking import Stacking
 
-    combiner = Combiner(samples.shape[1], means.shape[-1])
-    mixture = combiner.hear(samples, np.ascontiguousarray(means)).mixture
+    stacking = Stacking(samples.shape[1], means.shape[-1])
+    mixture = stacking.combine(samples, np.ascontiguousarray(means)).mixture
     return float(mixture.bits(samples).mean())
 
 
@@ -118,7 +118,7 @@ def network_rows(params: TrainParams, songs: Sequence[PreparedSong], steps: int)
     yield labelled(f"one song ({known[0].slug})", row, first)
     untrained = params.model_copy(update={"steps_per_epoch": 0})
     row = train_and_measure(untrained, known, known, others, recurrent=True)
-    yield labelled("untrained: the combiner alone", row, first)
+    yield labelled("untrained: the stacking alone", row, first)
 
 
 def labelled(name: str, row: Row, first: Row) -> Row:

@@ -118,7 +118,7 @@ def train_ours(seconds: float, rows: int | None) -> Found:
     from songcast.config import Params
     from songcast.data.corpus import Corpus
     from songcast.files import FEATURES, PARAMS, PREPARED, root
-    from songcast.forecasting.prefetch import ahead
+    from songcast.forecasting.prefetch import prefetch
     from songcast.stages.fitting import fit_settings
     from songcast.stages.train import new_model
     from songcast.training.batches import CropSampler
@@ -141,7 +141,7 @@ def train_ours(seconds: float, rows: int | None) -> Found:
     state = np.zeros((rows, *model.network.input_shape[-1][1:]), np.float32)
 
     def train(steps: int) -> None:
-        batches = ahead(partial(sampler.batch, 0), range(steps))
+        batches = prefetch(partial(sampler.batch, 0), range(steps))
         for _, (inputs, target) in batches:
             trainer.train_on_batch([*inputs.values(), state], target)
 

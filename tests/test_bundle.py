@@ -23,7 +23,7 @@ from songcast.bundle import (
     write_bundle,
 )
 from songcast.errors import BundleError
-from songcast.forecasting.lstm import Lstm
+from songcast.forecasting.lstm import LstmForecaster
 
 # TensorFlow's variables do not know NumPy 2's copy keyword; Keras asks them when it saves.
 pytestmark = pytest.mark.filterwarnings(
@@ -124,7 +124,7 @@ def test_settings_that_are_not_ours_are_those_of_another_version(tmp_path, chang
         manifest["network"]["other"] = 1
     (tmp_path / "m" / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match=r"made by another version of songcast"):
-        Lstm.load(tmp_path / "m")
+        LstmForecaster.load(tmp_path / "m")
 
 
 @pytest.mark.parametrize("name", ["arrays.npz", "history.csv"])

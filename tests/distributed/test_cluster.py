@@ -13,7 +13,7 @@ import yaml
 from helpers.mlflow_store import use_repository
 from helpers.prepare_params import prepare_params
 from helpers.small_continuer import continuer
-from helpers.small_models import EXPERTS, forecaster, randomised, untrained
+from helpers.small_models import BANK, forecaster, randomised, untrained
 from songcast.audio.songs import write_song
 from songcast.config import FitParams, Params
 from songcast.data.corpus import Corpus
@@ -119,7 +119,7 @@ def test_two_nodes_prepare_the_same_bytes(two_nodes, data, tmp_path):
 def test_two_nodes_hear_the_same_features(two_nodes, data, tmp_path):
     prepare(data, tmp_path / "prepared", PARAMS)
     songs = list(Corpus.open(tmp_path / "prepared"))
-    settings = FrontEndSettings(kind="cascade", experts=EXPERTS)
+    settings = FrontEndSettings(kind="cascade", filter_bank=BANK)
     found = {
         who: open_features(songs, settings, 16, tmp_path / who, augmentations=1, engine=who)
         for who in ("local", "ray")

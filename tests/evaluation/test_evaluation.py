@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from helpers.small_models import EXPERTS, forecaster, front_end, music, randomised, ridge, song
+from helpers.small_models import BANK, forecaster, front_end, music, randomised, ridge, song
 from songcast.evaluation.forecasts import finite, forecast_passage, front_end_of, measure, summarise
 from songcast.forecasting.cascade import Cascade
 from songcast.forecasting.distribution import BLOCK_FRAMES
@@ -20,7 +20,7 @@ def heard():
     models = {
         "lstm": randomised("cascade", seed=1),
         "persistence": Persistence(),
-        "cascade": Cascade(EXPERTS),
+        "cascade": Cascade(BANK),
         "other": randomised("cascade", seed=2),
         "ridge": ridge(),
         "alone": randomised("none", seed=3),
@@ -55,7 +55,7 @@ def test_every_models_passage_is_that_of_its_own_forecast_of_the_song(heard, sta
 
 def test_a_model_that_forgets_is_spared_what_it_cannot_remember():
     model = forecaster("notebook")
-    model.memory_frames = 20000
+    model.warm_up_frames = 20000
     x = song(music(24000, 1))
     found = forecast_passage({"notebook": model}, x, 22000, 23000)["notebook"]
     own = model.forecast(x).passage(22000, 23000)
@@ -64,8 +64,8 @@ def test_a_model_that_forgets_is_spared_what_it_cannot_remember():
 
 
 def test_models_of_one_front_end_share_it_and_others_do_not():
-    assert front_end_of(Cascade(EXPERTS)) == front_end_of(randomised("cascade"))
-    assert front_end_of(Cascade()) != front_end_of(Cascade(EXPERTS))
+    assert front_end_of(Cascade(BANK)) == front_end_of(randomised("cascade"))
+    assert front_end_of(Cascade()) != front_end_of(Cascade(BANK))
     assert front_end_of(randomised("none")) == front_end("none")
     assert front_end_of(ridge()) is None
     assert front_end_of(Persistence()) is None

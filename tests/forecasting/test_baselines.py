@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.linear_model import Ridge as SklearnRidge
 
-from helpers.small_models import RATE_HZ, hear, music, song
+from helpers.small_models import RATE_HZ, distributions, music, song
 from songcast.forecasting.notebook import (
     DENSE_UNITS,
     LSTM_UNITS,
@@ -35,7 +35,7 @@ def lag_matrix(passages, look_back):
 
 def test_persistence_expects_the_last_sample_of_each_channel():
     x = music(500, 2)
-    said = hear(Persistence(), x)
+    said = distributions(Persistence(), x)
     expected = np.concatenate([np.zeros((1, 2)), x[:-1]])
     assert_allclose(said["locations"], np.repeat(expected[..., None], 6, -1), atol=25.0)
 
@@ -100,7 +100,7 @@ def test_fitted_on_mono_songs_alone_ridge_hears_each_channel_of_a_stereo_song_al
 
 def test_fitted_on_silence_ridge_predicts_silence():
     model = Ridge.fit([np.zeros((200, 2), np.int16)], 4, 1e-6)
-    assert_allclose(LinearPredictor(model.taps[2]).hear(music(50, 2)), 0.0, atol=1e-6)
+    assert_allclose(LinearPredictor(model.taps[2]).predict(music(50, 2)), 0.0, atol=1e-6)
 
 
 def test_a_linear_predictor_is_the_sum_of_taps_and_past_samples():
@@ -114,7 +114,7 @@ def test_a_linear_predictor_is_the_sum_of_taps_and_past_samples():
             for source in range(2):
                 for k in range(3):
                     expected[t, target] += taps[target, source, k] * padded[t + 2 - k, source]
-    assert_allclose(LinearPredictor(taps).hear(x), expected, rtol=1e-9, atol=1e-9)
+    assert_allclose(LinearPredictor(taps).predict(x), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_ridge_beats_persistence_on_a_passage_that_it_has_not_seen():
@@ -171,7 +171,7 @@ def test_with_weights_set_by_hand_the_notebook_answers_what_the_hand_computes():
 def test_the_notebook_predicts_each_sample_from_the_three_before_it_scaled_by_full_scale():
     network = build_network(3, "leaky_relu")
     x = music(60, 2)
-    forecast = Notebook(network).session(2, RATE_HZ).hear(x)
+    forecast = Notebook(network).session(2, RATE_HZ).forecast_block(x)
     padded = np.concatenate([np.zeros((3, 2)), x]).astype(np.float32) / 32768.0
     windows = np.stack([padded[t : t + 3] for t in range(60)])
     expected = network.predict_on_batch([windows[..., :1], windows[..., 1:]]) * 32768.0

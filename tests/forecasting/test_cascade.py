@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 from songcast.audio.songs import Song
 from songcast.errors import ParamsError
 from songcast.forecasting.cascade import Cascade
-from songcast.forecasting.filter_bank import ExpertBank, ExpertSettings, LeastSquares, Lms
+from songcast.forecasting.filter_bank import FilterBank, FilterBankSettings, LeastSquares, Lms
 from songcast.forecasting.filter_bank_kernels import least_squares
 from songcast.forecasting.linear_kernels import cholesky_solve
-from songcast.forecasting.stacking import CombinedBlock, Combiner
+from songcast.forecasting.stacking import StackedBlock, Stacking
 
 Samples = NDArray[np.int16]
 RATE_HZ = 44100
-SMALL = ExpertSettings(
+SMALL = FilterBankSettings(
     chains=(
         (
             LeastSquares(own_taps=8, other_taps=4, forgetting=0.998),
@@ -44,23 +44,23 @@ def song(samples: Samples) -> Song:
     return Song(samples=samples, sample_rate_hz=RATE_HZ, name="test")
 
 
-def hear(samples: Samples, bounds: list[int] | None = None) -> tuple[NDArray, CombinedBlock]:
+def hear(samples: Samples, bounds: list[int] | None = None) -> tuple[NDArray, StackedBlock]:
     """Means and combined blocks of ``samples`` heard in pieces cut at ``bounds``."""
-    bank = ExpertBank(samples.shape[1], SMALL)
-    combiner = Combiner(samples.shape[1], len(bank.names))
+    bank = FilterBank(samples.shape[1], SMALL)
+    stacking = Stacking(samples.shape[1], len(bank.names))
     means, blocks = [], []
     for piece in np.split(samples, bounds or []):
-        means.append(bank.hear(piece))
-        blocks.append(combiner.hear(piece, means[-1]))
+        means.append(bank.predict(piece))
+        blocks.append(stacking.combine(piece, means[-1]))
     joined = {
         name: np.concatenate([getattr(block, name) for block in blocks])
-        for name in CombinedBlock.__dataclass_fields__
+        for name in StackedBlock.__dataclass_fields__
     }
-    return np.concatenate(means), CombinedBlock(**joined)
+    return np.concatenate(means), StackedBlock(**joined)
 
 
-def assert_same(a: CombinedBlock, b: CombinedBlock, frames: int) -> None:
-    for name in CombinedBlock.__dataclass_fields__:
+def assert_same(a: StackedBlock, b: StackedBlock, frames: int) -> None:
+    for name in StackedBlock.__dataclass_fields__:
         np.testing.assert_array_equal(
             getattr(a, name)[:frames], getattr(b, name)[:frames], err_msg=name
         )
@@ -105,9 +105,9 @@ def test_heard_in_pieces_is_heard_whole(channels: int, bounds: list[int]) -> Non
 
 def test_the_default_bank_is_chunked_as_whole_and_threaded_as_serial() -> None:
     x = music(9000, 2)
-    whole = ExpertBank(2, threads=1).hear(x)
-    bank = ExpertBank(2, threads=3)
-    pieces = np.concatenate([bank.hear(piece) for piece in np.split(x, [5, 4100, 8000])])
+    whole = FilterBank(2, threads=1).predict(x)
+    bank = FilterBank(2, threads=3)
+    pieces = np.concatenate([bank.predict(piece) for piece in np.split(x, [5, 4100, 8000])])
     np.testing.assert_array_equal(whole, pieces)
     assert whole.shape == (9000, 2, len(bank.names)) and whole.dtype == np.float32
 
@@ -118,7 +118,7 @@ def test_least_squares_agree_with_an_independent_solver() -> None:
     stage = LeastSquares(
         own_taps=own, other_taps=other, forgetting=forgetting, ridge=ridge, solve_every=every
     )
-    means = ExpertBank(2, ExpertSettings(chains=((stage,),))).hear(x)[..., 0]
+    means = FilterBank(2, FilterBankSettings(chains=((stage,),))).predict(x)[..., 0]
     padded = np.concatenate([np.zeros((own, 2)), x.astype(float)])
     for channel in (0, 1):
         rows = np.array(
@@ -181,9 +181,9 @@ def test_a_covariance_brought_forward_is_the_sum_of_all_regressors(
 def test_sweeps_come_to_the_exact_solution() -> None:
     x = music(3000, 2)
     exact, swept = (
-        ExpertBank(
+        FilterBank(
             2,
-            ExpertSettings(
+            FilterBankSettings(
                 chains=(
                     (
                         LeastSquares(
@@ -192,7 +192,7 @@ def test_sweeps_come_to_the_exact_solution() -> None:
                     ),
                 )
             ),
-        ).hear(x)
+        ).predict(x)
         for sweeps in (0, 100)
     )
     scale = np.abs(x[2000:]).mean()
@@ -203,8 +203,8 @@ def test_chains_that_begin_alike_say_together_what_each_says_alone() -> None:
     x = music(5000, 2)
     first = LeastSquares(own_taps=8, other_taps=4, forgetting=0.998)
     chains = ((first, Lms(taps=32, step=0.1)), (first, Lms(taps=16, step=0.01)), (first,))
-    together = ExpertBank(2, ExpertSettings(chains=chains)).hear(x)
-    alone = [ExpertBank(2, ExpertSettings(chains=(chain,))).hear(x) for chain in chains]
+    together = FilterBank(2, FilterBankSettings(chains=chains)).predict(x)
+    alone = [FilterBank(2, FilterBankSettings(chains=(chain,))).predict(x) for chain in chains]
     np.testing.assert_array_equal(together, np.concatenate(alone, axis=-1))
 
 
@@ -215,7 +215,7 @@ def test_weighted_least_squares_agree_with_an_independent_solver() -> None:
     stage = LeastSquares(
         own_taps=taps, other_taps=1, forgetting=forgetting, solve_every=every, weighting=1.0
     )
-    means = ExpertBank(1, ExpertSettings(chains=((stage,),))).hear(x)[:, 0, 0]
+    means = FilterBank(1, FilterBankSettings(chains=((stage,),))).predict(x)[:, 0, 0]
     target = x[:, 0].astype(float)
     padded = np.concatenate([np.zeros(taps), target])
     rows = np.array([padded[t : t + taps] for t in range(len(x))])
@@ -234,22 +234,22 @@ def test_weighted_least_squares_agree_with_an_independent_solver() -> None:
 
 
 def test_the_wide_bank_begins_with_the_cascade_and_is_chunked_as_whole() -> None:
-    narrow, wide = ExpertSettings(), ExpertSettings.wide()
+    narrow, wide = FilterBankSettings(), FilterBankSettings.wide()
     assert wide.names[: len(narrow.names)] == narrow.names
     assert len(set(wide.names)) == len(wide.names) and wide.key() != narrow.key()
-    assert ExpertSettings.from_json(wide.to_json()) == wide
+    assert FilterBankSettings.from_json(wide.to_json()) == wide
     x = music(5000, 2)
-    whole = ExpertBank(2, wide, threads=1).hear(x)
-    np.testing.assert_array_equal(whole[..., : len(narrow.names)], ExpertBank(2).hear(x))
-    bank = ExpertBank(2, wide, threads=4)
-    pieces = np.concatenate([bank.hear(piece) for piece in np.split(x, [5, 4100])])
+    whole = FilterBank(2, wide, threads=1).predict(x)
+    np.testing.assert_array_equal(whole[..., : len(narrow.names)], FilterBank(2).predict(x))
+    bank = FilterBank(2, wide, threads=4)
+    pieces = np.concatenate([bank.predict(piece) for piece in np.split(x, [5, 4100])])
     np.testing.assert_array_equal(whole, pieces)
 
 
 def test_lms_agrees_with_its_textbook_form() -> None:
     taps, step = 5, 0.3
     x = music(400, 1)
-    means = ExpertBank(1, ExpertSettings(chains=((Lms(taps=taps, step=step),),))).hear(x)
+    means = FilterBank(1, FilterBankSettings(chains=((Lms(taps=taps, step=step),),))).predict(x)
     padded = np.concatenate([np.zeros(taps), x[:, 0].astype(float)])
     w = np.zeros(taps)
     for t in range(len(x)):
@@ -292,11 +292,14 @@ def test_identical_channels_make_the_second_nearly_free() -> None:
 
 
 def test_settings_have_a_stable_key_and_survive_json() -> None:
-    assert ExpertSettings.from_json(SMALL.to_json()) == SMALL
-    assert ExpertSettings.from_json(ExpertSettings().to_json()).key() == ExpertSettings().key()
-    assert SMALL.key() != ExpertSettings().key()
-    assert len({SMALL, ExpertSettings()}) == 2
-    assert len(set(ExpertSettings().names)) == len(ExpertSettings().names)
+    assert FilterBankSettings.from_json(SMALL.to_json()) == SMALL
+    assert (
+        FilterBankSettings.from_json(FilterBankSettings().to_json()).key()
+        == FilterBankSettings().key()
+    )
+    assert SMALL.key() != FilterBankSettings().key()
+    assert len({SMALL, FilterBankSettings()}) == 2
+    assert len(set(FilterBankSettings().names)) == len(FilterBankSettings().names)
 
 
 @pytest.mark.parametrize(
@@ -309,12 +312,12 @@ def test_settings_have_a_stable_key_and_survive_json() -> None:
         lambda: LeastSquares(own_taps=1, other_taps=1, forgetting=0.9, weighting=-1.0),
         lambda: Lms(taps=0, step=0.1),
         lambda: Lms(taps=1, step=1.5),
-        lambda: ExpertSettings(chains=()),
-        lambda: ExpertSettings.from_json([[{"kind": "Fourier"}]]),
+        lambda: FilterBankSettings(chains=()),
+        lambda: FilterBankSettings.from_json([[{"kind": "Fourier"}]]),
     ],
 )
 def test_bad_settings_are_named(make) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(ParamsError, match="experts"):
+    with pytest.raises(ParamsError, match="filter bank"):
         make()
 
 
@@ -350,7 +353,7 @@ def check_sound(forecaster: Cascade, samples: Samples) -> None:
     f = forecaster.forecast(song(samples))
     assert np.all(np.isfinite(f.mean)) and np.all(np.abs(f.mean) <= 32768 + 1e-6)
     assert np.all(np.isfinite(f.bits)) and np.all(f.bits >= 0)
-    mixture = forecaster.session(samples.shape[1], RATE_HZ).hear(samples[:5000])
+    mixture = forecaster.session(samples.shape[1], RATE_HZ).forecast_block(samples[:5000])
     assert np.all(mixture.weights > 0) and np.all(np.isfinite(mixture.scales))
     np.testing.assert_allclose(mixture.weights.sum(axis=-1), 1.0, atol=1e-12)
 
@@ -378,7 +381,7 @@ def test_the_shortest_songs(frames: int, channels: int) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_wide_bank_survives(kind: str) -> None:
     after_silence = np.concatenate([np.zeros((3000, 2), np.int16), passage(kind, 6000, 5)])
-    check_sound(Cascade(ExpertSettings.wide()), after_silence)
+    check_sound(Cascade(FilterBankSettings.wide()), after_silence)
 
 
 @pytest.mark.parametrize("value", [-32768, -300, 0, 1, 5000, 32767])

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from helpers.small_models import NAMES, RATE_HZ, forecaster, hear, joined, music, song
-from songcast.forecasting.distribution import BLOCK_FRAMES, Mixture
-from songcast.forecasting.forecaster import Forecaster, Session
+from helpers.small_models import NAMES, RATE_HZ, distributions, forecaster, joined, music, song
+from songcast.forecasting.distribution import BLOCK_FRAMES, LogisticMixture
+from songcast.forecasting.forecaster import Forecaster, ForecastSession
 
 FRAMES = BLOCK_FRAMES + 904
 # Borders of the network's frames of 16 and of the blocks, and in between.
@@ -29,12 +29,12 @@ def changed_from(x, frame, channel, seed=1):
 
 def assert_law_holds(model: Forecaster, x, places):
     """Whatever comes from (frame, channel) on, the distributions up to there are the same."""
-    known = hear(model, x)
+    known = distributions(model, x)
     forecast = model.forecast(song(x))
     for frame in places:
         for channel in range(x.shape[1]):
             future = changed_from(x, frame, channel)
-            said = hear(model, future)
+            said = distributions(model, future)
             for part, was in known.items():
                 where = f"{part} before a change at frame {frame}, channel {channel}"
                 assert_array_equal(said[part][:frame], was[:frame], where)
@@ -57,7 +57,7 @@ def test_what_is_heard_changes_what_is_said_next(model):
     for frame in (20, BLOCK_FRAMES - 1, BLOCK_FRAMES + 7):
         other = x.copy()
         other[frame] += 1000
-        was, said = hear(model, x), hear(model, other)
+        was, said = distributions(model, x), distributions(model, other)
         assert not np.array_equal(said["scales"][frame + 1], was["scales"][frame + 1])
         assert not np.array_equal(said["locations"][frame + 1], was["locations"][frame + 1])
 
@@ -70,14 +70,14 @@ def test_the_test_of_the_law_catches_who_looks_ahead(leak):
     class Peeking(Forecaster):
         name = "peeking"
 
-        def session(self, channels: int, sample_rate_hz: int) -> Session:
+        def session(self, channels: int, sample_rate_hz: int) -> ForecastSession:
             return PeekingSession()
 
-    class PeekingSession(Session):
-        def hear(self, samples):
+    class PeekingSession(ForecastSession):
+        def forecast_block(self, samples):
             seen = np.roll(samples, (-ahead, -across), axis=(0, 1)).astype(np.float64)
             one = np.ones((*samples.shape, 1))
-            return Mixture(weights=one, locations=1e-3 * seen[..., None], scales=one)
+            return LogisticMixture(weights=one, locations=1e-3 * seen[..., None], scales=one)
 
     with pytest.raises(AssertionError, match="before a change"):
         assert_law_holds(Peeking(), music(64, 2), (30,))
@@ -91,14 +91,14 @@ def test_cut_in_any_way_a_song_gets_the_same_distributions_bit_for_bit(model, ch
     cuts = [0, 0, 1, 2, 2, BLOCK_FRAMES - 1, BLOCK_FRAMES, BLOCK_FRAMES + 1, FRAMES]
     cuts += rng.integers(0, FRAMES, 8).tolist()
     cuts = cuts if seed else list(range(1000, FRAMES, 1000))
-    whole, cut = hear(model, x), hear(model, x, cuts)
+    whole, cut = distributions(model, x), distributions(model, x, cuts)
     for part, was in whole.items():
         assert_array_equal(cut[part], was, part)
 
 
 def test_the_forecast_of_a_song_is_what_a_session_says(model):
     x = music(FRAMES, 2)
-    heard = Mixture(**hear(model, x))
+    heard = LogisticMixture(**distributions(model, x))
     forecast = model.forecast(song(x))
     assert_array_equal(forecast.mean, heard.mean)
     assert_array_equal(forecast.bits, heard.bits(x))
@@ -107,11 +107,11 @@ def test_the_forecast_of_a_song_is_what_a_session_says(model):
 def test_two_sessions_of_one_model_do_not_know_of_each_other(model):
     x, y = music(700, 2, 0), music(700, 1, 1)
     first, second = model.session(2, RATE_HZ), model.session(1, RATE_HZ)
-    parts: list[Mixture] = []
+    parts: list[LogisticMixture] = []
     for at in range(0, 700, 100):
-        parts.append(first.hear(x[at : at + 100]))
-        second.hear(y[at : at + 100])
-    alone = hear(model, x)
+        parts.append(first.forecast_block(x[at : at + 100]))
+        second.forecast_block(y[at : at + 100])
+    alone = distributions(model, x)
     for part, said in joined(parts).items():
         assert_array_equal(said, alone[part], part)
 

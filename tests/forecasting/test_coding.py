@@ -17,16 +17,24 @@ from scipy.special import expit
 
 from helpers.small_models import RATE_HZ, forecaster, music, song
 from songcast.forecasting import filter_bank, lstm
-from songcast.forecasting.distribution import HIGHEST, LOWEST, UNIFORM_SHARE, VALUES, Mixture
-from songcast.forecasting.filter_bank import ExpertSettings, LeastSquares, Lms
-from songcast.forecasting.forecaster import Forecaster, Session
+from songcast.forecasting.distribution import (
+    HIGHEST,
+    LOWEST,
+    UNIFORM_SHARE,
+    VALUES,
+    LogisticMixture,
+)
+from songcast.forecasting.filter_bank import FilterBankSettings, LeastSquares, Lms
+from songcast.forecasting.forecaster import Forecaster, ForecastSession
 from songcast.forecasting.lstm import LstmSession
 
 # The coder writes words of 32 bits and keeps two of them to end with.
 CODER_BITS = 64
 
 
-def coder_model(mixture: Mixture, frame: int, channel: int) -> constriction.stream.model.Model:
+def coder_model(
+    mixture: LogisticMixture, frame: int, channel: int
+) -> constriction.stream.model.Model:
     """The distribution of one sample, as constriction wants it: by its CDF between values."""
     weights = mixture.weights[frame, channel]
     locations = mixture.locations[frame, channel]
@@ -44,7 +52,7 @@ def coder_model(mixture: Mixture, frame: int, channel: int) -> constriction.stre
 
 def encode(model: Forecaster, samples) -> np.ndarray:
     """The song as 32-bit words."""
-    mixture = model.session(samples.shape[1], RATE_HZ).hear(samples)
+    mixture = model.session(samples.shape[1], RATE_HZ).forecast_block(samples)
     encoder = constriction.stream.queue.RangeEncoder()
     for frame, row in enumerate(samples):
         for channel, x in enumerate(row):
@@ -60,13 +68,13 @@ def decode(model: Forecaster, words, frames: int, channels: int):
     for frame in range(frames):
         row = samples[frame : frame + 1]
         for channel in range(channels):
-            mixture = copy_of(session, model).hear(row)
+            mixture = copy_of(session, model).forecast_block(row)
             row[0, channel] = decoder.decode(coder_model(mixture, 0, channel))
-        session.hear(row)
+        session.forecast_block(row)
     return samples
 
 
-def copy_of(session: Session, model: Forecaster) -> Session:
+def copy_of(session: ForecastSession, model: Forecaster) -> ForecastSession:
     """The session's state of its own; what cannot change is shared."""
     shared = [model, session._network] if isinstance(session, LstmSession) else [model]
     return copy.deepcopy(session, {id(thing): thing for thing in shared})
@@ -87,7 +95,7 @@ class Here(Executor):
 @pytest.fixture(autouse=True)
 def _one_sample_at_a_time_is_quick(monkeypatch):
     monkeypatch.setattr(filter_bank, "ThreadPoolExecutor", Here)
-    for kind in (Here, ExpertSettings, LeastSquares, Lms):
+    for kind in (Here, FilterBankSettings, LeastSquares, Lms):
         monkeypatch.setitem(copyreg.dispatch_table, kind, lambda _: "itself")
 
 
@@ -126,7 +134,7 @@ def test_a_longer_song_needs_what_the_lstm_promises_within_one_percent(name):
 
 def test_the_coder_uses_the_forecasters_own_masses():
     samples = music(300, 2)
-    mixture = forecaster("cascade").session(2, RATE_HZ).hear(samples)
+    mixture = forecaster("cascade").session(2, RATE_HZ).forecast_block(samples)
     masses = mixture.masses(299, 1)
     likely = np.flatnonzero(masses > 1e-3)
     model = coder_model(mixture, 299, 1)

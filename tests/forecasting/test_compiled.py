@@ -14,12 +14,12 @@ SOURCES = Path(songcast.__file__).parent
 HEARD = """
 import hashlib, sys
 import numpy as np
-from small_continuer import continuer
-from small_models import RATE_HZ, music, song
-from songcast.forecasters.cascade import Cascade
-from songcast.forecasters.experts import ExpertSettings
+from helpers.small_continuer import continuer
+from helpers.small_models import RATE_HZ, music, song
+from songcast.forecasting.cascade import Cascade
+from songcast.forecasting.filter_bank import FilterBankSettings
 heard = song(music(6000))
-bits = Cascade(ExpertSettings.wide()).forecast(heard).bits
+bits = Cascade(FilterBankSettings.wide()).forecast(heard).bits
 more = continuer().continue_song(heard, 0.2).samples
 print(hashlib.sha256(bits.tobytes() + more.tobytes()).hexdigest())
 """
@@ -50,7 +50,7 @@ def test_what_compiled_code_calls_is_inlined():
 
 @pytest.mark.slow
 def test_compiled_now_is_compiled_before_bit_for_bit(tmp_path):
-    tests = Path(__file__).parent
+    tests = Path(__file__).parents[1]
     seed = "import random; random.seed(0)"
     settings = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(tests)}
     said = [

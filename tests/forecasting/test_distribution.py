@@ -17,7 +17,7 @@ from songcast.forecasting.distribution import (
     MIN_SCALE_LSB,
     UNIFORM_SHARE,
     VALUES,
-    Mixture,
+    LogisticMixture,
 )
 
 ALL = np.arange(LOWEST, HIGHEST + 1)
@@ -34,19 +34,19 @@ COMPONENTS = st.lists(st.tuples(st.floats(1e-6, 1.0), LOCATIONS, SCALES), min_si
 few = settings(max_examples=40)
 
 
-def mixture(components: list[tuple[float, float, float]]) -> Mixture:
+def mixture(components: list[tuple[float, float, float]]) -> LogisticMixture:
     """One sample's mixture of (weight, location, scale); weights are normalised here."""
     w, loc, scale = np.array(components, np.float64).T
-    return Mixture(
+    return LogisticMixture(
         weights=(w / w.sum())[None, None],
         locations=loc[None, None],
         scales=scale[None, None],
     )
 
 
-def bits_of_all(m: Mixture) -> NDArray[np.float64]:
+def bits_of_all(m: LogisticMixture) -> NDArray[np.float64]:
     """Code lengths of all 65 536 values under the one distribution of ``m``."""
-    repeated = Mixture(
+    repeated = LogisticMixture(
         weights=np.repeat(m.weights, VALUES, axis=0),
         locations=np.repeat(m.locations, VALUES, axis=0),
         scales=np.repeat(m.scales, VALUES, axis=0),
@@ -127,6 +127,6 @@ def test_a_sure_and_right_forecast_costs_next_to_nothing_a_sure_and_wrong_one_32
 
 def test_blocks_without_frames_have_no_bits():
     empty = np.empty((0, 2, 3))
-    m = Mixture(weights=empty, locations=empty, scales=empty)
+    m = LogisticMixture(weights=empty, locations=empty, scales=empty)
     assert m.mean.shape == (0, 2)
     assert m.bits(np.empty((0, 2), np.int16)).shape == (0, 2)

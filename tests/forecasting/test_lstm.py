@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from helpers.small_models import EXPERTS, RATE_HZ, hear, music, randomised, song, untrained
+from helpers.small_models import BANK, RATE_HZ, distributions, music, randomised, song, untrained
 from songcast.data.corpus import PreparedSong
 from songcast.errors import CorpusError
-from songcast.forecasting.bias_stage import LastStage
+from songcast.forecasting.bias_stage import BiasStage
 from songcast.forecasting.cascade import Cascade
-from songcast.forecasting.distribution import BLOCK_FRAMES, Mixture
-from songcast.forecasting.filter_bank import ExpertSettings
+from songcast.forecasting.distribution import BLOCK_FRAMES, LogisticMixture
+from songcast.forecasting.filter_bank import FilterBankSettings
 from songcast.forecasting.front_end import FrontEndSettings
-from songcast.forecasting.lstm import Lstm
-from songcast.forecasting.model_averaging import Trust
+from songcast.forecasting.lstm import LstmForecaster
+from songcast.forecasting.model_averaging import ModelAveraging
 from songcast.forecasting.network import NetworkSettings, build_network
-from songcast.forecasting.stacking import Combiner
+from songcast.forecasting.stacking import Stacking
 from songcast.training import feature_cache
 from songcast.training.batches import CropSampler, network_inputs, passage_batches
 from songcast.training.feature_cache import DTYPES, open_features
@@ -59,10 +59,10 @@ def settings_of(model) -> FrontEndSettings:
 
 @pytest.mark.parametrize("channels", [1, 2])
 def test_untrained_it_codes_as_the_cascade_does(channels, monkeypatch):
-    monkeypatch.setattr(LastStage, "move", lambda self, mixture, samples: mixture)
+    monkeypatch.setattr(BiasStage, "correct", lambda self, mixture, samples: mixture)
     x = song(music(BLOCK_FRAMES + 500, channels))
     untouched = untrained("cascade").forecast(x)
-    cascade = Cascade(EXPERTS).forecast(x)
+    cascade = Cascade(BANK).forecast(x)
     assert_allclose(untouched.bits, cascade.bits, atol=1e-4)
     assert_allclose(untouched.mean, cascade.mean, atol=1e-2)
     assert untouched.bits_per_sample == pytest.approx(cascade.bits_per_sample, abs=1e-6)
@@ -70,28 +70,28 @@ def test_untrained_it_codes_as_the_cascade_does(channels, monkeypatch):
 
 def test_with_other_weights_it_does_not():
     x = song(music(2000, 2))
-    changed, cascade = randomised("cascade").forecast(x), Cascade(EXPERTS).forecast(x)
+    changed, cascade = randomised("cascade").forecast(x), Cascade(BANK).forecast(x)
     assert np.mean(np.abs(changed.bits - cascade.bits)) > 1e-3
 
 
 def test_a_network_that_knows_nothing_costs_little_against_the_cascade():
     # Random weights of this size make the network's own code useless.
     x = song(music(8000, 1))
-    lost = randomised("cascade", spread=1.5).forecast(x).bits - Cascade(EXPERTS).forecast(x).bits
+    lost = randomised("cascade", spread=1.5).forecast(x).bits - Cascade(BANK).forecast(x).bits
     assert lost.sum() < 30.0 + 0.02 * len(lost)
 
 
 def test_where_the_wider_bank_loses_the_cascade_is_trusted():
     # A plain sawtooth: 23 experts that say the same are harder to weigh than 13.
     saw = ((np.arange(12000)[:, None] * 331 + 32768) % 65536 - 32768).astype(np.int16)
-    front_end = FrontEndSettings(experts=ExpertSettings.wide())
+    front_end = FrontEndSettings(filter_bank=FilterBankSettings.wide())
     settings = NetworkSettings(
-        experts=len(front_end.expert_names), mixtures=Combiner.components, units=4, head_units=(4,)
+        experts=len(front_end.expert_names), mixtures=Stacking.components, units=4, head_units=(4,)
     )
-    wide = Lstm(build_network(settings), settings, front_end).forecast(song(saw))
+    wide = LstmForecaster(build_network(settings), settings, front_end).forecast(song(saw))
     narrow, wider = (
         Cascade().forecast(song(saw)),
-        Cascade(ExpertSettings.wide()).forecast(song(saw)),
+        Cascade(FilterBankSettings.wide()).forecast(song(saw)),
     )
     assert wider.bits_per_sample > narrow.bits_per_sample + 0.02
     assert wide.bits_per_sample < narrow.bits_per_sample + 0.002
@@ -99,10 +99,10 @@ def test_where_the_wider_bank_loses_the_cascade_is_trusted():
 
 def test_what_was_heard_before_changes_nothing_for_the_next_song():
     stereo, mono = music(FRAMES, 2), music(BLOCK_FRAMES, 1)
-    alone = hear(randomised(), stereo)
+    alone = distributions(randomised(), stereo)
     model = randomised()
-    hear(model, mono)
-    after = hear(model, stereo)
+    distributions(model, mono)
+    after = distributions(model, stereo)
     for part, array in alone.items():
         assert_array_equal(after[part], array)
 
@@ -113,7 +113,7 @@ def test_experts_that_listen_ahead_change_no_bit(kind):
     model = randomised(kind)
     session = model.session(2, RATE_HZ)
     blocks = np.split(x, range(BLOCK_FRAMES, len(x), BLOCK_FRAMES))
-    bits = [session.hear(block).bits(block) for block in blocks]
+    bits = [session.forecast_block(block).bits(block) for block in blocks]
     assert_array_equal(model.forecast(song(x)).bits, np.concatenate(bits))
 
 
@@ -124,12 +124,12 @@ def test_the_last_stage_learns_what_is_left_in_the_errors():
     error[1:, 0] += 0.4 * error[:-1, 0]
     error[:, 1] += 0.4 * error[:, 0]
     x = np.rint(error).astype(np.int16)
-    plain = Mixture(
+    plain = LogisticMixture(
         weights=np.ones((*x.shape, 1)),
         locations=np.zeros((*x.shape, 1)),
         scales=np.full((*x.shape, 1), 60.0),
     )
-    moved = LastStage(2).move(plain, x)
+    moved = BiasStage(2).correct(plain, x)
     gain = (plain.bits(x) - moved.bits(x))[10000:].mean(axis=0)
     # 0.5 log2(1 + 0.16) = 0.107 bits is all there is to know.
     assert np.all(gain > 0.06) and np.all(gain < 0.13)
@@ -140,7 +140,7 @@ def test_trust_goes_to_who_codes_best():
     rows = (*x.shape, 1)
 
     def around(locations, scale):
-        return Mixture(
+        return LogisticMixture(
             weights=np.ones(rows),
             locations=np.broadcast_to(locations, rows).astype(float),
             scales=np.full(rows, scale),
@@ -148,7 +148,7 @@ def test_trust_goes_to_who_codes_best():
 
     good, poor = around(x[..., None] + 1.0, 2.0), around(0.0, 2.0)
     for network, rivals in [(good, [poor, poor]), (poor, [good, poor]), (poor, [poor, good])]:
-        trusted = Trust(2).average(network, rivals, x)
+        trusted = ModelAveraging(2).average(network, rivals, x)
         assert_allclose(trusted.weights.sum(-1), 1.0)
         assert_allclose(trusted.bits(x)[100:], good.bits(x)[100:], atol=1e-3)
 
@@ -157,10 +157,10 @@ def test_trust_goes_to_who_codes_best():
 def test_saved_and_loaded_it_forecasts_the_same_bit_for_bit(kind, tmp_path):
     model = randomised(kind)
     model.save(tmp_path / "bundle", {})
-    again = Lstm.load(tmp_path / "bundle")
+    again = LstmForecaster.load(tmp_path / "bundle")
     assert again.settings == model.settings
     x = music(BLOCK_FRAMES + 100, 2)
-    was, said = hear(model, x), hear(again, x)
+    was, said = distributions(model, x), distributions(again, x)
     for part in was:
         assert_array_equal(said[part], was[part], part)
 
@@ -168,11 +168,11 @@ def test_saved_and_loaded_it_forecasts_the_same_bit_for_bit(kind, tmp_path):
 JAX_FORECAST = """
 import sys, numpy as np, keras
 from pathlib import Path
-from songcast.audio import Song
-from songcast.forecasters.last_stage import LastStage
-from songcast.forecasters.lstm import Lstm
+from songcast.audio.songs import Song
+from songcast.forecasting.bias_stage import BiasStage
+from songcast.forecasting.lstm import LstmForecaster
 assert keras.backend.backend() == "jax"
-model = Lstm.load(Path(sys.argv[1]))
+model = LstmForecaster.load(Path(sys.argv[1]))
 song = Song(samples=np.load(sys.argv[2]), sample_rate_hz=44100, name="music")
 forecast = model.forecast(song)
 np.savez(sys.argv[3], mean=forecast.mean, bits=forecast.bits)
@@ -219,11 +219,11 @@ class Recorder:
 def test_training_and_forecasting_give_the_network_the_same_inputs(kind, channels, tmp_path):
     model = randomised(kind)
     x = music(FRAMES, channels)
-    frame, look_back = model.settings.frame, model.settings.look_back
+    frame, look_back = model.settings.step_frames, model.settings.look_back
     features = open_features([prepared(tmp_path, x)], settings_of(model), frame, tmp_path / "f")[0]
     recorder = Recorder(model.network)
     model.network_for = lambda channels: recorder
-    hear(model, x, range(BLOCK_FRAMES, FRAMES, BLOCK_FRAMES))
+    distributions(model, x, range(BLOCK_FRAMES, FRAMES, BLOCK_FRAMES))
     names = [tensor.name for tensor in recorder.network.inputs]
     for start, given in zip(range(0, FRAMES, BLOCK_FRAMES), recorder.heard[:3], strict=True):
         heard = dict(zip(names, given, strict=True))
@@ -241,7 +241,7 @@ def test_training_and_forecasting_give_the_network_the_same_inputs(kind, channel
 
 def test_a_crop_is_the_same_place_of_the_longer_crop_around_it(tmp_path):
     model = untrained("cascade")
-    frame, look_back = model.settings.frame, model.settings.look_back
+    frame, look_back = model.settings.step_frames, model.settings.look_back
     song_on_disk = prepared(tmp_path, music(4000, 2))
     features = open_features([song_on_disk], settings_of(model), frame, tmp_path / "f")[0]
     whole, target = network_inputs([(features, 1, 0)], 4000 // frame * frame, look_back)
@@ -265,7 +265,9 @@ def test_features_stop_where_the_unseen_passage_begins_and_do_not_know_of_it(tmp
         folder = tmp_path / name
         folder.mkdir()
         song_on_disk = prepared(folder, samples, splits=splits)
-        found += open_features([song_on_disk], settings_of(model), model.settings.frame, folder)
+        found += open_features(
+            [song_on_disk], settings_of(model), model.settings.step_frames, folder
+        )
     assert "test" not in found[0].splits
     for name, stream in found[0].streams.items():
         assert_array_equal(stream, found[1].streams[name], name)
@@ -293,7 +295,9 @@ def test_features_are_computed_once_and_again_only_for_another_song_or_front_end
 def test_a_part_that_is_read_is_that_part_of_the_stream_and_a_short_file_is_a_clear_error(tmp_path):
     model = untrained("cascade")
     song_on_disk = prepared(tmp_path, music(3000, 2))
-    found = open_features([song_on_disk], settings_of(model), model.settings.frame, tmp_path / "f")
+    found = open_features(
+        [song_on_disk], settings_of(model), model.settings.step_frames, tmp_path / "f"
+    )
     for name, stream in found[0].streams.items():
         for channel in range(2):
             for start, stop in ((0, stream.shape[1]), (7, 60), (40, 40)):

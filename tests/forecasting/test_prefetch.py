@@ -4,17 +4,17 @@ import threading
 
 import pytest
 
-from songcast.forecasting.prefetch import ahead
+from songcast.forecasting.prefetch import prefetch
 
 
 def test_results_come_in_order_with_their_items():
-    assert list(ahead(str, range(5))) == [(i, str(i)) for i in range(5)]
-    assert list(ahead(str, [])) == []
+    assert list(prefetch(str, range(5))) == [(i, str(i)) for i in range(5)]
+    assert list(prefetch(str, [])) == []
 
 
 def test_the_next_item_is_worked_on_while_one_is_looked_at_and_no_further_one():
     begun = [threading.Event() for _ in range(4)]
-    for number, _ in ahead(lambda item: begun[item].set(), range(4)):
+    for number, _ in prefetch(lambda item: begun[item].set(), range(4)):
         if number < 3:
             assert begun[number + 1].wait(300)
         assert not any(event.is_set() for event in begun[number + 2 :])
@@ -27,7 +27,7 @@ def test_what_work_raises_is_raised_and_nothing_later_is_begun():
         begun.append(item)
         return 1 // (2 - item)
 
-    found = ahead(work, range(5))
+    found = prefetch(work, range(5))
     assert [next(found), next(found)] == [(0, 0), (1, 1)]
     with pytest.raises(ZeroDivisionError):
         next(found)
@@ -36,7 +36,7 @@ def test_what_work_raises_is_raised_and_nothing_later_is_begun():
 
 def test_closed_early_it_leaves_no_thread():
     before = set(threading.enumerate())
-    found = ahead(str, range(5))
+    found = prefetch(str, range(5))
     next(found)
     found.close()
     assert set(threading.enumerate()) <= before

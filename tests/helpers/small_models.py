@@ -7,21 +7,21 @@ from numpy.typing import NDArray
 
 from songcast.audio.songs import Song
 from songcast.forecasting.cascade import Cascade
-from songcast.forecasting.distribution import Mixture
-from songcast.forecasting.filter_bank import ExpertSettings, LeastSquares, Lms
-from songcast.forecasting.forecaster import Forecaster, Session
+from songcast.forecasting.distribution import LogisticMixture
+from songcast.forecasting.filter_bank import FilterBankSettings, LeastSquares, Lms
+from songcast.forecasting.forecaster import Forecaster, ForecastSession
 from songcast.forecasting.front_end import FrontEndKind, FrontEndSettings
-from songcast.forecasting.lstm import Lstm
+from songcast.forecasting.lstm import LstmForecaster
 from songcast.forecasting.network import NetworkSettings, build_network
 from songcast.forecasting.notebook import Notebook
 from songcast.forecasting.notebook import build_network as build_notebook
 from songcast.forecasting.persistence import Persistence
 from songcast.forecasting.ridge import Ridge
-from songcast.forecasting.stacking import Combiner
+from songcast.forecasting.stacking import Stacking
 
 RATE_HZ = 44100
 # A quick bank with both kinds of stages and a chain of two.
-EXPERTS = ExpertSettings(
+BANK = FilterBankSettings(
     chains=(
         (
             LeastSquares(own_taps=8, other_taps=4, forgetting=0.998),
@@ -63,10 +63,10 @@ def ridge(look_back: int = 8) -> Ridge:
 
 def front_end(kind: FrontEndKind) -> FrontEndSettings:
     taps = ridge().taps if kind == "ridge" else None
-    return FrontEndSettings(kind=kind, experts=EXPERTS, taps=taps)
+    return FrontEndSettings(kind=kind, filter_bank=BANK, taps=taps)
 
 
-def untrained(kind: FrontEndKind = "cascade", seed: int = 0) -> Lstm:
+def untrained(kind: FrontEndKind = "cascade", seed: int = 0) -> LstmForecaster:
     """An LSTM forecaster as training finds it: its correction is zero."""
     import keras
 
@@ -74,17 +74,19 @@ def untrained(kind: FrontEndKind = "cascade", seed: int = 0) -> Lstm:
     end = front_end(kind)
     settings = NetworkSettings(
         experts=len(end.expert_names),
-        mixtures=Combiner.components,
+        mixtures=Stacking.components,
         look_back=8,
-        frame=16,
+        step_frames=16,
         units=6,
         layers=2,
         head_units=(8, 6),
     )
-    return Lstm(build_network(settings), settings, end)
+    return LstmForecaster(build_network(settings), settings, end)
 
 
-def randomised(kind: FrontEndKind = "cascade", seed: int = 0, spread: float = 0.2) -> Lstm:
+def randomised(
+    kind: FrontEndKind = "cascade", seed: int = 0, spread: float = 0.2
+) -> LstmForecaster:
     """An LSTM forecaster of which every weight is random, the last layer's too."""
     model = untrained(kind)
     rng = np.random.default_rng(seed)
@@ -114,7 +116,7 @@ def forecaster(name: str) -> Forecaster:
     return randomised(kinds[name])
 
 
-def joined(mixtures: Sequence[Mixture]) -> dict[str, NDArray[np.float64]]:
+def joined(mixtures: Sequence[LogisticMixture]) -> dict[str, NDArray[np.float64]]:
     """All that the distributions of successive blocks are made of."""
     return {
         part: np.concatenate([getattr(mixture, part) for mixture in mixtures])
@@ -122,9 +124,9 @@ def joined(mixtures: Sequence[Mixture]) -> dict[str, NDArray[np.float64]]:
     }
 
 
-def hear(
+def distributions(
     model: Forecaster, samples: NDArray[np.int16], cuts: Sequence[int] = ()
 ) -> dict[str, NDArray[np.float64]]:
     """What a new session says of ``samples``, heard in pieces cut at ``cuts``."""
-    session: Session = model.session(samples.shape[1], RATE_HZ)
-    return joined([session.hear(piece) for piece in np.split(samples, sorted(cuts))])
+    session: ForecastSession = model.session(samples.shape[1], RATE_HZ)
+    return joined([session.forecast_block(piece) for piece in np.split(samples, sorted(cuts))])

@@ -11,8 +11,8 @@ from songcast import files
 from songcast.audio.songs import Song
 from songcast.bundle import read_manifest
 from songcast.errors import RegistryError
-from songcast.forecasting.distribution import Mixture
-from songcast.forecasting.forecaster import Forecast, Forecaster, Session
+from songcast.forecasting.distribution import LogisticMixture
+from songcast.forecasting.forecaster import Forecast, Forecaster, ForecastSession
 from songcast.forecasting.keras_backend import quiet_startup
 from songcast.registry import CHAMPION, NAME
 from songcast.registry.models import REGISTRY_SCHEME, load
@@ -83,7 +83,7 @@ class _Watched(Forecaster):
         self.name = model.name
         self._model, self._what, self._advance = model, what, advance
 
-    def session(self, channels: int, sample_rate_hz: int) -> Session:
+    def session(self, channels: int, sample_rate_hz: int) -> ForecastSession:
         inner = self._model.session(channels, sample_rate_hz)
 
         def heard(frames: int) -> None:
@@ -92,17 +92,17 @@ class _Watched(Forecaster):
         return _WatchedSession(inner, heard)
 
 
-class _WatchedSession(Session):
-    def __init__(self, inner: Session, heard: Callable[[int], None]) -> None:
+class _WatchedSession(ForecastSession):
+    def __init__(self, inner: ForecastSession, heard: Callable[[int], None]) -> None:
         self._inner, self._heard = inner, heard
 
-    def hear(self, samples: NDArray[np.int16]) -> Mixture:
-        return self.tell(self.listen(samples))
+    def forecast_block(self, samples: NDArray[np.int16]) -> LogisticMixture:
+        return self.decode(self.encode(samples))
 
-    def listen(self, samples: NDArray[np.int16]) -> Any:
-        return self._inner.listen(samples)
+    def encode(self, samples: NDArray[np.int16]) -> Any:
+        return self._inner.encode(samples)
 
-    def tell(self, heard: Any) -> Mixture:
-        mixture = self._inner.tell(heard)
+    def decode(self, encoded: Any) -> LogisticMixture:
+        mixture = self._inner.decode(encoded)
         self._heard(len(mixture.locations))
         return mixture

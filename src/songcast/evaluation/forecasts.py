@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from songcast.audio.songs import Song
 from songcast.forecasting import metrics
 from songcast.forecasting.cascade import Cascade
-from songcast.forecasting.distribution import BLOCK_FRAMES, HIGHEST, LOWEST, Mixture
+from songcast.forecasting.distribution import BLOCK_FRAMES, HIGHEST, LOWEST, LogisticMixture
 from songcast.forecasting.forecaster import Forecast, Forecaster
-from songcast.forecasting.front_end import FrontEndSettings, Heard
-from songcast.forecasting.lstm import Lstm, LstmSession
-from songcast.forecasting.prefetch import ahead
-from songcast.forecasting.stacking import Combiner
+from songcast.forecasting.front_end import EncodedBlock, FrontEndSettings
+from songcast.forecasting.lstm import LstmForecaster, LstmSession
+from songcast.forecasting.prefetch import prefetch
+from songcast.forecasting.stacking import Stacking
 
 Measures = dict[str, Any]
 
@@ -24,7 +24,7 @@ def forecast_passage(
 ) -> dict[str, Forecast]:
     """Forecast the frames [start, stop) with each model; the song is heard from its first frame.
 
-    A model that forgets (``memory_frames``) is spared what it cannot remember. Models with the
+    A model that forgets (``warm_up_frames``) is spared what it cannot remember. Models with the
     same front end share one: its experts hear the song once.
     """
     found: dict[str, Forecast] = {}
@@ -34,7 +34,7 @@ def forecast_passage(
         if settings is not None:
             shared.setdefault(settings, {})[name] = model
             continue
-        first = 0 if model.memory_frames is None else max(start - model.memory_frames, 0)
+        first = 0 if model.warm_up_frames is None else max(start - model.warm_up_frames, 0)
         part = Song(
             samples=song.samples[first:stop], sample_rate_hz=song.sample_rate_hz, name=song.name
         )
@@ -49,7 +49,7 @@ def front_end_of(model: Forecaster, models: Iterable[Forecaster] = ()) -> FrontE
 
     The cascade can take its experts from a network's wider bank that begins with them.
     """
-    if isinstance(model, Lstm):
+    if isinstance(model, LstmForecaster):
         return model.front_end if model.front_end.taps is None else None
     if not isinstance(model, Cascade):
         return None
@@ -57,11 +57,11 @@ def front_end_of(model: Forecaster, models: Iterable[Forecaster] = ()) -> FrontE
     wider = (
         other.front_end
         for other in models
-        if isinstance(other, Lstm)
+        if isinstance(other, LstmForecaster)
         and other.front_end.kind == "cascade"
-        and other.front_end.experts.chains[: len(chains)] == chains
+        and other.front_end.filter_bank.chains[: len(chains)] == chains
     )
-    return next(wider, FrontEndSettings(kind="cascade", experts=model.settings))
+    return next(wider, FrontEndSettings(kind="cascade", filter_bank=model.settings))
 
 
 def _forecast_together(
@@ -71,18 +71,18 @@ def _forecast_together(
     start: int,
     stop: int,
 ) -> dict[str, Forecast]:
-    sessions = {name: _follower(model, song.channels) for name, model in models.items()}
+    sessions = {name: _decoder(model, song.channels) for name, model in models.items()}
     samples = np.ascontiguousarray(song.samples[start:stop])
     parts: dict[str, list[tuple[NDArray[np.float64], NDArray[np.float64]]]]
     parts = {name: [] for name in models}
-    for first, heard in _hear_ahead(settings, song, stop):
-        last = first + len(heard.samples)
-        for name, follow in sessions.items():
-            mixture = follow(heard)
+    for first, encoded in _encoded_blocks(settings, song, stop):
+        last = first + len(encoded.samples)
+        for name, decode in sessions.items():
+            mixture = decode(encoded)
             if last <= start:
                 continue
             wanted = _rows(mixture, max(start - first, 0))
-            inside = heard.samples[max(start - first, 0) :]
+            inside = encoded.samples[max(start - first, 0) :]
             parts[name].append((wanted.mean, wanted.bits(inside)))
     return {
         name: Forecast(
@@ -94,35 +94,37 @@ def _forecast_together(
     }
 
 
-def _follower(model: Forecaster, channels: int) -> Callable[[Heard], Mixture]:
-    """Return what makes ``model``'s mixtures of a front end's blocks, heard in order."""
-    if isinstance(model, Lstm):
-        return LstmSession(model, channels).follow
+def _decoder(model: Forecaster, channels: int) -> Callable[[EncodedBlock], LogisticMixture]:
+    """Return what makes ``model``'s mixtures of a front end's blocks, encoded in order."""
+    if isinstance(model, LstmForecaster):
+        return LstmSession(model, channels).decode
     if not isinstance(model, Cascade):
         raise TypeError(f"{model.name} has no front end")
     experts = len(model.settings.names)
-    combiner = Combiner(channels, experts)
+    stacking = Stacking(channels, experts)
 
-    def combine(heard: Heard) -> Mixture:
-        means = np.ascontiguousarray(heard.means[..., :experts])
-        return combiner.hear(heard.samples, means).mixture
+    def combine(encoded: EncodedBlock) -> LogisticMixture:
+        means = np.ascontiguousarray(encoded.means[..., :experts])
+        return stacking.combine(encoded.samples, means).mixture
 
     return combine
 
 
-def _hear_ahead(settings: FrontEndSettings, song: Song, stop: int) -> Iterator[tuple[int, Heard]]:
-    """Return pairs (first frame, block heard), the experts working one block ahead in a thread."""
+def _encoded_blocks(
+    settings: FrontEndSettings, song: Song, stop: int
+) -> Iterator[tuple[int, EncodedBlock]]:
+    """Yield (first frame, encoded block); a thread encodes the next block."""
     front_end = settings.open(song.channels)
 
-    def hear(first: int) -> Heard:
+    def encode(first: int) -> EncodedBlock:
         block = song.samples[first : min(first + BLOCK_FRAMES, stop)]
-        return front_end.hear(np.ascontiguousarray(block))
+        return front_end.encode(np.ascontiguousarray(block))
 
-    return ahead(hear, range(0, stop, BLOCK_FRAMES))
+    return prefetch(encode, range(0, stop, BLOCK_FRAMES))
 
 
-def _rows(mixture: Mixture, first: int) -> Mixture:
-    return Mixture(
+def _rows(mixture: LogisticMixture, first: int) -> LogisticMixture:
+    return LogisticMixture(
         weights=mixture.weights[first:],
         locations=mixture.locations[first:],
         scales=mixture.scales[first:],

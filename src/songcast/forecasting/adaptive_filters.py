@@ -23,13 +23,13 @@ class LmsFilter:
         self._history = np.zeros(settings.taps + 1, np.float32)
         self._memory = np.zeros(2)
 
-    def hear(self, signals: F32, channel: int) -> F32:
+    def predict(self, signals: F32, channel: int) -> F32:
         """Predict ``signals[channel]`` (frames,) from its own past."""
         past = len(self._history)
-        heard = np.concatenate([self._history, signals[channel]])
-        self._history = heard[len(heard) - past :]
+        signal = np.concatenate([self._history, signals[channel]])
+        self._history = signal[len(signal) - past :]
         out = np.empty(signals.shape[1], np.float32)
-        normalised_lms(heard, past, self._step, self._weights, self._memory, out)
+        normalised_lms(signal, past, self._step, self._weights, self._memory, out)
         return out
 
 
@@ -51,14 +51,14 @@ class LeastSquaresFilter:
         self._rows = np.zeros((RANK + 1, max(n, RANK)))
         self._recent = np.zeros(2)
 
-    def hear(self, signals: F32, channel: int) -> F32:
+    def predict(self, signals: F32, channel: int) -> F32:
         """Predict ``signals[channel]`` (frames,) from both channels."""
-        heard = np.concatenate([self._history, signals], axis=1)
-        self._history = heard[:, heard.shape[1] - self._past :]
+        signal = np.concatenate([self._history, signals], axis=1)
+        self._history = signal[:, signal.shape[1] - self._past :]
         out = np.empty(signals.shape[1], np.float32)
         least_squares(
-            heard[channel],
-            heard[len(signals) - 1 - channel],
+            signal[channel],
+            signal[len(signals) - 1 - channel],
             self._past,
             self._counts,
             self._settings.forgetting,

@@ -30,7 +30,7 @@ class AlignedBlocks:
         self._filled = 0
         self._evaluate = evaluate
 
-    def hear(self, rows: Rows) -> Rows:
+    def evaluate(self, rows: Rows) -> Rows:
         """Return the outputs of ``rows`` (frames, ...), in order."""
         return np.concatenate(list(self._outputs(rows)))
 

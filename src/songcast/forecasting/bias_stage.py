@@ -9,7 +9,7 @@ call such a stage the bias stage.
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.forecasting.distribution import Mixture
+from songcast.forecasting.distribution import LogisticMixture
 from songcast.forecasting.filter_bank import Chain, LeastSquares, Lms, StageFilters
 
 CHAIN: Chain = (
@@ -21,24 +21,24 @@ MAX_ERROR, MAX_MOVE = 3.0, 1.0
 MIN_WIDTH_LSB = 0.05
 
 
-class LastStage:
+class BiasStage:
     """Moves the mixtures of one song; causal, and the same however the song is cut."""
 
     def __init__(self, channels: int) -> None:
         self._filters = [StageFilters(stage, channels) for stage in CHAIN]
 
-    def move(self, mixture: Mixture, samples: NDArray[np.int16]) -> Mixture:
+    def correct(self, mixture: LogisticMixture, samples: NDArray[np.int16]) -> LogisticMixture:
         """Return ``mixture`` moved by what is expected of its error, then learn from the error."""
         width = np.einsum("tcm,tcm->tc", mixture.weights, mixture.scales) + MIN_WIDTH_LSB
         error = np.clip((samples - mixture.mean) / width, -MAX_ERROR, MAX_ERROR)
         left = np.ascontiguousarray(error.T, np.float32)
         expected = np.zeros_like(left)
         for filters in self._filters:
-            predicted = filters.hear(left)
+            predicted = filters.predict(left)
             left = left - predicted
             expected += predicted
         move = width * np.clip(expected.T, -MAX_MOVE, MAX_MOVE)
-        return Mixture(
+        return LogisticMixture(
             weights=mixture.weights,
             locations=mixture.locations + move[..., None],
             scales=mixture.scales,

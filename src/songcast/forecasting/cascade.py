@@ -6,10 +6,10 @@ A bank of adaptive linear experts and their causal combination, both learning as
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.forecasting.distribution import Mixture
-from songcast.forecasting.filter_bank import ExpertBank, ExpertSettings
-from songcast.forecasting.forecaster import Forecaster, Session
-from songcast.forecasting.stacking import Combiner
+from songcast.forecasting.distribution import LogisticMixture
+from songcast.forecasting.filter_bank import FilterBank, FilterBankSettings
+from songcast.forecasting.forecaster import Forecaster, ForecastSession
+from songcast.forecasting.stacking import Stacking
 
 
 class Cascade(Forecaster):
@@ -17,19 +17,19 @@ class Cascade(Forecaster):
 
     name = "cascade"
 
-    def __init__(self, settings: ExpertSettings | None = None) -> None:
-        self.settings = settings or ExpertSettings()
+    def __init__(self, settings: FilterBankSettings | None = None) -> None:
+        self.settings = settings or FilterBankSettings()
 
-    def session(self, channels: int, sample_rate_hz: int) -> Session:  # noqa: ARG002
+    def session(self, channels: int, sample_rate_hz: int) -> ForecastSession:  # noqa: ARG002
         """Start listening; the filters count in samples, whatever the rate."""
         return _CascadeSession(channels, self.settings)
 
 
-class _CascadeSession(Session):
-    def __init__(self, channels: int, settings: ExpertSettings) -> None:
-        self._bank = ExpertBank(channels, settings)
-        self._combiner = Combiner(channels, len(self._bank.names))
+class _CascadeSession(ForecastSession):
+    def __init__(self, channels: int, settings: FilterBankSettings) -> None:
+        self._bank = FilterBank(channels, settings)
+        self._stacking = Stacking(channels, len(self._bank.names))
 
-    def hear(self, samples: NDArray[np.int16]) -> Mixture:
+    def forecast_block(self, samples: NDArray[np.int16]) -> LogisticMixture:
         """Distributions of ``samples`` (frames, channels), then learn from them."""
-        return self._combiner.hear(samples, self._bank.hear(samples)).mixture
+        return self._stacking.combine(samples, self._bank.predict(samples)).mixture

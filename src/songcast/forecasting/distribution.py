@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mixture:
+class LogisticMixture:
     """A distribution for each sample of a passage.
 
     ``weights``, ``locations``, ``scales``: (frames, channels, mixtures) float64. Weights are

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.forecasting.front_end import Heard
-from songcast.forecasting.stacking import Combiner
+from songcast.forecasting.front_end import EncodedBlock
+from songcast.forecasting.stacking import Stacking
 
 Rows = NDArray[np.float32]
 # The running scale that serves as unit: the slow stacker's at middle speed, not below this.
-UNIT_INDEX = Combiner.components - 2
+UNIT_INDEX = Stacking.components - 2
 MIN_UNIT_LSB = 0.3
 # Experts further than this from the combined mean, in units, are no guide.
 MAX_DIFFERENCE = 8.0
@@ -45,26 +45,26 @@ def side_size(experts: int) -> int:
     return experts + 4
 
 
-def summary_size(experts: int, frame: int) -> int:
+def summary_size(experts: int, step_frames: int) -> int:
     """Number of summary features per frame: both channels' and the channel's number."""
-    return 2 * (2 * experts + frame + 2) + 2
+    return 2 * (2 * experts + step_frames + 2) + 2
 
 
-def extract(heard: Heard, frame: int) -> Features:
+def extract(encoded: EncodedBlock, step_frames: int) -> Features:
     """Features of a block that begins at a frame's start."""
-    x = heard.samples.astype(np.float64).T  # (channels, frames)
-    combined = heard.combined
-    mean = combined.mean.T
-    unit = np.maximum(combined.running_scales[..., UNIT_INDEX].T, MIN_UNIT_LSB)
+    x = encoded.samples.astype(np.float64).T  # (channels, frames)
+    stacked = encoded.stacked
+    mean = stacked.mean.T
+    unit = np.maximum(stacked.running_scales[..., UNIT_INDEX].T, MIN_UNIT_LSB)
     residual = (x - mean) / unit
     # (frames, channels, experts) -> (channels, frames, experts)
     per_unit = (1.0 / unit).astype(np.float32)[..., None]
-    difference = (heard.means.swapaxes(0, 1) - mean[..., None]).astype(np.float32)
+    difference = (encoded.means.swapaxes(0, 1) - mean[..., None]).astype(np.float32)
     difference *= per_unit
     np.clip(difference, -MAX_DIFFERENCE, MAX_DIFFERENCE, out=difference)
     # The ratio matters per frame only, at its last sample.
-    last = slice(frame - 1, len(heard.samples) // frame * frame, frame)
-    ratio = (combined.expert_error.swapaxes(0, 1)[:, last] + 0.1) / (unit[:, last, None] + 0.1)
+    last = slice(step_frames - 1, len(encoded.samples) // step_frames * step_frames, step_frames)
+    ratio = (stacked.expert_error.swapaxes(0, 1)[:, last] + 0.1) / (unit[:, last, None] + 0.1)
     expert_error = np.log2(ratio.astype(np.float32))
     channels = len(x)
     number = np.broadcast_to(np.arange(channels, dtype=np.float64)[:, None], x.shape)
@@ -74,15 +74,15 @@ def extract(heard: Heard, frame: int) -> Features:
         other[1] = np.arcsinh(residual[0])
     stereo = np.full_like(x, channels - 1.0)
     side = np.concatenate([difference, _stack(other, number, stereo, np.log2(unit) / 8.0)], axis=-1)
-    scales = np.log(combined.scales.swapaxes(0, 1) / unit[..., None])
-    locations = (combined.locations.swapaxes(0, 1) - mean[..., None]) / unit[..., None]
-    base = np.concatenate([np.log(combined.weights.swapaxes(0, 1)), locations, scales], axis=-1)
+    scales = np.log(stacked.scales.swapaxes(0, 1) / unit[..., None])
+    locations = (stacked.locations.swapaxes(0, 1) - mean[..., None]) / unit[..., None]
+    base = np.concatenate([np.log(stacked.weights.swapaxes(0, 1)), locations, scales], axis=-1)
     return Features(
         unit=unit.astype(np.float32),
         residual=residual.astype(np.float32),
         side=side.astype(np.float32),
         base=base.astype(np.float32),
-        summary=_summaries(x, residual, difference, expert_error, unit, frame),
+        summary=_summaries(x, residual, difference, expert_error, unit, step_frames),
     )
 
 
@@ -96,14 +96,14 @@ def _summaries(
     difference: Rows,
     expert_error: Rows,
     unit: NDArray[np.float64],
-    frame: int,
+    step_frames: int,
 ) -> Rows:
     """Summary features of each whole frame, the channel's own before the other's."""
     channels, frames = x.shape
-    count = frames // frame
-    cut = count * frame
-    r = np.arcsinh(residual[:, :cut]).reshape(channels, count, frame)
-    d = difference[:, :cut].reshape(channels, count, frame, -1)
+    count = frames // step_frames
+    cut = count * step_frames
+    r = np.arcsinh(residual[:, :cut]).reshape(channels, count, step_frames)
+    d = difference[:, :cut].reshape(channels, count, step_frames, -1)
     own = np.concatenate(
         [
             np.mean(r[..., None] * d, axis=2),

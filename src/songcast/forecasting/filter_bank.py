@@ -52,20 +52,20 @@ class LeastSquares:
     def __post_init__(self) -> None:
         if not (1 <= self.own_taps <= 1024 and 1 <= self.other_taps <= 1024):
             raise ParamsError(
-                f"experts: taps must be 1 … 1024, got {self.own_taps} and {self.other_taps}"
+                f"filter bank: taps must be 1 … 1024, got {self.own_taps} and {self.other_taps}"
             )
         if not 0.5 <= self.forgetting < 1.0:
-            raise ParamsError(f"experts: forgetting must be in [0.5, 1), got {self.forgetting}")
+            raise ParamsError(f"filter bank: forgetting must be in [0.5, 1), got {self.forgetting}")
         if self.solve_every < RANK or self.solve_every % RANK:
             raise ParamsError(
-                f"experts: solve_every must be a multiple of {RANK}, got {self.solve_every}"
+                f"filter bank: solve_every must be a multiple of {RANK}, got {self.solve_every}"
             )
         if not 0 <= self.sweeps <= 100:
-            raise ParamsError(f"experts: sweeps must be 0 … 100, got {self.sweeps}")
+            raise ParamsError(f"filter bank: sweeps must be 0 … 100, got {self.sweeps}")
         if not self.ridge > 0.0:
-            raise ParamsError(f"experts: ridge must be above 0, got {self.ridge}")
+            raise ParamsError(f"filter bank: ridge must be above 0, got {self.ridge}")
         if not 0.0 <= self.weighting <= 2.0:
-            raise ParamsError(f"experts: weighting must be in [0, 2], got {self.weighting}")
+            raise ParamsError(f"filter bank: weighting must be in [0, 2], got {self.weighting}")
 
     def __str__(self) -> str:
         kind = "wls" if self.weighting else "ls"
@@ -83,7 +83,7 @@ class Lms:
     def __post_init__(self) -> None:
         if not (1 <= self.taps <= 8192 and 0.0 < self.step < 1.0):
             raise ParamsError(
-                "experts: an LMS filter needs 1 … 8192 taps and a step in (0, 1), "
+                "filter bank: an LMS filter needs 1 … 8192 taps and a step in (0, 1), "
                 f"got {self.taps} and {self.step}"
             )
 
@@ -141,17 +141,17 @@ HIGH: Chain = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExpertSettings:
+class FilterBankSettings:
     """The whole bank; the defaults are the measured best for its cost (docs/model.md)."""
 
     chains: tuple[Chain, ...] = (LONG, MIDDLE, FAST)
 
     def __post_init__(self) -> None:
         if not self.names:
-            raise ParamsError("experts: at least one stage must be an expert")
+            raise ParamsError("filter bank: at least one stage must be an expert")
 
     @classmethod
-    def wide(cls) -> "ExpertSettings":
+    def wide(cls) -> "FilterBankSettings":
         """Return the bank the network listens through: near twice the cost, more diverse."""
         return cls(chains=(LONG, MIDDLE, FAST, STEADY, SLOW, HIGH))
 
@@ -170,7 +170,7 @@ class ExpertSettings:
         return [[{"kind": type(s).__name__, **asdict(s)} for s in chain] for chain in self.chains]
 
     @classmethod
-    def from_json(cls, said: list[list[dict[str, Any]]]) -> "ExpertSettings":
+    def from_json(cls, said: list[list[dict[str, Any]]]) -> "FilterBankSettings":
         """Read what ``to_json`` gave."""
         return cls(chains=tuple(tuple(_stage(**stage) for stage in chain) for chain in said))
 
@@ -183,11 +183,11 @@ class ExpertSettings:
 def _stage(kind: str, **said: Any) -> Stage:
     kinds: dict[str, type[Stage]] = {"LeastSquares": LeastSquares, "Lms": Lms}
     if kind not in kinds:
-        raise ParamsError(f"experts: unknown stage {kind!r}; known are {', '.join(kinds)}")
+        raise ParamsError(f"filter bank: unknown stage {kind!r}; known are {', '.join(kinds)}")
     return kinds[kind](**said)
 
 
-class ExpertBank:
+class FilterBank:
     """All experts hearing one song.
 
     Chains run in parallel threads where there are cores: the result is the same, bit for bit.
@@ -197,18 +197,18 @@ class ExpertBank:
     def __init__(
         self,
         channels: int,
-        settings: ExpertSettings | None = None,
+        settings: FilterBankSettings | None = None,
         *,
         threads: int | None = None,
     ) -> None:
-        self.settings = settings or ExpertSettings()
+        self.settings = settings or FilterBankSettings()
         self.names = self.settings.names
         chains = self.settings.chains
         self._first = {chain[0]: StageFilters(chain[0], channels) for chain in chains}
         self._rest = [[StageFilters(stage, channels) for stage in chain[1:]] for chain in chains]
         self._pool = ThreadPoolExecutor(min(threads or free_cores(), len(chains)))
 
-    def hear(self, samples: NDArray[np.int16]) -> F32:
+    def predict(self, samples: NDArray[np.int16]) -> F32:
         """Predict each sample from the past alone, then learn from it.
 
         ``samples``: (frames, channels) int16. Returns (frames, channels, experts) float32,
@@ -219,7 +219,7 @@ class ExpertBank:
             block = slice(start, start + BLOCK_FRAMES)
             x = np.ascontiguousarray(samples[block].T, np.float32)
             # First stages are queued before those that wait for them.
-            first = {s: self._pool.submit(f.hear, x) for s, f in self._first.items()}
+            first = {s: self._pool.submit(f.predict, x) for s, f in self._first.items()}
             for task in [self._pool.submit(*job) for job in self._jobs(x, first, means[block])]:
                 task.result()
         return means
@@ -231,11 +231,11 @@ class ExpertBank:
         for chain, rest in zip(self.settings.chains, self._rest, strict=True):
             experts = sum(stage.expert for stage in chain)
             out = means[:, :, k : k + experts]
-            yield _hear_chain, x, chain, first[chain[0]], rest, out
+            yield _predict_chain, x, chain, first[chain[0]], rest, out
             k += experts
 
 
-def _hear_chain(
+def _predict_chain(
     x: F32, chain: Chain, first: "Future[F32]", rest: "list[StageFilters]", means: F32
 ) -> None:
     """``x`` (channels, frames); writes ``means`` (frames, channels, experts)."""
@@ -244,7 +244,7 @@ def _hear_chain(
     mean = np.zeros(x.shape, np.float64)
     k = 0
     for stage, filters in zip(chain, [None, *rest], strict=True):
-        predicted = filters.hear(left) if filters else first.result()
+        predicted = filters.predict(left) if filters else first.result()
         left = left - predicted
         mean += predicted
         if stage.expert:
@@ -263,6 +263,6 @@ class StageFilters:
             for channel in range(channels)
         ]
 
-    def hear(self, signals: F32) -> F32:
+    def predict(self, signals: F32) -> F32:
         """Predict ``signals`` (channels, frames) float32 from the past; returns the same shape."""
-        return np.stack([f.hear(signals, channel) for channel, f in enumerate(self._filters)])
+        return np.stack([f.predict(signals, channel) for channel, f in enumerate(self._filters)])

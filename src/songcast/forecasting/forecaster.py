@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from songcast.audio.codecs import MAX_CHANNELS
 from songcast.audio.songs import Song
 from songcast.errors import AudioError, ContinuationError
-from songcast.forecasting.distribution import BLOCK_FRAMES, Mixture
+from songcast.forecasting.distribution import BLOCK_FRAMES, LogisticMixture
 from songcast.forecasting.metrics import bits_per_sample, prediction_gain_db
-from songcast.forecasting.prefetch import ahead
+from songcast.forecasting.prefetch import prefetch
 
 if TYPE_CHECKING:
     from songcast.continuation.continuer import Continuer, Stream
@@ -53,23 +53,23 @@ class Forecast:
         )
 
 
-class Session(ABC):
+class ForecastSession(ABC):
     """A forecaster listening to one song. State is carried from call to call."""
 
     @abstractmethod
-    def hear(self, samples: NDArray[np.int16]) -> Mixture:
+    def forecast_block(self, samples: NDArray[np.int16]) -> LogisticMixture:
         """Return the distributions of ``samples`` (frames, channels), then learn from them.
 
         Hearing a song in blocks of any size gives, bit for bit, what hearing it whole gives.
         """
 
-    def listen(self, samples: NDArray[np.int16]) -> Any:
-        """Do the first part of ``hear``, which ``tell`` ends; it may run a block ahead of it."""
+    def encode(self, samples: NDArray[np.int16]) -> Any:
+        """Do the first half of ``forecast_block``; it may run one block before ``decode``."""
         return samples
 
-    def tell(self, heard: Any) -> Mixture:
-        """End what ``listen`` began, block by block in the same order."""
-        return self.hear(heard)
+    def decode(self, encoded: Any) -> LogisticMixture:
+        """Do the second half of ``forecast_block``, block by block in the same order."""
+        return self.forecast_block(encoded)
 
 
 class Forecaster(ABC):
@@ -77,10 +77,10 @@ class Forecaster(ABC):
 
     name: str
     # How many past frames can matter; None: all of them.
-    memory_frames: int | None = None
+    warm_up_frames: int | None = None
 
     @abstractmethod
-    def session(self, channels: int, sample_rate_hz: int) -> Session:
+    def session(self, channels: int, sample_rate_hz: int) -> ForecastSession:
         """Start listening to a song from its first frame."""
 
     def forecast(self, song: Song) -> Forecast:
@@ -95,9 +95,9 @@ class Forecaster(ABC):
         bits = np.empty(song.samples.shape, np.float64)
         starts = range(0, song.frames, BLOCK_FRAMES)
         blocks = (np.ascontiguousarray(song.samples[s : s + BLOCK_FRAMES]) for s in starts)
-        heard_blocks = ahead(session.listen, blocks)
-        for start, (block, heard) in zip(starts, heard_blocks, strict=True):
-            mixture = session.tell(heard)
+        encoded_blocks = prefetch(session.encode, blocks)
+        for start, (block, encoded) in zip(starts, encoded_blocks, strict=True):
+            mixture = session.decode(encoded)
             mean[start : start + BLOCK_FRAMES] = mixture.mean
             bits[start : start + BLOCK_FRAMES] = mixture.bits(block)
         return Forecast(samples=song.samples, mean=mean, bits=bits)

@@ -51,9 +51,9 @@ def load_bundle(folder: Path) -> Forecaster:
 
         return Notebook.load(folder)
     if kind == "lstm":
-        from songcast.forecasting.lstm import Lstm
+        from songcast.forecasting.lstm import LstmForecaster
 
-        model = Lstm.load(folder)
+        model = LstmForecaster.load(folder)
         check_weights(folder, model.network)
         return model
     raise BundleError(

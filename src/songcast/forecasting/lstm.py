@@ -1,7 +1,7 @@
 """The multi-song LSTM forecaster: hears through a front end, corrects what it says.
 
 The final distribution is a Bayesian average of the network's mixture, the front end's own and the
-cascade's (``trust``): where the network knows a song less well, it cannot lose much.
+cascade's (``model_averaging``): where the network knows a song less well, it cannot lose much.
 """
 
 from dataclasses import asdict
@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from songcast.bundle import NETWORK, read_arrays, read_manifest, read_network, write_bundle
 from songcast.errors import BundleError
 from songcast.forecasting import features
-from songcast.forecasting.bias_stage import LastStage
-from songcast.forecasting.distribution import BLOCK_FRAMES, Mixture
+from songcast.forecasting.bias_stage import BiasStage
+from songcast.forecasting.distribution import BLOCK_FRAMES, LogisticMixture
 from songcast.forecasting.features import Features
-from songcast.forecasting.forecaster import Forecaster, Session
-from songcast.forecasting.front_end import FrontEndSettings, Heard
-from songcast.forecasting.model_averaging import Trust, cascade_experts
+from songcast.forecasting.forecaster import Forecaster, ForecastSession
+from songcast.forecasting.front_end import EncodedBlock, FrontEndSettings
+from songcast.forecasting.model_averaging import ModelAveraging, cascade_experts
 from songcast.forecasting.network import NetworkSettings
-from songcast.forecasting.stacking import Combiner
+from songcast.forecasting.stacking import Stacking
 
 if TYPE_CHECKING:
     from songcast.continuation.continuer import Continuer
@@ -32,7 +32,7 @@ Rows = NDArray[np.float32]
 CONTINUATION = "continuation"
 
 
-class Lstm(Forecaster):
+class LstmForecaster(Forecaster):
     """A trained ``network`` with the front end that it was trained on.
 
     ``continuation``: the bundle of the network that continues songs, which travels along.
@@ -51,20 +51,20 @@ class Lstm(Forecaster):
         self.settings = settings
         self.front_end = front_end
         self.continuation = continuation
-        self._hearing: dict[int, Any] = {}
+        self._networks: dict[int, Any] = {}
 
     def network_for(self, channels: int) -> Any:
         """The network for songs of so many channels, with the weights of now.
 
         TensorFlow compiles a network anew, with other rounding, when it meets a second batch
-        size: what a song gets would depend on the songs heard before. So each has its own.
+        size: what a song gets would depend on the songs encoded before. So each has its own.
         """
         import keras
 
-        if channels not in self._hearing:
-            self._hearing[channels] = keras.models.clone_model(self.network)
-        self._hearing[channels].set_weights(self.network.get_weights())
-        return self._hearing[channels]
+        if channels not in self._networks:
+            self._networks[channels] = keras.models.clone_model(self.network)
+        self._networks[channels].set_weights(self.network.get_weights())
+        return self._networks[channels]
 
     def session(self, channels: int, sample_rate_hz: int) -> "LstmSession":  # noqa: ARG002
         """Start listening; features are relative, so the sample rate does not matter."""
@@ -90,7 +90,7 @@ class Lstm(Forecaster):
         )
 
     @classmethod
-    def load(cls, folder: Path) -> "Lstm":
+    def load(cls, folder: Path) -> "LstmForecaster":
         """Read a bundle written by ``save``. Raises ``BundleError``."""
         manifest = read_manifest(folder)
         another = BundleError(
@@ -106,8 +106,8 @@ class Lstm(Forecaster):
         arrays = read_arrays(folder) if manifest["front_end"]["kind"] == "ridge" else {}
         taps = {int(name.removeprefix("taps_")): array for name, array in arrays.items()}
         front_end = FrontEndSettings.from_json(manifest["front_end"], taps or None)
-        summary = features.summary_size(settings.experts, settings.frame)
-        widths = [summary, 2, features.side_size(settings.experts), 3 * Combiner.components]
+        summary = features.summary_size(settings.experts, settings.step_frames)
+        widths = [summary, 2, features.side_size(settings.experts), 3 * Stacking.components]
         if [shape[-1] for shape in network.input_shape[:4]] != widths:
             raise another
         inner = folder / CONTINUATION
@@ -121,56 +121,52 @@ class Lstm(Forecaster):
         return Continuer.load(self.continuation) if self.continuation else super().continuer
 
 
-class LstmSession(Session):
+class LstmSession(ForecastSession):
     """The network hearing one song, in blocks aligned to the song's first frame.
 
     Matrix kernels may round differently for other shapes or row positions. So a block begun is
-    evaluated again, padded, each time more of it is heard: a sample always has the same place
+    evaluated again, padded, each time more of it is encoded: a sample always has the same place
     in the same shape, and gets the same bits however the song is cut.
     """
 
-    def __init__(self, model: Lstm, channels: int) -> None:
+    def __init__(self, model: LstmForecaster, channels: int) -> None:
         settings = model.settings
         self._network = model.network_for(channels)
         self._front_end = model.front_end.open(channels)
         self._settings = settings
         self._past_residual = np.zeros((channels, settings.look_back), np.float32)
-        size = features.summary_size(settings.experts, settings.frame)
+        size = features.summary_size(settings.experts, settings.step_frames)
         self._past_summary = np.zeros((channels, 1, size), np.float32)
         self._state = np.zeros((channels, settings.layers, 2, settings.units), np.float32)
         self._cascade_experts = cascade_experts(model.front_end)
-        self._cascade = Combiner(channels, self._cascade_experts)
-        self._last_stage = LastStage(channels)
-        self._trust = Trust(channels)
+        self._cascade = Stacking(channels, self._cascade_experts)
+        self._bias_stage = BiasStage(channels)
+        self._averaging = ModelAveraging(channels)
         self._begin_block(channels)
 
-    def hear(self, samples: NDArray[np.int16]) -> Mixture:
+    def forecast_block(self, samples: NDArray[np.int16]) -> LogisticMixture:
         """Return the distributions of ``samples`` (frames, channels), then learn from them."""
-        return self.follow(self._front_end.hear(samples))
+        return self.decode(self.encode(samples))
 
-    def listen(self, samples: NDArray[np.int16]) -> Heard:
+    def encode(self, samples: NDArray[np.int16]) -> EncodedBlock:
         """Let the experts hear ``samples``: what the network says changes nothing for them."""
-        return self._front_end.hear(samples)
+        return self._front_end.encode(samples)
 
-    def tell(self, heard: Heard) -> Mixture:
-        """End what ``listen`` began."""
-        return self.follow(heard)
-
-    def follow(self, heard: Heard) -> Mixture:
-        """Do as ``hear`` does, for what a front end of the same settings has heard already."""
-        parts: list[Mixture] = []
+    def decode(self, encoded: EncodedBlock) -> LogisticMixture:
+        """Do as ``hear`` does, for what a front end of the same settings has encoded already."""
+        parts: list[LogisticMixture] = []
         start = 0
-        while start < len(heard.samples) or not parts:
-            stop = min(start + BLOCK_FRAMES - self._filled, len(heard.samples))
-            own = heard if stop - start == len(heard.samples) else heard.rows(start, stop)
-            rivals = [own.combined.mixture]
+        while start < len(encoded.samples) or not parts:
+            stop = min(start + BLOCK_FRAMES - self._filled, len(encoded.samples))
+            own = encoded if stop - start == len(encoded.samples) else encoded.cut(start, stop)
+            rivals = [own.stacked.mixture]
             if self._cascade_experts:
                 means = np.ascontiguousarray(own.means[..., : self._cascade_experts])
-                rivals.append(self._cascade.hear(own.samples, means).mixture)
-            network = self._last_stage.move(self._correct(own), own.samples)
-            parts.append(self._trust.average(network, rivals, own.samples))
+                rivals.append(self._cascade.combine(own.samples, means).mixture)
+            network = self._bias_stage.correct(self._correct(own), own.samples)
+            parts.append(self._averaging.average(network, rivals, own.samples))
             start = stop
-        return Mixture(
+        return LogisticMixture(
             weights=np.concatenate([part.weights for part in parts]),
             locations=np.concatenate([part.locations for part in parts]),
             scales=np.concatenate([part.scales for part in parts]),
@@ -178,26 +174,26 @@ class LstmSession(Session):
 
     def _begin_block(self, channels: int) -> None:
         s = self._settings
-        self._block = Heard.blank(BLOCK_FRAMES, channels, s.experts, s.mixtures)
+        self._block = EncodedBlock.blank(BLOCK_FRAMES, channels, s.experts, s.mixtures)
         self._filled = 0
 
-    def _correct(self, heard: Heard) -> Mixture:
+    def _correct(self, encoded: EncodedBlock) -> LogisticMixture:
         """The network's mixture for rows that fit into the block begun."""
-        first, self._filled = self._filled, self._filled + len(heard.samples)
-        self._block.write(first, heard)
-        if len(heard.samples) == BLOCK_FRAMES:
-            block = _whole_block(heard, self._settings.experts, self._settings.frame)
+        first, self._filled = self._filled, self._filled + len(encoded.samples)
+        self._block.write(first, encoded)
+        if len(encoded.samples) == BLOCK_FRAMES:
+            block = _whole_block(encoded, self._settings.experts, self._settings.step_frames)
         else:
-            block = features.extract(self._block, self._settings.frame)
+            block = features.extract(self._block, self._settings.step_frames)
         mixture, state = self._network.predict_on_batch(self._inputs(block))
-        found = absolute_mixture(np.asarray(mixture), block.unit, self._block.combined.mean.T)
+        found = absolute_mixture(np.asarray(mixture), block.unit, self._block.stacked.mean.T)
         if self._filled == BLOCK_FRAMES:
             self._state = np.asarray(state)
             self._past_residual = block.residual[:, BLOCK_FRAMES - self._settings.look_back :]
             self._past_summary = block.summary[:, -1:]
             self._begin_block(len(block.unit))
-        rows = slice(first, first + len(heard.samples))
-        return Mixture(
+        rows = slice(first, first + len(encoded.samples))
+        return LogisticMixture(
             weights=found.weights.swapaxes(0, 1)[rows],
             locations=found.locations.swapaxes(0, 1)[rows],
             scales=found.scales.swapaxes(0, 1)[rows],
@@ -212,23 +208,25 @@ class LstmSession(Session):
 
 
 @lru_cache(maxsize=2)
-def _whole_block(heard: Heard, experts: int, frame: int) -> Features:
+def _whole_block(encoded: EncodedBlock, experts: int, step_frames: int) -> Features:
     """Features of a whole block, shared by all networks that hear it through one front end.
 
     Taken from a copy: arrays that lie otherwise in memory may round otherwise.
     """
-    _, channels, mixtures = heard.combined.weights.shape
-    block = Heard.blank(BLOCK_FRAMES, channels, experts, mixtures)
-    block.write(0, heard)
-    return features.extract(block, frame)
+    _, channels, mixtures = encoded.stacked.weights.shape
+    block = EncodedBlock.blank(BLOCK_FRAMES, channels, experts, mixtures)
+    block.write(0, encoded)
+    return features.extract(block, step_frames)
 
 
-def absolute_mixture(mixture: Rows, unit: Rows, mean: NDArray[np.float64] | float = 0.0) -> Mixture:
+def absolute_mixture(
+    mixture: Rows, unit: Rows, mean: NDArray[np.float64] | float = 0.0
+) -> LogisticMixture:
     """Turn the network's output (rows, n, 3 M), in units around ``mean``, into LSB."""
     log_weights, locations, log_scales = np.split(mixture.astype(np.float64), 3, axis=-1)
     weights = np.exp(log_weights)
     lsb = unit[..., None].astype(np.float64)
-    return Mixture(
+    return LogisticMixture(
         weights=weights / weights.sum(-1, keepdims=True),
         locations=locations * lsb + np.asarray(mean)[..., None],
         scales=np.exp(np.minimum(log_scales, 20.0)) * lsb,

@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
-from songcast.forecasting.distribution import Mixture
-from songcast.forecasting.filter_bank import ExpertSettings
+from songcast.forecasting.distribution import LogisticMixture
+from songcast.forecasting.filter_bank import FilterBankSettings
 from songcast.forecasting.front_end import FrontEndSettings
 
 
-class Trust:
+class ModelAveraging:
     """Bayesian average of the network's mixture and its rivals', by recent code length.
 
     The log odds are leaky sums of the differences in bits: a frozen network that fails on an
@@ -26,8 +26,11 @@ class Trust:
         self._state = np.full((1, channels, 1), -self.FIRST_LOG2_ODDS)
 
     def average(
-        self, network: Mixture, rivals: Sequence[Mixture], samples: NDArray[np.int16]
-    ) -> Mixture:
+        self,
+        network: LogisticMixture,
+        rivals: Sequence[LogisticMixture],
+        samples: NDArray[np.int16],
+    ) -> LogisticMixture:
         """Return all as one mixture, then learn from ``samples`` which was better."""
         lead = network.bits(samples)[..., None] - np.stack([m.bits(samples) for m in rivals], -1)
         odds = np.broadcast_to(self._state, (1, *lead.shape[1:]))
@@ -41,7 +44,7 @@ class Trust:
         shares /= shares.sum(axis=-1, keepdims=True)
         mixtures = [network, *rivals]
         weights = [shares[..., k, None] * m.weights for k, m in enumerate(mixtures)]
-        return Mixture(
+        return LogisticMixture(
             weights=np.concatenate(weights, axis=-1),
             locations=np.concatenate([m.locations for m in mixtures], axis=-1),
             scales=np.concatenate([m.scales for m in mixtures], axis=-1),
@@ -50,6 +53,6 @@ class Trust:
 
 def cascade_experts(front_end: FrontEndSettings) -> int:
     """How many of the bank's experts, the first ones, are the cascade's; 0 unless it has more."""
-    cascade, chains = ExpertSettings(), front_end.experts.chains
+    cascade, chains = FilterBankSettings(), front_end.filter_bank.chains
     wider = len(chains) > len(cascade.chains) and chains[: len(cascade.chains)] == cascade.chains
     return len(cascade.names) if wider and front_end.kind == "cascade" else 0

@@ -25,7 +25,7 @@ class NetworkSettings:
     experts: int
     mixtures: int
     look_back: int = 32
-    frame: int = 16
+    step_frames: int = 16
     units: int = 96
     layers: int = 1
     head_units: tuple[int, ...] = (64, 48)
@@ -123,7 +123,7 @@ def build_network(settings: NetworkSettings) -> Any:
     layers, 2, units). Outputs: mixture (batch, n * frame, 3 M) and the state after n frames.
     """
     s = settings
-    size = features.summary_size(s.experts, s.frame)
+    size = features.summary_size(s.experts, s.step_frames)
     summary = keras.Input((None, size), name="summary")
     residual = keras.Input((None, 2), name="residual")
     side = keras.Input((None, features.side_size(s.experts)), name="side")
@@ -138,7 +138,7 @@ def build_network(settings: NetworkSettings) -> Any:
         )
         memory, h, c = cell(memory, initial_state=[state[:, i, 0], state[:, i, 1]])
         states.append(ops.stack([h, c], axis=1))
-    context = Upsample(s.frame, name="upsample")(
+    context = Upsample(s.step_frames, name="upsample")(
         keras.layers.Dense(s.head_units[0], name="context")(memory)
     )
     x = context + keras.layers.Dense(s.head_units[0], use_bias=False, name="look_back")(

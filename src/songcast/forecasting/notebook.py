@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from songcast.bundle import NETWORK, read_manifest, read_network, write_bundle
 from songcast.forecasting.aligned_blocks import AlignedBlocks
-from songcast.forecasting.distribution import Mixture
-from songcast.forecasting.forecaster import Forecaster, Session
-from songcast.forecasting.stacking import Combiner
+from songcast.forecasting.distribution import LogisticMixture
+from songcast.forecasting.forecaster import Forecaster, ForecastSession
+from songcast.forecasting.stacking import Stacking
 
 Activation = Literal["relu", "leaky_relu"]
 FULL_SCALE = 32768.0
@@ -35,7 +35,7 @@ class Notebook(Forecaster):
 
     name = "notebook"
     # Three samples decide the prediction; the slowest running width remembers 512 frames.
-    memory_frames = 16384
+    warm_up_frames = 16384
 
     def __init__(self, network: Any) -> None:
         self._network = network
@@ -45,7 +45,7 @@ class Notebook(Forecaster):
         """How many past samples are seen."""
         return int(self._network.inputs[0].shape[1])
 
-    def session(self, channels: int, sample_rate_hz: int) -> Session:  # noqa: ARG002
+    def session(self, channels: int, sample_rate_hz: int) -> ForecastSession:  # noqa: ARG002
         """Start listening; a mono song is heard by the left channel's LSTM."""
         return _NotebookSession(self._network, self.look_back, channels)
 
@@ -141,15 +141,15 @@ def draw_windows(
     return windows / np.float32(FULL_SCALE)
 
 
-class _NotebookSession(Session):
+class _NotebookSession(ForecastSession):
     def __init__(self, network: Any, look_back: int, channels: int) -> None:
         self._network = network
         self._channels = channels
         self._past = np.zeros((look_back, channels), np.int16)
         self._blocks = AlignedBlocks((look_back, CHANNELS), self._predict)
-        self._combiner = Combiner(channels, 1)
+        self._stacking = Stacking(channels, 1)
 
-    def hear(self, samples: NDArray[np.int16]) -> Mixture:
+    def forecast_block(self, samples: NDArray[np.int16]) -> LogisticMixture:
         heard = np.concatenate([self._past, samples])
         look_back = len(self._past)
         self._past = heard[len(heard) - look_back :]
@@ -157,8 +157,8 @@ class _NotebookSession(Session):
         windows = sliding_window_view(heard, look_back, axis=0).transpose(0, 2, 1)
         rows = np.empty((len(samples), look_back, CHANNELS), np.float32)
         rows[:] = windows[: len(samples)] / FULL_SCALE
-        means = self._blocks.hear(rows)[:, : self._channels] * FULL_SCALE
-        return self._combiner.hear(samples, means[..., None]).mixture
+        means = self._blocks.evaluate(rows)[:, : self._channels] * FULL_SCALE
+        return self._stacking.combine(samples, means[..., None]).mixture
 
     def _predict(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
         inputs = [windows[:, :, c : c + 1] for c in range(CHANNELS)]

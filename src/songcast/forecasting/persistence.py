@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.forecasting.distribution import Mixture
-from songcast.forecasting.forecaster import Forecaster, Session
-from songcast.forecasting.stacking import Combiner
+from songcast.forecasting.distribution import LogisticMixture
+from songcast.forecasting.forecaster import Forecaster, ForecastSession
+from songcast.forecasting.stacking import Stacking
 
 
 class Persistence(Forecaster):
@@ -13,17 +13,17 @@ class Persistence(Forecaster):
 
     name = "persistence"
 
-    def session(self, channels: int, sample_rate_hz: int) -> Session:  # noqa: ARG002
+    def session(self, channels: int, sample_rate_hz: int) -> ForecastSession:  # noqa: ARG002
         """Start listening; the sample rate does not matter."""
         return _PersistenceSession(channels)
 
 
-class _PersistenceSession(Session):
+class _PersistenceSession(ForecastSession):
     def __init__(self, channels: int) -> None:
         self._last = np.zeros((1, channels))
-        self._combiner = Combiner(channels, 1)
+        self._stacking = Stacking(channels, 1)
 
-    def hear(self, samples: NDArray[np.int16]) -> Mixture:
+    def forecast_block(self, samples: NDArray[np.int16]) -> LogisticMixture:
         means = np.concatenate([self._last, samples.astype(np.float64)])
         self._last = means[-1:]
-        return self._combiner.hear(samples, means[:-1, :, None].astype(np.float32)).mixture
+        return self._stacking.combine(samples, means[:-1, :, None].astype(np.float32)).mixture

@@ -8,7 +8,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
+def prefetch(
+    work: Callable[[Item], Result], items: Iterable[Item]
+) -> Iterator[tuple[Item, Result]]:
     """Yield each item with ``work(item)``, in order, while a thread works on the next one.
 
     At most one result waits to be asked for. What ``work`` raises is raised here, and no later

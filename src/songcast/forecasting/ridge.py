@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 
 from songcast.bundle import read_arrays, read_manifest, write_bundle
-from songcast.forecasting.distribution import HIGHEST, LOWEST, Mixture
-from songcast.forecasting.forecaster import Forecaster, Session
-from songcast.forecasting.stacking import Combiner
+from songcast.forecasting.distribution import HIGHEST, LOWEST, LogisticMixture
+from songcast.forecasting.forecaster import Forecaster, ForecastSession
+from songcast.forecasting.stacking import Stacking
 
 Floats = NDArray[np.float64]
 Taps = dict[int, Floats]
@@ -41,7 +41,7 @@ class Ridge(Forecaster):
         """How many past frames are seen."""
         return int(self.taps[1].shape[-1])
 
-    def session(self, channels: int, sample_rate_hz: int) -> Session:  # noqa: ARG002
+    def session(self, channels: int, sample_rate_hz: int) -> ForecastSession:  # noqa: ARG002
         """Start listening; taps count frames, whatever the sample rate."""
         return _RidgeSession(self.taps[channels])
 
@@ -89,7 +89,7 @@ class LinearPredictor:
         channels, _, look_back = taps.shape
         self._state = np.zeros((channels, channels, look_back))
 
-    def hear(self, samples: NDArray[np.int16]) -> Floats:
+    def predict(self, samples: NDArray[np.int16]) -> Floats:
         """Predict each sample from those before it: (frames, channels) float64 in LSB."""
         x = samples.astype(np.float64)
         means = np.zeros(x.shape)
@@ -105,14 +105,14 @@ class LinearPredictor:
         return np.clip(means, LOWEST, HIGHEST)
 
 
-class _RidgeSession(Session):
+class _RidgeSession(ForecastSession):
     def __init__(self, taps: Floats) -> None:
         self._predictor = LinearPredictor(taps)
-        self._combiner = Combiner(taps.shape[0], 1)
+        self._stacking = Stacking(taps.shape[0], 1)
 
-    def hear(self, samples: NDArray[np.int16]) -> Mixture:
-        means = self._predictor.hear(samples).astype(np.float32)
-        return self._combiner.hear(samples, means[..., None]).mixture
+    def forecast_block(self, samples: NDArray[np.int16]) -> LogisticMixture:
+        means = self._predictor.predict(samples).astype(np.float32)
+        return self._stacking.combine(samples, means[..., None]).mixture
 
 
 class _NormalEquations:

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.forecasting.distribution import HIGHEST, LOWEST, MAX_SCALE_LSB, MIN_SCALE_LSB, Mixture
+from songcast.forecasting.distribution import (
+    HIGHEST,
+    LOWEST,
+    MAX_SCALE_LSB,
+    MIN_SCALE_LSB,
+    LogisticMixture,
+)
 from songcast.forecasting.linear_kernels import RANK
 from songcast.forecasting.stacking_kernels import (
     FIRST_VARIANCE,
@@ -34,7 +40,7 @@ FIRST_RUNNING_LSB = (9000.0, 300.0, 10.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CombinedBlock:
+class StackedBlock:
     """What the combiner knew before each sample of a block.
 
     ``mean``: (frames, channels) float64, LSB, of the mixture. ``running_scales``: (frames,
@@ -53,12 +59,12 @@ class CombinedBlock:
     expert_error: NDArray[np.float32]
 
     @property
-    def mixture(self) -> Mixture:
+    def mixture(self) -> LogisticMixture:
         """The distributions of the block."""
-        return Mixture(weights=self.weights, locations=self.locations, scales=self.scales)
+        return LogisticMixture(weights=self.weights, locations=self.locations, scales=self.scales)
 
 
-class Combiner:
+class Stacking:
     """Stacks the experts' means, follows the error at several speeds; per channel, causal."""
 
     components = len(STACK_FORGETTING) * len(SCALE_RATES)
@@ -68,7 +74,7 @@ class Combiner:
         self._experts = experts
         self._channels = [_Channel(experts) for _ in range(channels)]
 
-    def hear(self, samples: NDArray[np.int16], means: NDArray[np.float32]) -> CombinedBlock:
+    def combine(self, samples: NDArray[np.int16], means: NDArray[np.float32]) -> StackedBlock:
         """Combine ``means`` (frames, channels, experts) of ``samples``, then learn from them."""
         # Channels first: every channel's rows are contiguous however few they are. Numba compiles
         # another loop, rounding otherwise, for strided arrays; one frame alone is never strided.
@@ -76,7 +82,7 @@ class Combiner:
         locations, running, weights = np.empty((3, *shape, self.components)).swapaxes(1, 2)
         errors = np.empty((*shape, self._experts), np.float32).swapaxes(0, 1)
         for c, channel in enumerate(self._channels):
-            channel.hear(
+            channel.update(
                 samples[:, c].astype(np.float64),
                 np.ascontiguousarray(means[:, c]),
                 locations[:, c],
@@ -84,7 +90,7 @@ class Combiner:
                 weights[:, c],
                 errors[:, c],
             )
-        return CombinedBlock(
+        return StackedBlock(
             mean=np.clip(np.einsum("tcm,tcm->tc", weights, locations), LOWEST, HIGHEST),
             running_scales=running,
             weights=weights,
@@ -100,13 +106,13 @@ class _Channel:
     def __init__(self, experts: int) -> None:
         settings = zip(STACK_FORGETTING, STACK_SOLVE_EVERY, strict=True)
         self._stackers = [_Stacker(experts, *setting) for setting in settings]
-        self._heard = 0
-        self._rates = np.array(Combiner.scale_rates)
+        self._frames = 0
+        self._rates = np.array(Stacking.scale_rates)
         self._errors = np.full(experts, FIRST_ERROR_LSB)
         self._running = np.array(FIRST_RUNNING_LSB * len(STACK_FORGETTING))
-        self._log_weights = np.zeros(Combiner.components)
+        self._log_weights = np.zeros(Stacking.components)
 
-    def hear(
+    def update(
         self,
         x: NDArray[np.float64],
         means: NDArray[np.float32],
@@ -116,8 +122,10 @@ class _Channel:
         errors: NDArray[np.float32],
     ) -> None:
         """Write the outputs of one block."""
-        follow_errors(x, means, ERROR_RATE, self._heard, self._errors, errors)
-        stacked = np.stack([stacker.hear(x, means, errors) for stacker in self._stackers], axis=-1)
+        follow_errors(x, means, ERROR_RATE, self._frames, self._errors, errors)
+        stacked = np.stack(
+            [stacker.predict(x, means, errors) for stacker in self._stackers], axis=-1
+        )
         locations[:] = np.repeat(stacked, len(SCALE_RATES), axis=-1)
         mix(
             x,
@@ -125,13 +133,13 @@ class _Channel:
             self._rates,
             WEIGHT_MEMORY,
             LEAST_WEIGHT,
-            self._heard,
+            self._frames,
             self._running,
             self._log_weights,
             running,
             weights,
         )
-        self._heard += len(x)
+        self._frames += len(x)
 
 
 class _Stacker:
@@ -143,7 +151,7 @@ class _Stacker:
         self._vectors = np.zeros((3, experts))
         self._rows = np.zeros((RANK + 1, max(experts, RANK)))
 
-    def hear(
+    def predict(
         self,
         x: NDArray[np.float64],
         means: NDArray[np.float32],

@@ -117,7 +117,7 @@ def heard(model: Forecaster, song: Song, check: Check) -> tuple[Samples, list[fl
     for start in range(0, song.frames, BLOCK_FRAMES):
         check()
         block = np.ascontiguousarray(song.samples[start : start + BLOCK_FRAMES])
-        mixture = session.hear(block)
+        mixture = session.forecast_block(block)
         mean = mixture.mean
         predicted[start : start + BLOCK_FRAMES] = np.clip(np.rint(mean), -32768, 32767)
         power += np.sum(block.astype(np.float64) ** 2, axis=0)

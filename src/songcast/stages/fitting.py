@@ -16,7 +16,7 @@ from songcast.distributed import cluster
 from songcast.distributed.data_parallel import TensorflowTeam
 from songcast.errors import ParamsError
 from songcast.files import CHECKPOINTS, FEATURES, MODELS, PLOTS, atomic_path, root
-from songcast.forecasting.lstm import Lstm
+from songcast.forecasting.lstm import LstmForecaster
 from songcast.tracking import StageRun, stage_run
 from songcast.training.batches import CropSampler
 from songcast.training.checkpoint import Checkpoint
@@ -46,7 +46,7 @@ class Job:
     tags: dict[str, str] = field(default_factory=dict)
 
 
-def fit_and_log(job: Job, model: Lstm) -> list[SongFeatures]:
+def fit_and_log(job: Job, model: LstmForecaster) -> list[SongFeatures]:
     """Train ``model``, write models/STAGE and plots/STAGE.csv; return the songs' features."""
     params = job.params
     checkpoint = Checkpoint(root() / CHECKPOINTS / job.stage, job.fingerprint)
@@ -76,7 +76,7 @@ def fit_and_log(job: Job, model: Lstm) -> list[SongFeatures]:
 
 def open_crops(
     songs: Sequence[PreparedSong],
-    model: Lstm,
+    model: LstmForecaster,
     params: FitParams,
     folder: Path,
     engine: Engine = "local",
@@ -89,7 +89,7 @@ def open_crops(
     features = open_features(
         songs,
         model.front_end,
-        model.settings.frame,
+        model.settings.step_frames,
         folder,
         augmentations=params.augmentations,
         augmentation_seconds=params.augmentation_seconds,
@@ -108,7 +108,7 @@ def open_crops(
 
 
 def fit_on_cluster(
-    model: Lstm,
+    model: LstmForecaster,
     sampler: CropSampler,
     songs: Sequence[SongFeatures],
     settings: FitSettings,

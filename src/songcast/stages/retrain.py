@@ -16,7 +16,7 @@ from songcast.errors import ParamsError
 from songcast.files import METRICS, PREPARED, write_json
 from songcast.forecasting.keras_backend import import_keras
 from songcast.forecasting.loading import load_bundle
-from songcast.forecasting.lstm import Lstm
+from songcast.forecasting.lstm import LstmForecaster
 from songcast.registry.models import locate
 from songcast.stages import run_stage
 from songcast.stages.fitting import Job, fit_and_log, select_songs
@@ -32,7 +32,7 @@ def main() -> None:
     corpus = Corpus.open(Path(PREPARED).absolute())
     folder = locate(params.parent)
     parent = load_bundle(folder)
-    if not isinstance(parent, Lstm):
+    if not isinstance(parent, LstmForecaster):
         raise ParamsError(
             f"params.yaml: retrain.parent is {params.parent!r}, a {parent.name}; name an LSTM, "
             "such as models/train"
@@ -66,14 +66,14 @@ def main() -> None:
     write_json(Path(METRICS) / "retrain.json", report)
 
 
-def warm_start(parent: Lstm, negative_slope: float) -> Lstm:
+def warm_start(parent: LstmForecaster, negative_slope: float) -> LstmForecaster:
     """Return a copy of ``parent`` with its weights and another activation slope."""
     from songcast.forecasting.network import build_network
 
     settings = replace(parent.settings, negative_slope=negative_slope)
     network = build_network(settings)
     network.set_weights(parent.network.get_weights())
-    return Lstm(network, settings, parent.front_end, parent.continuation)
+    return LstmForecaster(network, settings, parent.front_end, parent.continuation)
 
 
 def replay_shares(
@@ -96,7 +96,7 @@ def replay_shares(
 
 
 def before_and_after(
-    corpus: Corpus, parent: Lstm, child: Lstm, songs: Sequence[SongFeatures]
+    corpus: Corpus, parent: LstmForecaster, child: LstmForecaster, songs: Sequence[SongFeatures]
 ) -> dict[str, dict[str, Any]]:
     """Measure both models on each song's validation passage: bits per sample and gain in dB."""
     from songcast.training.fit import validation_measures

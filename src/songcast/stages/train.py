@@ -12,7 +12,7 @@ from songcast.data.corpus import TRAIN, Corpus, PreparedSong
 from songcast.files import MODELS, PREPARED
 from songcast.forecasting.front_end import FrontEndSettings
 from songcast.forecasting.keras_backend import import_keras
-from songcast.forecasting.lstm import CONTINUATION, Lstm
+from songcast.forecasting.lstm import CONTINUATION, LstmForecaster
 from songcast.stages import run_stage
 from songcast.stages.fitting import Job, fit_and_log, select_songs
 from songcast.training.fingerprint import fingerprint
@@ -44,37 +44,37 @@ def main() -> None:
     fit_and_log(job, model)
 
 
-def new_model(params: TrainParams, songs: Sequence[PreparedSong]) -> Lstm:
+def new_model(params: TrainParams, songs: Sequence[PreparedSong]) -> LstmForecaster:
     """Return the untrained model of these params; its output is the front end's.
 
     A ridge front end is fitted on the songs' train passages.
     """
     import keras
 
-    from songcast.forecasting.filter_bank import ExpertSettings
+    from songcast.forecasting.filter_bank import FilterBankSettings
     from songcast.forecasting.network import NetworkSettings, build_network
     from songcast.forecasting.ridge import Ridge
-    from songcast.forecasting.stacking import Combiner
+    from songcast.forecasting.stacking import Stacking
 
     keras.utils.set_random_seed(params.seed)
     taps = None
     if params.front_end == "ridge":
         passages = (song.passage(TRAIN).samples for song in songs if TRAIN in song.splits)
         taps = Ridge.fit(passages, params.look_back, RIDGE_ALPHA).taps
-    experts = ExpertSettings.wide() if params.filter_bank == "wide" else ExpertSettings()
-    front_end = FrontEndSettings(kind=params.front_end, experts=experts, taps=taps)
+    experts = FilterBankSettings.wide() if params.filter_bank == "wide" else FilterBankSettings()
+    front_end = FrontEndSettings(kind=params.front_end, filter_bank=experts, taps=taps)
     settings = NetworkSettings(
         experts=len(front_end.expert_names),
-        mixtures=Combiner.components,
+        mixtures=Stacking.components,
         look_back=params.look_back,
-        frame=params.step_frames,
+        step_frames=params.step_frames,
         units=params.units,
         layers=params.layers,
         head_units=params.head_units,
         activation=params.activation,
         negative_slope=params.negative_slope,
     )
-    return Lstm(build_network(settings), settings, front_end)
+    return LstmForecaster(build_network(settings), settings, front_end)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from songcast.continuation.features import (
 )
 from songcast.data.corpus import PreparedSong
 from songcast.errors import CorpusError
-from songcast.forecasting.prefetch import ahead
+from songcast.forecasting.prefetch import prefetch
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -235,5 +235,5 @@ def batches(
     sampler: Sampler, epoch: int, count: int
 ) -> Iterator[tuple[list[NDArray[np.generic]], F32]]:
     """Yield the batches of an epoch; a thread makes the next one while the last is learned."""
-    for _, batch in ahead(partial(sampler.batch, epoch), range(count)):
+    for _, batch in prefetch(partial(sampler.batch, epoch), range(count)):
         yield batch

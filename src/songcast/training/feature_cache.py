@@ -243,7 +243,7 @@ def _compute(passage: _Passage, settings: FrontEndSettings, step_frames: int, fo
     maps: dict[str, Any] = {}
     for start in range(0, frames, BLOCK_FRAMES):
         block = np.ascontiguousarray(samples[start : min(start + BLOCK_FRAMES, frames)])
-        found = features.extract(front_end.hear(block), step_frames)
+        found = features.extract(front_end.encode(block), step_frames)
         for name, dtype in DTYPES.items():
             stream = getattr(found, name)
             rows, at = (
@@ -268,5 +268,5 @@ def _reserve(path: Path) -> None:
 
 def _digest(passage: _Passage, settings: FrontEndSettings, step_frames: int) -> str:
     taps = {n: t.tolist() for n, t in (settings.taps or {}).items()}
-    said = [FORMAT, passage.key, settings.kind, settings.experts.key(), taps, step_frames]
+    said = [FORMAT, passage.key, settings.kind, settings.filter_bank.key(), taps, step_frames]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]

@@ -21,7 +21,7 @@ from songcast.errors import ParamsError
 from songcast.forecasting.keras_backend import import_keras
 from songcast.forecasting.lstm import absolute_mixture
 from songcast.forecasting.network import code_length_bits
-from songcast.forecasting.prefetch import ahead
+from songcast.forecasting.prefetch import prefetch
 from songcast.training.batches import Batch, CropSampler, passage_batches
 from songcast.training.checkpoint import Checkpoint
 from songcast.training.feature_cache import SongFeatures
@@ -232,5 +232,5 @@ def _batches(
 ) -> Iterator[Batch]:
     """Yield the batches of an epoch; a thread reads the next one while the last is learned."""
     draw = partial(sampler.batch, epoch, rank=team.rank, workers=team.workers)
-    for _, batch in ahead(draw, range(settings.steps_per_epoch)):
+    for _, batch in prefetch(draw, range(settings.steps_per_epoch)):
         yield batch
