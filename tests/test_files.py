@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from songcast.files import atomic_folder, atomic_path, disk_fault, sweep
+from songcast.errors import disk_fault
+from songcast.files import atomic_folder, atomic_path, sweep
 
 
 def write(folder, text):
@@ -83,8 +84,8 @@ def test_half_written_files_of_the_dead_are_swept_and_those_of_the_living_stay(t
     ("number", "said"),
     [
         (errno.ENOSPC, "a.txt: the disk is full; free some space and run it again"),
-        (errno.EROFS, "a.txt: may not be written or read (said); check permissions"),
-        (errno.EACCES, "a.txt: may not be written or read (said); check permissions"),
+        (errno.EROFS, "a.txt: cannot be read or written (said); check permissions"),
+        (errno.EACCES, "a.txt: cannot be read or written (said); check permissions"),
         (errno.EIO, None),
     ],
 )

@@ -1,13 +1,11 @@
 """The command line.
 
-Exit codes: 0 done, 2 the user's mistake, or a disk that is full or may not be written (one line
-on stderr), 130 interrupted; an unexpected exception is our bug, keeps its traceback and exits
-with 1.
+Exit codes: 0 success, 2 invalid input or a full or inaccessible disk (one line on stderr),
+130 interrupted, 1 a bug (with its traceback).
 """
 
 import argparse
 import io
-import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -27,12 +25,10 @@ from songcast.commands import (
     serve,
     summary,
     sweep,
-    sync,
     trace,
     ui,
 )
-from songcast.errors import SongcastError
-from songcast.files import disk_fault
+from songcast.errors import INVALID_INPUT, run_program
 from songcast.forecasting.keras_backend import prepare_backend
 
 COMMANDS = (
@@ -48,52 +44,30 @@ COMMANDS = (
     trace,
     reproduce,
     sweep,
-    sync,
     serve,
     ui,
     summary,
 )
-USER_MISTAKE, INTERRUPTED, CLOSED_PIPE = 2, 130, 141
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are one line."""
+    """An argument parser that reports errors in one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Print the one line and exit with 2."""
+        """Print the line and exit with 2."""
         line = " ".join(message.split())
         print(f"{self.prog}: {line}; see `{self.prog} --help`", file=sys.stderr)
-        sys.exit(USER_MISTAKE)
+        sys.exit(INVALID_INPUT)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command that ``arguments`` (default: those of the process) name."""
+    """Run a command and return its exit code; ``arguments`` default to those of the process."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a song's name may not fit the terminal's code
+        if isinstance(stream, io.TextIOWrapper):  # the terminal may be unable to encode a name
             stream.reconfigure(errors="backslashreplace")
     prepare_backend()
     parsed = build_parser().parse_args(arguments)
-    prog = f"songcast {parsed.command}"
-    try:
-        code: int = parsed.run(parsed)
-        sys.stdout.flush()
-    except SongcastError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        return USER_MISTAKE
-    except KeyboardInterrupt:
-        print(f"{prog}: stopped", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:  # the reader, `head` for one, has had enough
-        _silence_stdout()
-        return CLOSED_PIPE
-    except Exception as error:
-        line = disk_fault(error)
-        if line is None:
-            raise
-        _silence_stdout()
-        print(f"{prog}: {line}", file=sys.stderr)
-        return USER_MISTAKE
-    return code
+    return run_program(f"songcast {parsed.command}", lambda: parsed.run(parsed))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -101,7 +75,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="songcast",
         description="Learns songs from their raw amplitude and predicts what comes next.",
-        epilog="example:\n  songcast score song.mp3\n\n`songcast COMMAND --help` tells the rest.",
+        epilog="example:\n  songcast score song.mp3\n\n"
+        "`songcast COMMAND --help` describes a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -110,11 +85,6 @@ def build_parser() -> argparse.ArgumentParser:
     for command in COMMANDS:
         command.add(subparsers)
     return parser
-
-
-def _silence_stdout() -> None:
-    """Drop what is still buffered: Python would try, and complain, once more at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Files and folders that are either whole or not there."""
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -96,23 +95,6 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def disk_fault(error: BaseException) -> str | None:
-    """Return the one line for an error that the disk caused, None where it was not the disk.
-
-    Libraries wrap what the system said, so the errors behind ``error`` are looked at too.
-    """
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError):
-            place = f"{cause.filename}: " if cause.filename else ""
-            if cause.errno in (errno.ENOSPC, errno.EDQUOT):
-                return f"{place}the disk is full; free some space and run it again"
-            if cause.errno in (errno.EROFS, errno.EACCES):
-                return f"{place}may not be written or read ({cause.strerror}); check permissions"
-        cause = cause.__cause__ or cause.__context__
-    return None
-
-
 def _put_back(aside: Path, target: Path) -> None:
     if aside.exists() and not target.exists():
         aside.rename(target)
@@ -162,7 +144,6 @@ METRICS = "metrics"
 PLOTS = "plots"
 LISTENING = "listening"
 REPORT = "report.html"
-MLRUNS = "mlruns"
 FEATURES = "features"
 CHECKPOINTS = "checkpoints"
 PARAMS = "params.yaml"

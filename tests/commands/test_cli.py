@@ -492,7 +492,7 @@ def fail_with(monkeypatch, error):
 def test_ctrl_c_exits_with_130_and_a_bug_keeps_its_traceback(monkeypatch, capfd):
     fail_with(monkeypatch, KeyboardInterrupt())
     assert cli.main(["models"]) == 130
-    assert capfd.readouterr() == ("", "songcast models: stopped\n")
+    assert capfd.readouterr() == ("", "songcast models: interrupted\n")
     fail_with(monkeypatch, ZeroDivisionError("ours"))
     with pytest.raises(ZeroDivisionError):
         cli.main(["models"])
@@ -519,9 +519,9 @@ def test_a_full_disk_under_the_output_is_one_line():
 
 
 def test_what_may_not_be_read_is_one_line(monkeypatch, capfd):
-    fail_with(monkeypatch, PermissionError(13, "Permission denied", "mlruns/undelivered"))
+    fail_with(monkeypatch, PermissionError(13, "Permission denied", "mlruns"))
     line = refusal(capfd, "models")
-    assert "mlruns/undelivered: may not be written or read (Permission denied)" in line
+    assert "mlruns: cannot be read or written (Permission denied)" in line
 
 
 # The terminal and the backend
@@ -529,21 +529,29 @@ def test_what_may_not_be_read_is_one_line(monkeypatch, capfd):
 
 def test_a_watched_forecast_is_the_forecast(chord):
     model, seen = songcast.load("persistence"), []
-    plain = forecasting.forecast(model, chord, "", None)
-    watched = forecasting.forecast(model, chord, "what", lambda what, s: seen.append((what, s)))
+    plain = model.forecast(chord)
+    watched = forecasting.forecast(model, chord, "what", lambda **kinds: seen.append(kinds))
     np.testing.assert_array_equal(watched.mean, plain.mean)
     np.testing.assert_array_equal(watched.bits, plain.bits)
-    assert {what for what, _ in seen} == {"what"}
-    assert sum(seconds for _, seconds in seen) == pytest.approx(chord.seconds)
+    assert {update["description"] for update in seen} == {"what"}
+    assert sum(update["advance"] for update in seen) == pytest.approx(chord.seconds)
 
 
 def test_progress_is_silent_off_a_terminal_and_shown_on_one(monkeypatch, capsys):
-    with console.progress(1.0) as advance:
-        assert advance is None
+    def run():
+        with console.progress("score", 2.0, "s of song") as update:
+            update(advance=1.0, description="a [song]")
+            console.note("a line")
+        return capsys.readouterr()
+
+    assert run() == ("", "songcast: a line\n")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with console.progress(2.0) as advance:
-        advance("a [song]", 1.0)
-    assert capsys.readouterr().out == ""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    out, err = run()
+    assert out == ""
+    assert "a [song]" in err
+    assert "songcast: a line" in err
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -555,7 +563,7 @@ def test_start_up_chatter_is_dropped_and_all_else_passed_on(fails):
         "To enable the following instructions: AVX2 FMA\n"
     )
     script = (
-        "import os, sys; from songcast.backend import quiet_startup\n"
+        "import os, sys; from songcast.forecasting.keras_backend import quiet_startup\n"
         "with quiet_startup():\n"
         f"    os.write(2, {chatter.encode()!r} + b'disk is full\\n')\n"
         "    print('from python', file=sys.stderr)\n"
@@ -576,7 +584,7 @@ def test_the_backend_that_the_user_chose_stays(monkeypatch):
 
 def test_the_package_offers_its_names_lazily():
     assert set(songcast.__all__) <= set(dir(songcast))
-    assert songcast.Song.__module__ == "songcast.audio"
+    assert songcast.Song.__module__ == "songcast.audio.songs"
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         songcast.nothing  # noqa: B018
 

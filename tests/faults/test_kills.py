@@ -25,7 +25,7 @@ def test_a_stage_that_is_terminated_says_so_and_marks_its_run_as_killed(at):
             break
     process.send_signal(signal.SIGTERM)
     said = process.communicate()[0].splitlines()
-    assert (process.returncode, said[-1]) == (130, "songcast train: stopped")
+    assert (process.returncode, said[-1]) == (130, "songcast train: interrupted")
     assert pipeline.runs()["train", "KILLED"] == 1
     assert pipeline.runs()["pipeline", "KILLED"] == 1
     pipeline.run_stage("train")

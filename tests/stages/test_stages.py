@@ -360,7 +360,7 @@ def test_a_baseline_as_parent_and_a_song_that_is_not_there_are_clear_errors(home
     ("error", "code", "said"),
     [
         (ParamsError("params.yaml: x is unknown"), 2, "params.yaml: x is unknown\n"),
-        (KeyboardInterrupt(), 130, "stopped\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
         (
             OSError(errno.ENOSPC, "said", "a.npy"),
             2,

@@ -62,13 +62,12 @@ def run(arguments: argparse.Namespace) -> int:
     stream = continuer.stream_song(song, arguments.seconds, arguments.temperature, arguments.seed)
     primed = time.perf_counter()
     blocks, done_seconds = [], 0.0
-    with console.progress(arguments.seconds) as advance:
+    with console.progress(uri, arguments.seconds, "s of song") as update:
         for block in stream:
             blocks.append(block)
             done_seconds += len(block) / song.sample_rate_hz
-            if advance:
-                factor = done_seconds / (time.perf_counter() - primed)
-                advance(f"{factor:.1f} x real time", len(block) / song.sample_rate_hz)
+            factor = done_seconds / (time.perf_counter() - primed)
+            update(completed=done_seconds, description=f"{factor:.1f} x real time")
     took = time.perf_counter() - primed
     more = np.concatenate(blocks)
     whole = more if arguments.only else np.concatenate([song.samples, more])

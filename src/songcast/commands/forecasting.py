@@ -21,7 +21,7 @@ from songcast.tracking.store import database, tracking_uri
 CHAMPION_URI = f"{REGISTRY_SCHEME}{NAME}@{CHAMPION}"
 FITTED = ("ridge", "notebook")
 
-Advance = Callable[[str, float], None] | None
+Update = Callable[..., None]  # of console.progress
 
 
 def load_model(uri: str) -> Forecaster:
@@ -62,11 +62,11 @@ def require_registry(uri: str = f"{REGISTRY_SCHEME}{NAME}") -> None:
         )
 
 
-def forecast(model: Forecaster, song: Song, what: str, advance: Advance) -> Forecast:
-    """Forecast ``song``, telling ``advance`` (see ``terminal.progress``) of every block."""
-    if advance is None or type(model).forecast is not Forecaster.forecast:
+def forecast(model: Forecaster, song: Song, what: str, update: Update) -> Forecast:
+    """Forecast ``song`` and report each block to ``update``, see ``console.progress``."""
+    if type(model).forecast is not Forecaster.forecast:
         return model.forecast(song)
-    return _Watched(model, what, advance).forecast(song)
+    return _Watched(model, what, update).forecast(song)
 
 
 def clipped_mean(result: Forecast, like: Song) -> Song:
@@ -79,15 +79,15 @@ def clipped_mean(result: Forecast, like: Song) -> Song:
 class _Watched(Forecaster):
     """A forecaster whose progress is seen."""
 
-    def __init__(self, model: Forecaster, what: str, advance: Callable[[str, float], None]) -> None:
+    def __init__(self, model: Forecaster, what: str, update: Update) -> None:
         self.name = model.name
-        self._model, self._what, self._advance = model, what, advance
+        self._model, self._what, self._update = model, what, update
 
     def session(self, channels: int, sample_rate_hz: int) -> ForecastSession:
         inner = self._model.session(channels, sample_rate_hz)
 
         def heard(frames: int) -> None:
-            self._advance(self._what, frames / sample_rate_hz)
+            self._update(description=self._what, advance=frames / sample_rate_hz)
 
         return _WatchedSession(inner, heard)
 

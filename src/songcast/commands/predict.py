@@ -36,9 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
     source, target, seconds = check_song_and_output(arguments)
     uri = arguments.model or CHAMPION_URI
     model = load_model(uri)
-    with console.song_warnings_as_lines(), console.progress(seconds) as advance:
+    with console.song_warnings_as_lines(), console.progress("", seconds, "s of song") as update:
         song = read_song(source)
-        result = forecast(model, song, f"{song.name}, {uri}", advance)
+        result = forecast(model, song, f"{song.name}, {uri}", update)
     write_song(clipped_mean(result, song), target)
     gains = " and ".join(console.number(gain, 2) for gain in result.prediction_gain_db.tolist())
     print(

@@ -11,7 +11,7 @@ from songcast.commands import SONG_HELP, Subparsers, add_command
 
 if TYPE_CHECKING:
     from songcast.audio.songs import Song
-    from songcast.commands.forecasting import Advance
+    from songcast.commands.forecasting import Update
     from songcast.forecasting.forecaster import Forecaster
 
 GAINS = {1: ["gain dB"], 2: ["left dB", "right dB"]}
@@ -51,9 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
     models = named_models(arguments.model) if arguments.model else default_models()
     with (
         console.song_warnings_as_lines(),
-        console.progress(seconds * len(models)) as advance,
+        console.progress("", seconds * len(models), "s of song") as update,
     ):
-        scores = [score_song(path, read_song(path), models, advance) for path in arguments.songs]
+        scores = [score_song(path, read_song(path), models, update) for path in arguments.songs]
     if arguments.json:
         console.print_json({"songs": scores})
     else:
@@ -92,7 +92,7 @@ def default_models() -> dict[str, "Forecaster"]:
 
 
 def score_song(
-    path: str, song: "Song", models: Mapping[str, "Forecaster"], advance: "Advance"
+    path: str, song: "Song", models: Mapping[str, "Forecaster"], update: "Update"
 ) -> dict[str, Any]:
     """Return one entry of the JSON document. Raises ``AudioError``."""
     return {
@@ -100,17 +100,17 @@ def score_song(
         "frames": song.frames,
         "channels": song.channels,
         "sample_rate_hz": song.sample_rate_hz,
-        "forecasters": {n: measured(n, model, song, advance) for n, model in models.items()},
+        "forecasters": {n: measured(n, model, song, update) for n, model in models.items()},
     }
 
 
-def measured(name: str, model: "Forecaster", song: "Song", advance: "Advance") -> dict[str, Any]:
+def measured(name: str, model: "Forecaster", song: "Song", update: "Update") -> dict[str, Any]:
     """Forecast ``song`` and return gain, bits, lag and the seconds that forecasting took."""
     from songcast.commands.forecasting import forecast
     from songcast.forecasting.metrics import lag_samples
 
     start = time.perf_counter()
-    result = forecast(model, song, f"{song.name}, {name}", advance)
+    result = forecast(model, song, f"{song.name}, {name}", update)
     seconds = time.perf_counter() - start
     return {
         "prediction_gain_db": [_finite(gain) for gain in result.prediction_gain_db],

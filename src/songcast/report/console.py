@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from rich import box
 from rich.console import Console
@@ -91,26 +92,21 @@ def song_warnings_as_lines() -> Iterator[None]:
 
 
 @contextmanager
-def progress(seconds: float) -> Iterator[Callable[[str, float], None] | None]:
-    """Yield ``advance(what, seconds)`` that moves a bar over ``seconds`` of song.
+def progress(label: str, total: float, unit: str) -> Iterator[Callable[..., None]]:
+    """Show a bar with the time left on stderr, if that is a terminal.
 
-    Yields None where stderr is no terminal: nobody watches.
+    Yields ``update(advance=..., completed=..., description=...)``, all of them optional:
+    ``advance`` and ``completed`` count in ``unit``, and ``description`` replaces ``label``.
+    Log lines and ``note`` scroll above the bar.
     """
-    if not sys.stderr.isatty():
-        yield None
-        return
     with Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("{task.completed:.0f} of {task.total:.0f} s of song"),
+        TextColumn(f"{{task.completed:.0f}} of {{task.total:.0f}} {unit}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
+        disable=not sys.stderr.isatty(),
     ) as bar:
-        task = bar.add_task("", total=seconds)
-
-        def advance(what: str, seconds: float) -> None:
-            bar.update(task, description=what, advance=seconds)
-
-        yield advance
+        yield partial(bar.update, bar.add_task(label, total=total))

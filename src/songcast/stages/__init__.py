@@ -1,45 +1,41 @@
-"""The stages of the pipeline: ``python -m songcast.stages.NAME``, one ``main()`` each."""
+"""The stages of the DVC pipeline: ``python -m songcast.stages.NAME``, one ``main()`` each.
+
+A stage reads params.yaml and the outputs of earlier stages, and writes its outputs as files.
+"""
 
 import logging
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import TextIO
 
-from songcast.errors import SongcastError
-from songcast.files import METRICS, PLOTS, disk_fault, sweep
-
-USER_MISTAKE, INTERRUPTED = 2, 130
+from songcast.errors import run_program
+from songcast.files import METRICS, PLOTS, sweep
 
 
 def run_stage(main: Callable[[], int | None]) -> None:
-    """Run a stage's ``main`` as a program: plain log lines on stderr, a user's mistake as one.
+    """Run a stage's ``main`` as a program, with log lines on stderr, and exit.
 
-    Exits with 2 after ``songcast STAGE: MESSAGE`` for a ``SongcastError`` and for a disk that is
-    full or may not be written, with 130 when interrupted or terminated; any other exception is
-    our bug and keeps its traceback (exit 1).
+    The exit codes are those of ``errors.run_program``; SIGTERM counts as an interruption.
     """
     stage = Path(main.__code__.co_filename).stem
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(message)s", handlers=[_Stderr()])
     logging.getLogger("songcast").setLevel(logging.INFO)
-    # As Ctrl-C: what is open is closed, and the MLflow run is marked as killed.
+    # As Ctrl-C: open files are closed, and the MLflow run is marked as killed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+
+    def program() -> int | None:
         for folder in (".", METRICS, PLOTS):
             sweep(Path(folder))
-        sys.exit(main())
-    except SongcastError as error:
-        _leave(USER_MISTAKE, f"songcast {stage}: {error}")
-    except KeyboardInterrupt:
-        _leave(INTERRUPTED, f"songcast {stage}: stopped")
-    except Exception as error:
-        line = disk_fault(error)
-        if line is None:
-            raise
-        _leave(USER_MISTAKE, f"songcast {stage}: {line}")
+        return main()
+
+    sys.exit(run_program(f"songcast {stage}", program))
 
 
-def _leave(code: int, line: str) -> NoReturn:
-    print(line, file=sys.stderr)
-    sys.exit(code)
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Writes to the present ``sys.stderr``: a progress bar replaces it, to scroll lines above."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from songcast.errors import SongcastError, TrackingError
-from songcast.files import disk_fault, root
+from songcast.errors import SongcastError, TrackingError, disk_fault
+from songcast.files import root
 
 EXPERIMENT = "songcast"
 SQLITE = "sqlite:///"
