@@ -17,7 +17,7 @@ STORE := $(or $(MLFLOW_TRACKING_URI),embedded)
 IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONUNBUFFERED=1
 QUICK := -q -n logical --maxprocesses 4 --dist worksteal -m "not slow and not browser and not faults"
 
-.PHONY: help run test coverage test-slow test-faults test-browser check audit format readme lock gpu verify ui clean writable FORCE
+.PHONY: help run test coverage test-slow test-faults test-browser check format lock gpu ui clean writable FORCE
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -27,7 +27,6 @@ run: writable $(INSTALLED) $(PULLED)  ## songs to evaluated, registered models; 
 	if [ "$$(cat $(REGISTRY) 2>/dev/null)" != "$$store" ] \
 		|| { [ '$(STORE)' = embedded ] && [ ! -f mlruns/mlflow.db ]; }; \
 	then rm -f registered.json; fi; \
-	$(BIN)/python -m songcast.dvc_files; \
 	$(IN_VENV) $(BIN)/python -m dvc repro | $(WITHOUT_CHATTER) && mkdir -p mlruns \
 		&& echo "$$store" > $(REGISTRY)
 	@echo
@@ -61,14 +60,8 @@ test-browser: $(INSTALLED)  ## the tests in a real browser; installs Debian's ch
 check: $(INSTALLED)  ## lint, format, types; changes nothing
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-audit: $(INSTALLED)  ## what songcast rests on: known vulnerabilities, licences, bill of materials
-	@$(BIN)/python benchmarks/dependencies.py
-
 format: $(INSTALLED)  ## format the code and correct what can be corrected
 	@$(BIN)/ruff check -q --fix . ; $(BIN)/ruff format .
-
-readme: $(INSTALLED)  ## put the measured result table into README.md
-	@$(BIN)/python benchmarks/readme_table.py
 
 lock: $(INSTALLED)  ## write requirements.lock anew from pyproject.toml
 	@test -x "$(UV)" || { $(PYTHON) -m venv .venv/uv && .venv/uv/bin/pip install -q uv; }
@@ -81,14 +74,6 @@ gpu: $(INSTALLED)  ## add the CUDA libraries for TensorFlow, within the locked v
 	@sed -E '/^ +--hash/d; s/ \\$$//' requirements.lock > .venv/constraints.txt
 	@$(UV) pip install --python $(BIN)/python -c .venv/constraints.txt "tensorflow[and-cuda]"
 	@$(BIN)/python -c 'import os; os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"; import tensorflow as tf; print("GPUs that TensorFlow sees:", [d.name for d in tf.config.list_physical_devices("GPU")] or "none")'
-
-# Named by its MD5: 2 digits for the folder, 30 for the file, and for the list of a folder `.dir`.
-verify:  ## hash every file in DVC's cache: is it still what its name says?
-	@cache="$$($(IN_VENV) dvc cache dir)/files/md5"; \
-	[ -d "$$cache" ] || { echo "$$cache: nothing is there yet"; exit; }; find "$$cache" -type f \
-		| sed -nE 's|^(.*/(..)/([0-9a-f]{30})(\.dir)?)$$|\2\3  \1|p' | md5sum --check --quiet \
-		&& echo "every file in $$cache is what its name says" \
-		|| { echo "remove what is named above; the songs come back by: rm -r data; dvc pull" >&2; exit 2; }
 
 ui: $(INSTALLED)  ## open the MLflow UI on the embedded store
 	@$(BIN)/songcast ui

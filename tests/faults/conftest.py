@@ -1,10 +1,10 @@
-"""A small pipeline that ran once, undisturbed; each test spoils it in its own way."""
+"""A small pipeline that ran once undisturbed; each test disturbs it in another way."""
 
 from pathlib import Path
 
 import pytest
 
-from small_pipeline import Pipeline, rehearse
+from helpers.small_pipeline import Pipeline, rehearse
 
 
 def pytest_collection_modifyitems(items):
@@ -16,7 +16,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def rehearsed(tmp_path_factory):
-    """The pipeline and, by stage, what it is like undisturbed."""
+    """The pipeline and the undisturbed run of each stage."""
     scratch = tmp_path_factory.mktemp("rehearsed")
     pipeline = Pipeline.build(scratch / "repository")
     return pipeline, rehearse(pipeline, scratch)
@@ -24,7 +24,7 @@ def rehearsed(tmp_path_factory):
 
 @pytest.fixture
 def at(rehearsed):
-    """``at(stage)``: the pipeline as it is before ``stage``, and the stage's rehearsal."""
+    """``at(stage)`` returns the pipeline as it is before ``stage`` and the undisturbed run."""
     pipeline, rehearsals = rehearsed
 
     def before(stage):

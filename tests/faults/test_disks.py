@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from faults import differences
-from small_pipeline import STAGES, Pipeline
+from helpers.kills import differences
+from helpers.small_pipeline import STAGES, Pipeline
 
 KIB = 1024
 # What is left of the disk: in the middle of what the stage writes.

@@ -77,33 +77,6 @@ def test_a_song_that_rotted_in_the_remote_is_not_delivered(emptied):
     assert songs(emptied) == {}
 
 
-def test_a_song_that_rotted_in_the_cache_is_named_and_pulled_again(shared, emptied):
-    assert dvc(emptied, "pull", "data.dvc") == (0, "")
-    verify = ["make", "-s", "-f", ROOT / "Makefile", "verify"]
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-
-    def verified():
-        return subprocess.run(
-            verify, cwd=emptied, env=environment, capture_output=True, text=True, check=False
-        )
-
-    assert verified().returncode == 0
-    rotten = next((emptied / ".dvc" / "cache" / "files" / "md5").glob("??/*[0-9a-f]"))
-    content = bytearray(rotten.read_bytes())
-    content[1000] ^= 1
-    rotten.chmod(0o644)
-    rotten.write_bytes(content)
-    found = verified()
-    assert found.returncode == 2
-    assert f"{rotten}: FAILED" in found.stdout
-    assert "dvc pull" in found.stderr
-    rotten.unlink()
-    shutil.rmtree(emptied / "data")
-    assert dvc(emptied, "pull", "data.dvc") == (0, "")
-    assert verified().returncode == 0
-    assert songs(emptied) == songs(shared)
-
-
 def test_a_pull_that_was_killed_is_finished_by_the_next(shared, emptied):
     pulling = start_dvc(emptied, "pull", "data.dvc")
     while pulling.poll() is None and not list((emptied / ".dvc").glob("cache/files/md5/*/*")):

@@ -1,4 +1,4 @@
-"""Parameters for a pipeline that runs in seconds."""
+"""Values of params.yaml for a pipeline that runs in seconds."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ FIT = {
     "crop_frames": 512,
     "learning_rate": 3e-3,
 }
-# What differs from the repository's own params.yaml.
+# The differences from params.yaml, by section.
 SMALL = {
     "prepare": {
         "sample_rate_hz": RATE_HZ,
@@ -48,6 +48,7 @@ SMALL = {
         **FIT,
         "exclude": [],
         "front_end": "cascade",
+        "filter_bank": "cascade",
         "look_back": 8,
         "step_frames": 16,
         "units": 6,

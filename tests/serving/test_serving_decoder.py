@@ -7,7 +7,7 @@ import signal
 import numpy as np
 import pytest
 
-from hostile_uploads import short_songs, uploads
+from helpers.hostile_uploads import short_songs, uploads
 from songcast.audio.songs import Song, write_song
 from songcast.errors import AudioError
 from songcast.serving.decoder import Decoder

@@ -14,8 +14,8 @@ import httpx
 import psutil
 import pytest
 
+from helpers.hostile_uploads import short_songs, uploads
 from helpers.small_models import ridge
-from hostile_uploads import short_songs, uploads
 
 # All of them: SONGCAST_MUTATED_UPLOADS=10000
 COUNT = int(os.environ.get("SONGCAST_MUTATED_UPLOADS", "2000"))

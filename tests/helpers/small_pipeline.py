@@ -1,4 +1,4 @@
-"""A whole pipeline of seconds, in a folder of its own, for faults to be tried on."""
+"""A complete pipeline on two short songs that runs in seconds, in a temporary repository."""
 
 import contextlib
 import hashlib
@@ -18,32 +18,13 @@ from typing import Any
 import numpy as np
 import yaml
 
+from helpers.small_params import PARAMS, RATE_HZ
 from songcast.audio.songs import Song, write_song
-from songcast.tracking.dvc_files import mend
 
-ROOT = Path(__file__).parents[1]
-RATE_HZ = 8000
+ROOT = Path(__file__).parents[2]
 STAGES = tuple(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
 COPIED = ("src", ".dvc", "dvc.yaml", ".dvcignore", "requirements.lock", "pyproject.toml")
-# A pipeline of seconds: what differs from params.yaml, section by section.
-FIT = {"epochs": 2, "steps_per_epoch": 4, "batch_size": 4, "crop_frames": 512}
-SMALL: dict[str, dict[str, Any]] = {
-    "prepare": {
-        **{"sample_rate_hz": RATE_HZ, "guard_seconds": 0.05},
-        **{"train_fraction": 0.6, "validation_fraction": 0.2, "test_fraction": 0.2},
-    },
-    "baselines": {"look_back": 8},
-    "continuation": {
-        **{"look_back": 8, "slow_units": 4, "fast_units": 4, "head_units": [6, 4]},
-        **{"holdout_seconds": 0.5, "examples": 4, "epochs": 2, "steps_per_epoch": 2},
-        **{"batch_size": 2, "crop_steps": 1},
-    },
-    "train": {**FIT, "filter_bank": "cascade", "look_back": 8, "units": 6, "head_units": [8, 6]},
-    "retrain": FIT,
-    "evaluate": {"listening_seconds": 0.25},
-}
-NOTEBOOK = {"look_back": 3, "activation": "leaky_relu", "epochs": 1, "windows_per_epoch": 500}
-# Never part of the result: caches, and what MLflow and DVC keep for themselves.
+# Caches, code and the stores of MLflow and DVC are not results of the pipeline.
 ASIDE = {".git", ".dvc", "mlruns", "features", "checkpoints", "src", "__pycache__"}
 
 
@@ -65,11 +46,8 @@ class Pipeline:
         for ignored in (".gitignore", "models/.gitignore"):
             (folder / ignored).parent.mkdir(exist_ok=True)
             shutil.copy(ROOT / ignored, folder / ignored)
-        sections = yaml.safe_load((ROOT / "params.yaml").read_text())
-        for section, values in SMALL.items():
-            sections[section] |= values
-        sections["baselines"]["notebook"] = NOTEBOOK
-        (folder / "params.yaml").write_text(yaml.safe_dump(sections))
+        params = {**PARAMS, "retrain": {**PARAMS["retrain"], "songs": []}}
+        (folder / "params.yaml").write_text(yaml.safe_dump(params))
         (folder / "data").mkdir()
         for seed, name in enumerate(("first", "second")):
             write_song(chord(24000, seed, name), folder / "data" / f"{name}.wav")
@@ -91,7 +69,7 @@ class Pipeline:
 
     @property
     def environment(self) -> dict[str, str]:
-        """A process's environment: the repository's own code, nothing shared with others."""
+        """Environment variables: the code and caches of this repository only."""
         hidden = ("MLFLOW_TRACKING_URI", "DVC_ROOT", "DVC_EXP_NAME")
         kept = {k: v for k, v in os.environ.items() if k not in hidden}
         path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
@@ -104,7 +82,7 @@ class Pipeline:
         }
 
     def start(self, *command: str) -> "subprocess.Popen[str]":
-        """Start a command here, leader of its own group, stdout and stderr in one pipe."""
+        """Start a command in the folder as a process group; stdout and stderr share one pipe."""
         return subprocess.Popen(
             command,
             cwd=self.folder,
@@ -116,12 +94,11 @@ class Pipeline:
         )
 
     def start_stage(self, stage: str) -> "subprocess.Popen[str]":
-        """Start a stage as `make run` does, and no other."""
-        mend(self.folder)
+        """Start one stage as `make run` does."""
         return self.start(*self.dvc, "repro", "--single-item", stage)
 
     def running(self, stage: str) -> "subprocess.Popen[str]":
-        """Start a stage as `make run` does; return when DVC has started it."""
+        """Start a stage as `make run` does; return once DVC has started it."""
         process = self.start_stage(stage)
         assert process.stdout is not None
         for line in process.stdout:
@@ -134,22 +111,22 @@ class Pipeline:
         return self.start(sys.executable, "-m", f"songcast.stages.{stage}")
 
     def run_stage(self, stage: str) -> tuple[float, float]:
-        """Run a stage undisturbed; return its seconds, and those before DVC started it."""
-        began, before, said = time.monotonic(), 0.0, []
+        """Run a stage undisturbed; return its duration and the time until DVC started it."""
+        began, before, output = time.monotonic(), 0.0, []
         with self.start_stage(stage) as process:
             assert process.stdout is not None
             for line in process.stdout:
-                said.append(line)
+                output.append(line)
                 if line.startswith("Running stage"):
                     before = time.monotonic() - began
         if process.returncode:
-            raise RuntimeError(f"{stage} failed: {''.join(said)}")
+            raise RuntimeError(f"{stage} failed: {''.join(output)}")
         return time.monotonic() - began, before
 
     def kill_stage(self, stage: str, after_seconds: float) -> float | None:
-        """Kill a stage, with DVC, so long after DVC started it.
+        """Kill a stage and DVC ``after_seconds`` after DVC started the stage.
 
-        Returns the seconds it took where it ended before that, None where it was killed.
+        Returns None, or the duration of the stage if it ended earlier.
         """
         with self.running(stage) as process:
             began = time.monotonic()
@@ -166,12 +143,12 @@ class Pipeline:
         shutil.copytree(self.folder, copy, symlinks=True)
 
     def restore(self, copy: Path) -> None:
-        """Make the folder what it was when ``copy`` was made."""
+        """Restore the folder from ``copy``."""
         shutil.rmtree(self.folder)
         shutil.copytree(copy, self.folder, symlinks=True)
 
     def results(self) -> dict[str, str]:
-        """Return the sha256 of each file that the pipeline makes or keeps."""
+        """Return the sha256 of each input and output of the pipeline, by path."""
         return {
             path.relative_to(self.folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(self.folder.rglob("*"))
@@ -179,20 +156,20 @@ class Pipeline:
         }
 
     def half_written(self) -> list[str]:
-        """Return temporary files and folders of ours, anywhere."""
+        """Return the temporary files and folders that songcast left anywhere."""
         patterns = (".songcast-*", ".*.writing", ".*.replaced", ".mlflow.db.*")
-        found = [path for pattern in patterns for path in self.folder.rglob(pattern)]
-        found += self.folder.glob("features/.*-*")
-        return sorted(path.relative_to(self.folder).as_posix() for path in found)
+        paths = [path for pattern in patterns for path in self.folder.rglob(pattern)]
+        paths += self.folder.glob("features/.*-*")
+        return sorted(path.relative_to(self.folder).as_posix() for path in paths)
 
     def unfinished(self) -> list[str]:
-        """Return what a stage keeps to go on from when it was stopped."""
+        """Return the files from which a stopped stage resumes."""
         patterns = ("prepared/.incoming", "checkpoints/*/*", "mlruns/undelivered/*")
-        found = [path for pattern in patterns for path in self.folder.glob(pattern)]
-        return sorted(path.relative_to(self.folder).as_posix() for path in found)
+        paths = [path for pattern in patterns for path in self.folder.glob(pattern)]
+        return sorted(path.relative_to(self.folder).as_posix() for path in paths)
 
     def runs(self) -> Counter[tuple[str, str]]:
-        """Count MLflow's runs by stage and status."""
+        """Count the MLflow runs by stage and status."""
         named = (
             "SELECT tags.value, runs.status FROM runs JOIN tags USING (run_uuid)"
             " WHERE tags.key = 'songcast.stage'"
@@ -200,7 +177,7 @@ class Pipeline:
         return Counter(self._query(named))
 
     def versions(self) -> list[str]:
-        """Return the weights' sha256 of each registered version."""
+        """Return the sha256 of the weights of each registered version."""
         weights = "SELECT value FROM model_version_tags WHERE key = 'songcast.weights_sha256'"
         return sorted(row[0] for row in self._query(weights))
 
@@ -214,10 +191,10 @@ class Pipeline:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """A stage that ran undisturbed.
+    """An undisturbed run of a stage.
 
-    ``before``, ``after``: copies of the folder. ``seconds``: its time, DVC's included;
-    ``begins``: those before DVC started it. ``results``, ``versions``: what was there then.
+    ``before`` and ``after`` are copies of the folder, ``seconds`` is the duration with DVC,
+    ``begins`` the time until DVC started the stage, ``results`` and ``versions`` what it left.
     """
 
     stage: str
@@ -230,8 +207,8 @@ class Rehearsal:
 
 
 def rehearse(pipeline: Pipeline, scratch: Path) -> dict[str, Rehearsal]:
-    """Run all stages in their order, undisturbed; keep the folder before and after each."""
-    found = {}
+    """Run all stages in order, undisturbed, and keep a copy of the folder before and after each."""
+    rehearsals = {}
     before = scratch / "start"
     pipeline.keep(before)
     for stage in STAGES:
@@ -239,9 +216,9 @@ def rehearse(pipeline: Pipeline, scratch: Path) -> dict[str, Rehearsal]:
         after = scratch / stage
         pipeline.keep(after)
         results, versions = pipeline.results(), pipeline.versions()
-        found[stage] = Rehearsal(stage, before, after, seconds, begins, results, versions)
+        rehearsals[stage] = Rehearsal(stage, before, after, seconds, begins, results, versions)
         before = after
-    return found
+    return rehearsals
 
 
 def chord(frames: int, seed: int, name: str) -> Song:

@@ -1,4 +1,4 @@
-"""Songs with broken bytes, for what must survive them: the decoder, the server, its soak."""
+"""Songs with broken bytes, for tests of the decoder and the server."""
 
 import itertools
 import subprocess
@@ -26,25 +26,25 @@ def short_songs(folder: Path) -> dict[str, bytes]:
 
 
 def mutated(content: bytes, rng: np.random.Generator) -> bytes:
-    """Return ``content`` with flipped, dropped, doubled and foreign bytes, mostly near its head."""
-    found = bytearray(content)
+    """Return ``content`` with flipped, removed, repeated or random bytes, mostly at its start."""
+    broken = bytearray(content)
     for _ in range(int(rng.integers(1, 12))):
-        at = int(len(found) * rng.random() ** 4) if found else 0
+        at = int(len(broken) * rng.random() ** 4) if broken else 0
         size = int(rng.integers(1, 9))
         kind = rng.integers(4)
-        if kind == 0 and found:
-            found[at % len(found)] ^= 1 << int(rng.integers(8))
+        if kind == 0 and broken:
+            broken[at % len(broken)] ^= 1 << int(rng.integers(8))
         elif kind == 1:
-            found[at : at + size] = rng.bytes(size)
+            broken[at : at + size] = rng.bytes(size)
         elif kind == 2:
-            del found[at : at + size * 10]
+            del broken[at : at + size * 10]
         else:
-            found[at:at] = found[at : at + size * 20]
-    return bytes(found)
+            broken[at:at] = broken[at : at + size * 20]
+    return bytes(broken)
 
 
 def uploads(songs: dict[str, bytes], seed: int) -> Iterator[bytes]:
-    """Yield mutations of the songs in turn, without end; equal seeds, equal bytes."""
+    """Yield mutations of the songs in turn, endlessly; equal seeds give equal bytes."""
     rng = np.random.default_rng(seed)
     for content in itertools.cycle(songs.values()):
         yield mutated(content, rng)
