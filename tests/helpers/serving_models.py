@@ -16,8 +16,8 @@ from songcast.audio.songs import Song
 from songcast.errors import ContinuationError
 from songcast.forecasting.persistence import Persistence
 from songcast.serving.app import create_app
-from songcast.serving.champion import Champion, Served
-from songcast.serving.limits import Limits
+from songcast.serving.champion import Champion, ServedModel
+from songcast.serving.jobs import Limits
 
 
 class Echo(Persistence):
@@ -55,8 +55,8 @@ class Still(Champion):
 
     def __init__(self, model: Any) -> None:
         self.uri, self.reloads = "echo", 0
-        self._stopping, self._watch = threading.Event(), threading.Thread()
-        self.current = Served(
+        self._stopping, self._watcher = threading.Event(), threading.Thread()
+        self.current = ServedModel(
             model=model,
             uri="echo",
             alias=None,

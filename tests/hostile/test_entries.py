@@ -20,7 +20,7 @@ from songcast.commands import forecasting
 from songcast.data.corpus import Corpus
 from songcast.errors import SongcastError
 from songcast.forecasting.persistence import Persistence
-from songcast.serving.limits import Limits
+from songcast.serving.jobs import Limits
 from songcast.stages.prepare import prepare
 
 CATALOGUE = catalogue()

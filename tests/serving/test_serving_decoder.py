@@ -7,16 +7,19 @@ import signal
 import numpy as np
 import pytest
 
-from helpers.hostile_uploads import short_songs, uploads
+from helpers.mutated_songs import mutated_songs, short_songs
 from songcast.audio.songs import Song, write_song
 from songcast.errors import AudioError
 from songcast.serving.decoder import Decoder
-from songcast.serving.limits import Limits
+
+
+def new_decoder(max_frames=14_400_000, seconds=60.0, memory_bytes=4 * 2**30):
+    return Decoder(max_frames, seconds, memory_bytes)
 
 
 @pytest.fixture(scope="module")
 def decoder():
-    found = Decoder(Limits(max_frames=200_000))
+    found = new_decoder(max_frames=200_000)
     yield found
     found.close()
 
@@ -37,13 +40,13 @@ def test_it_decodes_as_read_song_does(decoder, chord, tmp_path):
 
 def test_a_decoder_that_dies_is_one_refusal_and_then_works_again(chord, tmp_path):
     content = file_bytes(chord, ".wav", tmp_path)
-    decoder = Decoder(Limits())
+    decoder = new_decoder()
     decoder.decode(content, "x")
     os.kill(decoder._process.pid, signal.SIGSTOP)  # as good as hanging
-    hanging, decoder._limits = decoder._limits, Limits(decoding_seconds=0.3)
+    decoder.seconds = 0.3
     with pytest.raises(AudioError, match=r"x: cannot be decoded within 0\.3 s"):
         decoder.decode(content, "x")
-    decoder._limits = hanging
+    decoder.seconds = 60.0
     assert decoder.decode(content, "x").frames == chord.frames
     os.kill(decoder._process.pid, signal.SIGSEGV)
     decoder._process.wait()
@@ -53,7 +56,7 @@ def test_a_decoder_that_dies_is_one_refusal_and_then_works_again(chord, tmp_path
 
 def test_a_decoder_has_no_more_memory_than_it_may(tmp_path):
     """A song of 200 MB in a process that may hold 1 GB with its libraries."""
-    decoder = Decoder(Limits(decoding_bytes=512 * 2**20, max_frames=10**9))
+    decoder = new_decoder(memory_bytes=512 * 2**20, max_frames=10**9)
     silence = np.zeros((50_000_000, 2), np.int16)
     content = file_bytes(Song(samples=silence, sample_rate_hz=44100, name=""), ".flac", tmp_path)
     with pytest.raises(AudioError, match="cannot be decoded within"):
@@ -65,7 +68,7 @@ def test_raw_samples_are_read_there_too(decoder):
     """Eight million empty lists: 24 MB of text, half a gigabyte when it is read."""
     found = decoder.decode(b'{"samples": [1, -2], "sample_rate_hz": 8000}', "mine")
     assert (found.samples.tolist(), found.sample_rate_hz) == ([[1], [-2]], 8000)
-    small = Decoder(Limits(decoding_bytes=512 * 2**20))
+    small = new_decoder(memory_bytes=512 * 2**20)
     text = b'{"sample_rate_hz": 8000, "samples": [' + b"[]," * 2**23 + b"[]]}"
     with pytest.raises(AudioError, match=r"^mine: cannot be decoded within"):
         small.decode(text, "mine")
@@ -75,7 +78,7 @@ def test_raw_samples_are_read_there_too(decoder):
 def survive(decoder, songs, count, seed):
     """Decode ``count`` mutations; whatever happens is a song or one line."""
     processes = set()
-    for content in itertools.islice(uploads(songs, seed), count):
+    for content in itertools.islice(mutated_songs(songs, seed), count):
         try:
             song = decoder.decode(content, "it")
             assert song.samples.dtype == np.int16 and 1 <= song.channels <= 2

@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from helpers.hostile_uploads import short_songs, uploads
+from helpers.mutated_songs import mutated_songs, short_songs
 from helpers.small_models import ridge
 
 # All of them: SONGCAST_MUTATED_UPLOADS=10000
@@ -33,7 +33,7 @@ def server(tmp_path_factory):
         port = str(probe.getsockname()[1])
     command = [sys.executable, "-m", "songcast.cli", "serve", "--port", port]
     with subprocess.Popen([*command, "--model", str(bundle)], stdout=subprocess.PIPE) as process:
-        assert process.stdout.readline().startswith(b"songcast serves at")
+        assert process.stdout.readline().startswith(b"songcast is serving at")
         yield psutil.Process(process.pid), f"http://127.0.0.1:{port}"
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 0
@@ -79,7 +79,7 @@ def is_one_line(answer):
 @pytest.mark.timeout(3600)
 def test_mutated_uploads_are_heard_or_refused_and_leave_the_server_as_it_was(server, tmp_path):
     process, url = server
-    contents = uploads(short_songs(tmp_path), seed=4)
+    contents = mutated_songs(short_songs(tmp_path), seed=4)
     send(url, itertools.islice(contents, WARM_UP))
     before, decoders = resident_bytes(process), {p.pid for p in process.children()}
     statuses = send(url, itertools.islice(contents, COUNT))

@@ -101,7 +101,7 @@ def test_requests_under_way_are_answered_before_the_server_ends(repository):
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300, trust_env=False) as client,
     ):
-        assert process.stdout.readline().startswith("songcast serves at")
+        assert process.stdout.readline().startswith("songcast is serving at")
         path = repository / "long.wav"
         write_song(song_of(music(300_000)), path)
         body = json.dumps({"inputs": [base64.b64encode(path.read_bytes()).decode()]})
@@ -111,7 +111,7 @@ def test_requests_under_way_are_answered_before_the_server_ends(repository):
         ) as asking:
             asking.stdin.write(body)
             asking.stdin.close()
-            while "songcast_requests_working 1.0" not in client.get("/metrics").text:
+            while "songcast_requests_in_progress 1.0" not in client.get("/metrics").text:
                 time.sleep(0.05)
             process.send_signal(signal.SIGTERM)
             assert asking.stdout.read() == "200"

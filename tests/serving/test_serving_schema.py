@@ -7,7 +7,7 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from helpers.serving_models import Echo, app_of, running
-from songcast.serving.limits import Limits
+from songcast.serving.jobs import Limits
 
 HEALTHY = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 # Answered by an empty line, called JSON: so does MLflow's scoring server.

@@ -1,4 +1,4 @@
-"""`songcast serve`: the champion behind HTTP, with a web page."""
+"""`songcast serve`: serve a model over HTTP, with a web page."""
 
 import argparse
 import contextlib
@@ -22,15 +22,16 @@ def add(subparsers: Subparsers) -> None:
         "serve",
         run,
         "serve a model over HTTP, with a web page",
-        "POST /invocations and /ping as MLflow's scoring server has them; /continue streams; "
-        "/docs is the reference. It follows the alias when it moves. It listens on this machine "
-        f"only, unless --host says otherwise; with {TOKEN} set, clients must bear that token.",
+        "/invocations and /ping work as in MLflow's scoring server, /continue streams a "
+        "continuation, /docs documents the API. Reloads the model when the alias moves. Listens "
+        f"on this machine only unless --host is given; if {TOKEN} is set, clients must send that "
+        "token.",
         "songcast serve --port 8001",
     )
     parser.add_argument(
-        "--port", type=port_number, default=PORT, help=f"where it listens (default: {PORT})"
+        "--port", type=port_number, default=PORT, help=f"port to listen on (default: {PORT})"
     )
-    parser.add_argument("--host", default=HOST, help=f"the address it listens on (default: {HOST})")
+    parser.add_argument("--host", default=HOST, help=f"address to listen on (default: {HOST})")
     parser.add_argument(
         "--model",
         metavar="URI",
@@ -39,17 +40,14 @@ def add(subparsers: Subparsers) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until it is stopped; requests under way are answered first."""
+    """Serve until SIGINT or SIGTERM; finish the requests in progress first."""
     check_free(arguments.port, arguments.host, "serve")
-    from songcast.serving.heap import limit_arenas
-
-    limit_arenas()  # before TensorFlow starts threads
     from songcast.commands.forecasting import CHAMPION_URI, check_model
     from songcast.report.console import note
     from songcast.serving.app import create_app
     from songcast.serving.champion import Champion
-    from songcast.serving.failures import is_loopback
-    from songcast.serving.limits import Limits
+    from songcast.serving.jobs import Limits
+    from songcast.serving.security import is_loopback
 
     logging.basicConfig(format="songcast serve: %(message)s", stream=sys.stderr)
     uri = arguments.model or CHAMPION_URI
@@ -57,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     token = os.environ.get(TOKEN) or None
     local = is_loopback(arguments.host)
     if token is None and not local:
-        note(f"anyone who can reach {arguments.host} can use it: set {TOKEN} to demand a token")
+        note(f"anyone who can reach {arguments.host} can use the model: set {TOKEN} to prevent it")
     limits = Limits()
     app = create_app(Champion(uri), limits, token, local=local)
     with contextlib.suppress(KeyboardInterrupt):
@@ -65,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def serve(app: Any, host: str, port: int, patience_seconds: float) -> None:
+def serve(app: Any, host: str, port: int, shutdown_seconds: float) -> None:
     """Run the server until SIGINT or SIGTERM."""
     import uvicorn
 
@@ -74,7 +72,7 @@ def serve(app: Any, host: str, port: int, patience_seconds: float) -> None:
             await super().startup(sockets)
             if self.started:
                 shown = f"[{host}]" if ":" in host else host
-                print(f"songcast serves at http://{shown}:{port}  (Ctrl-C stops it)", flush=True)
+                print(f"songcast is serving at http://{shown}:{port}  (Ctrl-C to stop)", flush=True)
 
     config = uvicorn.Config(
         app,
@@ -82,11 +80,11 @@ def serve(app: Any, host: str, port: int, patience_seconds: float) -> None:
         port=port,
         log_level="warning",
         access_log=False,
-        timeout_graceful_shutdown=round(patience_seconds),
+        timeout_graceful_shutdown=round(shutdown_seconds),
     )
-    # uvicorn handles both itself, and then raises the signal again: let that end us quietly.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # uvicorn handles the signal and then raises it again, which must not end in a traceback.
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         Server(config).run()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)

@@ -1,5 +1,6 @@
-"""The model being served: one at a time, changed when its alias moves."""
+"""The served model, which is replaced when its alias moves."""
 
+import gc
 import logging
 import threading
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ from songcast.forecasting.distribution import BLOCK_FRAMES
 from songcast.forecasting.forecaster import Forecaster
 from songcast.forecasting.keras_backend import quiet_startup
 from songcast.registry.models import REGISTRY_SCHEME, load
-from songcast.serving.heap import sweep
 
 log = logging.getLogger("songcast.serve")
 
@@ -20,103 +20,102 @@ POLL_SECONDS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Served:
-    """The loaded model and what it is. ``version``, ``commit``: None for what is no version."""
+class ServedModel:
+    """A loaded model and its identity; all but ``uri`` are None for an unregistered model."""
 
     model: Forecaster
     uri: str
-    alias: str | None
-    version: int | None
-    commit: str | None
-    weights_sha256: str | None
+    alias: str | None = None
+    version: int | None = None
+    commit: str | None = None
+    weights_sha256: str | None = None
 
 
 class Champion:
-    """Keeps ``current`` what ``uri`` names.
+    """Keeps the model that ``uri`` names in ``current``.
 
-    A request takes ``current`` once and keeps it: when the alias moves, those under way finish
-    with the model they began with.
+    A request reads ``current`` once. When the alias moves, requests in progress finish with the
+    model they started with.
     """
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self.reloads = 0
         self._stopping = threading.Event()
-        self._watch = threading.Thread(target=self._follow, name="champion")
+        self._watcher = threading.Thread(target=self._watch, name="champion")
         self.current = load_served(uri)
 
     def __enter__(self) -> "Champion":
-        if self.current.alias is not None:  # a number or a folder stays what it is
-            self._watch.start()
+        if self.current.alias is not None:  # version numbers and folders do not move
+            self._watcher.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
-        if self._watch.is_alive():
-            self._watch.join()  # a model being loaded cannot be interrupted safely
+        if self._watcher.is_alive():
+            self._watcher.join()  # loading a model cannot be interrupted safely
 
     def refresh(self) -> bool:
-        """Load what the alias names now, if that is another version, and tell whether it was.
+        """Reload the model if the alias names another version; return whether it did.
 
-        Raises ``SongcastError``; then the present model stays.
+        Raises ``SongcastError`` and keeps the current model if the new one cannot be loaded.
         """
         from songcast.registry import alias
 
-        now = alias(str(self.current.alias))
-        if now is None or now == self.current.version:
+        version = alias(str(self.current.alias))
+        if version is None or version == self.current.version:
             return False
         self.current = load_served(self.uri)
         self.reloads += 1
-        sweep()
+        gc.collect()  # a Keras network is a reference cycle that holds about 10 MB
         return True
 
-    def _follow(self) -> None:
-        complaint = ""
+    def _watch(self) -> None:
+        previous = ""
         while not self._stopping.wait(POLL_SECONDS):
             try:
                 if self.refresh():
                     log.warning("now serving version %s", self.current.version)
-                complaint = ""
-            except Exception as error:
-                # Whatever a version's files may raise: the next one may be sound.
-                ours = isinstance(error, SongcastError)
-                said = str(error) if ours else repr(error)
-                if said != complaint:  # once, not every two seconds
-                    complaint = said
+                previous = ""
+            except Exception as error:  # an invalid version must not end the server
+                expected = isinstance(error, SongcastError)
+                message = str(error) if expected else repr(error)
+                if message != previous:  # log it once, not every two seconds
+                    previous = message
                     log.warning(
-                        "version %s stays: %s", self.current.version, said, exc_info=not ours
+                        "still serving version %s: %s",
+                        self.current.version,
+                        message,
+                        exc_info=not expected,
                     )
 
 
-def load_served(uri: str) -> Served:
-    """Load the model that ``uri`` names, sha256 verified, and warm it up.
+def load_served(uri: str) -> ServedModel:
+    """Load the model that ``uri`` names, verify its sha256 and warm it up.
 
     Raises ``SongcastError`` as ``songcast.load`` does.
     """
     if not uri.startswith(REGISTRY_SCHEME):
-        return Served(
-            model=warm(uri), uri=uri, alias=None, version=None, commit=None, weights_sha256=None
-        )
+        return ServedModel(model=load_warm(uri), uri=uri)
     from songcast import registry
 
-    found = registry.named(uri)
+    version = registry.named(uri)
     match = registry.URI.fullmatch(uri)
-    return Served(
-        model=warm(found.uri),  # by number: the alias may move meanwhile
+    return ServedModel(
+        model=load_warm(version.uri),  # by number, because the alias may move meanwhile
         uri=uri,
         alias=match["alias"] if match else None,
-        version=found.number,
-        commit=found.tags.get("songcast.git_commit"),
-        weights_sha256=found.weights_sha256,
+        version=version.number,
+        commit=version.tags.get("songcast.git_commit"),
+        weights_sha256=version.weights_sha256,
     )
 
 
-def warm(uri: str) -> Forecaster:
-    """Load a model and let it forecast a moment, so that no client waits for compilers."""
+def load_warm(uri: str) -> Forecaster:
+    """Load a model and forecast one block, so that no request waits for a compiler."""
     with quiet_startup():
         model = load(uri)
     for channels in (1, 2):
         samples = np.zeros((BLOCK_FRAMES, channels), np.int16)
-        silence = Song(samples=samples, sample_rate_hz=44100, name="silence")
-        model.forecast(silence)
+        model.forecast(Song(samples=samples, sample_rate_hz=44100, name="silence"))
     return model

@@ -1,11 +1,10 @@
-"""Decoding what strangers send, in a process of its own.
+"""Decode songs from clients in a separate process.
 
-Decoders are C code that reads hostile bytes. Here they may crash, hang or swell without harm: the
-process has a memory limit, is killed when it is late, and a new one takes its place.
+Decoders are C code that may crash, hang or use too much memory on hostile input. The process has
+a memory limit, is killed after a timeout, and is replaced by a new one.
 
-One request and one reply at a time, over pipes; each part is its length in 8 bytes, then itself.
-Request: the greatest number of frames (JSON), what was sent. Reply: a description (JSON), the
-samples as little-endian int16.
+Over a socket, each request is the maximal number of frames (JSON) and the content from the
+client; each reply is a description (JSON) and the samples as little-endian int16.
 """
 
 import contextlib
@@ -13,43 +12,43 @@ import json
 import os
 import resource
 import signal
-import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from typing import IO, Any
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any
 
 import numpy as np
 
 from songcast.audio.songs import Song
 from songcast.errors import AudioError
-from songcast.serving.limits import Limits
 from songcast.serving.payload import TooLongError, decode_bytes
-
-LENGTH = struct.Struct("<Q")
 
 
 class Decoder:
-    """A decoding process; not to be shared between threads."""
+    """A decoder process; each thread needs its own.
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    ``max_frames``: of a song. ``seconds``: timeout for a song. ``memory_bytes``: address space.
+    """
+
+    def __init__(self, max_frames: int, seconds: float, memory_bytes: int) -> None:
+        self.seconds = seconds
+        self._max_frames, self._memory_bytes = max_frames, memory_bytes
         self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
 
     def decode(self, content: bytes, name: str) -> Song:
-        """Return the song in what ``sent_bytes`` gives. Raises ``AudioError``, ``TooLongError``."""
+        """Return the song in ``content``, a result of ``sent_bytes``. Raises ``AudioError``."""
         try:
-            with self._watched() as process:
-                send(process.stdin, json.dumps(self._limits.max_frames).encode(), content)
-                said, pcm = receive(process.stdout), receive(process.stdout)
+            description, pcm = self._reply(json.dumps(self._max_frames).encode(), content)
         except (OSError, EOFError):
             self.close()
             raise AudioError(
-                f"{name}: cannot be decoded within {self._limits.decoding_seconds:g} s and "
-                f"{self._limits.decoding_bytes // 2**20} MB: send another file"
+                f"{name}: cannot be decoded within {self.seconds:g} s and "
+                f"{self._memory_bytes // 2**20} MB: send another file"
             ) from None
-        reply = json.loads(said)
+        reply = json.loads(description)
         if "error" in reply:
             kind = TooLongError if reply["too_long"] else AudioError
             raise kind(reply["error"].replace("song.file", name, 1))
@@ -57,78 +56,55 @@ class Decoder:
         return Song(samples=samples, sample_rate_hz=reply["sample_rate_hz"], name=name)
 
     def close(self) -> None:
-        """End the process, and the decoder that it may have started."""
-        process, self._process = self._process, None
-        if process is None:
+        """Kill the process, and the ffmpeg that it may have started."""
+        if self._process is None or self._connection is None:
             return
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        for pipe in (process.stdin, process.stdout):
-            if pipe:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-        process.wait()
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._connection.close()
+        self._process.wait()
+        self._process = self._connection = None
 
-    @contextlib.contextmanager
-    def _watched(self) -> Iterator["subprocess.Popen[bytes]"]:
-        """Give the process; it is killed when the block takes too long."""
-        if self._process is None or self._process.poll() is not None:
+    def _reply(self, *request: bytes) -> list[bytes]:
+        """Send a request and return the reply; start the process first if necessary.
+
+        Raises ``OSError`` or ``EOFError`` if the process ends, which it does after the timeout.
+        """
+        if self._process is None or self._connection is None or self._process.poll() is not None:
             self.close()
-            self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "songcast.serving.decoder",
-                    str(self._limits.decoding_bytes),
-                ],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        process = self._process
-        late = threading.Timer(self._limits.decoding_seconds, os.killpg, (process.pid, 9))
-        late.daemon = True
-        late.start()
+            self._connection, other_end = Pipe()
+            with other_end:
+                descriptor = other_end.fileno()
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", __name__, str(descriptor), str(self._memory_bytes)],
+                    pass_fds=[descriptor],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+        timer = threading.Timer(self.seconds, os.killpg, (self._process.pid, signal.SIGKILL))
+        timer.daemon = True
+        timer.start()
         try:
-            yield process
+            for part in request:
+                self._connection.send_bytes(part)
+            return [self._connection.recv_bytes(), self._connection.recv_bytes()]
         finally:
-            late.cancel()
-
-
-def send(pipe: IO[bytes] | None, *parts: bytes) -> None:
-    """Write parts, each after its length."""
-    if pipe is None:
-        raise EOFError
-    for part in parts:
-        pipe.write(LENGTH.pack(len(part)))
-        pipe.write(part)
-    pipe.flush()
-
-
-def receive(pipe: IO[bytes] | None) -> bytes:
-    """Read one part. Raises ``EOFError`` where the other side is gone."""
-    head = pipe.read(LENGTH.size) if pipe else b""
-    if pipe is None or len(head) < LENGTH.size:
-        raise EOFError
-    (length,) = LENGTH.unpack(head)
-    content = pipe.read(length)
-    if len(content) < length:
-        raise EOFError
-    return content
+            timer.cancel()
 
 
 def main() -> None:
-    """Serve requests from stdin until it ends."""
-    most = int(sys.argv[1])
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    """Reply to requests until the other end of the socket is closed."""
+    descriptor, memory_bytes = map(int, sys.argv[1:])
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    requests, replies = sys.stdin.buffer, sys.stdout.buffer
+    connection = Connection(descriptor)
     while True:
         try:
-            max_frames, content = json.loads(receive(requests)), receive(requests)
-        except EOFError:
+            max_frames, content = json.loads(connection.recv_bytes()), connection.recv_bytes()
+        except (EOFError, OSError):
             return
         reply: dict[str, Any]
         try:
@@ -137,7 +113,8 @@ def main() -> None:
             pcm = song.samples.astype("<i2").tobytes()
         except AudioError as error:
             reply, pcm = {"error": str(error), "too_long": isinstance(error, TooLongError)}, b""
-        send(replies, json.dumps(reply).encode(), pcm)
+        connection.send_bytes(json.dumps(reply).encode())
+        connection.send_bytes(pcm)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The served model. MLflow runs this file to make the model: no pickle is involved.
+"""The registered MLflow model. MLflow runs this file to create the model ("models from code").
 
-One row per song: the string column ``song``, base64 of an audio file in any format songcast
-reads, or raw int16 samples as JSON (see ``payload``). The answer has one row per song: ``audio``
-(base64 of a file in ``format``: the predicted song, or its continuation alone; null for the task
-``score``), ``prediction_gain_db`` (one number per channel) and ``bits_per_sample`` (null for the
-task ``continue``), ``sample_rate_hz``. What the client did wrong comes back as
+Input: one row per song; the string column ``song`` is base64 of an audio file in any format that
+songcast reads, or raw int16 samples as JSON (see ``payload``). Output: one row per song with
+``audio`` (base64 of a file in ``format``: the predicted song, or the continuation only; null for
+the task ``score``), ``prediction_gain_db`` (one number per channel) and ``bits_per_sample`` (null
+for the task ``continue``), ``sample_rate_hz``. Invalid input raises an ``MlflowException`` with
 INVALID_PARAMETER_VALUE (HTTP 400).
 """
 
@@ -19,11 +19,11 @@ from mlflow.pyfunc import PythonModel
 
 from songcast.errors import SongcastError
 from songcast.serving.payload import decode_song
-from songcast.serving.tasks import Settings, answer
+from songcast.serving.tasks import TaskParams, run_task
 
 
 class ScoringModel(PythonModel):
-    """Forecasts, continues and scores songs with the bundle that the model carries."""
+    """Forecasts, continues and scores songs with the bundle of the MLflow model."""
 
     def load_context(self, context: Any) -> None:
         """Load the bundle."""
@@ -37,15 +37,15 @@ class ScoringModel(PythonModel):
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
-        """Answer each row; ``model_input`` has the column ``song``."""
+        """Return one row per song; ``model_input`` has the column ``song``."""
         if "song" not in model_input.columns:
-            raise invalid("the column `song` is missing: send base64 of an audio file in it")
-        # predict({"song": [...]}) in Python reaches us as one row that holds the whole list.
+            raise invalid("the column `song` is missing: add it, with base64 of audio files")
+        # MLflow turns predict({"song": [...]}) into one row with the whole list.
         songs = [s for cell in model_input["song"] for s in np.atleast_1d(cell).tolist()]
         try:
-            settings = Settings.checked(params or {})
+            task = TaskParams.checked(params or {})
             return [
-                answer(self.model, decode_song(song, f"song {i}"), settings, lambda: None)
+                run_task(self.model, decode_song(song, f"song {i}"), task, lambda: None)
                 for i, song in enumerate(songs)
             ]
         except SongcastError as error:
@@ -53,7 +53,7 @@ class ScoringModel(PythonModel):
 
 
 def invalid(message: str) -> MlflowException:
-    """Return the client's mistake; any other exception would show it a stack trace."""
+    """Return the exception for invalid input; MLflow sends others with a stack trace."""
     return MlflowException(message, error_code=INVALID_PARAMETER_VALUE)
 
 

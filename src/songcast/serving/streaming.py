@@ -1,4 +1,4 @@
-"""A wav that is sent while it is made."""
+"""A wav response that is sent while its samples are computed."""
 
 import asyncio
 import logging
@@ -9,8 +9,7 @@ from contextlib import ExitStack
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from songcast.serving.limits import RefusedError
-from songcast.serving.work import Job
+from songcast.serving.jobs import Job, RequestError
 
 log = logging.getLogger("songcast.serve")
 
@@ -18,47 +17,47 @@ WAV_HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")
 
 
 class WavStream(StreamingResponse):
-    """Sends what was made already, then the rest as it comes; frees the place in any case.
+    """Sends ``start``, which begins with a wav header, then ``blocks``; then closes ``resources``.
 
-    The length is known, so a client sees that a stream which had to be cut is not whole. It is
-    cut for a client too that has not taken it by the deadline of its ``job``: whoever reads
-    nothing would keep a worker.
+    Content-Length is set, so clients notice an incomplete stream. A stream ends early when
+    ``job`` fails or when the client has not read all of it by the deadline of ``job``; a client
+    that stops reading would otherwise occupy a worker.
     """
 
     def __init__(
-        self, made: bytes, parts: AsyncGenerator[bytes], job: Job, held: ExitStack
+        self, start: bytes, blocks: AsyncGenerator[bytes], job: Job, resources: ExitStack
     ) -> None:
-        self._parts, self._job, self._held = parts, job, held
+        self._blocks, self._job, self._resources = blocks, job, resources
 
-        async def all_parts() -> AsyncIterator[bytes]:
-            yield made
-            async for part in parts:
-                yield part
+        async def content() -> AsyncIterator[bytes]:
+            yield start
+            async for block in blocks:
+                yield block
 
-        (samples,) = struct.unpack_from("<I", made, WAV_HEADER.size - 4)
-        length = {"Content-Length": str(WAV_HEADER.size + samples)}
-        super().__init__(all_parts(), media_type="audio/wav", headers=length)
+        data_bytes = int.from_bytes(start[WAV_HEADER.size - 4 : WAV_HEADER.size], "little")
+        headers = {"Content-Length": str(WAV_HEADER.size + data_bytes)}
+        super().__init__(content(), media_type="audio/wav", headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the wav."""
+        """Send the response."""
         try:
-            async with asyncio.timeout(max(self._job.left, 0.0)):
+            async with asyncio.timeout(max(self._job.seconds_left, 0.0)):
                 await super().__call__(scope, receive, send)
-        except RefusedError as error:  # too late for another status
-            log.warning("a continuation was cut: %s", error)
+        except RequestError as error:  # the status is sent already
+            log.warning("continuation aborted: %s", error)
         except TimeoutError:
-            log.warning("a continuation was cut: not taken within %g s", self._job.seconds)
+            log.warning("continuation aborted: not sent within %g s", self._job.seconds)
         finally:
-            self._held.close()
-            await self._parts.aclose()
+            self._resources.close()
+            await self._blocks.aclose()
 
 
 def wav_header(frames: int, channels: int, sample_rate_hz: int) -> bytes:
-    """Return the 44 bytes before the int16 samples of a wav file of known length."""
-    size = 2 * frames * channels
-    rate, block = sample_rate_hz, 2 * channels
+    """Return the 44 bytes before the int16 samples of a wav file."""
+    block_align = 2 * channels
+    data_bytes = frames * block_align
     return WAV_HEADER.pack(
-        *(b"RIFF", 36 + size, b"WAVE"),
-        *(b"fmt ", 16, 1, channels, rate, rate * block, block, 16),
-        *(b"data", size),
+        *(b"RIFF", 36 + data_bytes, b"WAVE"),
+        *(b"fmt ", 16, 1, channels, sample_rate_hz, sample_rate_hz * block_align, block_align, 16),
+        *(b"data", data_bytes),
     )

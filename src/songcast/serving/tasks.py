@@ -1,12 +1,11 @@
-"""The three tasks that a served model does: forecast, continue, score."""
+"""The three tasks of a served model: forecast, continue, score."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from songcast.audio.songs import Song
 from songcast.errors import SongcastError
@@ -14,8 +13,6 @@ from songcast.forecasting.distribution import BLOCK_FRAMES
 from songcast.forecasting.forecaster import Forecaster, check_channels
 from songcast.serving.payload import encode_song
 
-TASKS = ("forecast", "continue", "score")
-FORMATS = ("wav", "flac", "mp3")
 DEFAULTS: dict[str, Any] = {
     "task": "forecast",
     "seconds": 5.0,
@@ -25,89 +22,85 @@ DEFAULTS: dict[str, Any] = {
 }
 MAX_TEMPERATURE = 10.0
 MAX_SEED = 2**63 - 1
+# Unknown keys and other types than the declared ones are errors.
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 Samples = NDArray[np.int16]
 Check = Callable[[], None]
 
 
 class TaskError(SongcastError):
-    """A param of the request is not acceptable."""
+    """A param of the request is invalid."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Checked params of a request; ``task`` says which of the others matter."""
+class TaskParams(BaseModel):
+    """The task and its params."""
 
-    task: str
-    seconds: float
-    temperature: float
-    seed: int
-    format: str
+    model_config = STRICT
+
+    task: Literal["forecast", "continue", "score"] = DEFAULTS["task"]
+    seconds: float = Field(
+        default=DEFAULTS["seconds"], gt=0, le=3600, description="of continuation"
+    )
+    temperature: float = Field(default=DEFAULTS["temperature"], ge=0, le=MAX_TEMPERATURE)
+    seed: int = Field(default=DEFAULTS["seed"], ge=0, le=MAX_SEED)
+    format: Literal["wav", "flac", "mp3"] = DEFAULTS["format"]
 
     @classmethod
-    def checked(cls, params: Mapping[str, Any], max_seconds: float = 3600.0) -> "Settings":
-        """Return valid settings, defaults filled in. Raises ``TaskError`` naming the param."""
-        said = {**DEFAULTS, **params}
-        for key, allowed in (("task", TASKS), ("format", FORMATS)):
-            if said[key] not in allowed:
-                raise TaskError(f"{key} is {said[key]!r}: must be one of {', '.join(allowed)}")
-        highest = {"seconds": max_seconds, "temperature": MAX_TEMPERATURE, "seed": MAX_SEED}
-        for key, limit in highest.items():
-            value = said[key]
-            sound = isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= limit
-            if not sound or (key == "seconds" and value == 0):
-                above = "above 0" if key == "seconds" else "from 0"
-                raise TaskError(f"{key} is {value!r}: must be a number {above} to {limit:g}")
-        return cls(
-            task=said["task"],
-            seconds=float(said["seconds"]),
-            temperature=float(said["temperature"]),
-            seed=int(said["seed"]),
-            format=said["format"],
-        )
+    def checked(cls, params: Mapping[str, Any]) -> Self:
+        """Validate ``params`` and add the defaults. Raises ``TaskError`` that names the param."""
+        try:
+            return cls.model_validate(params)
+        except ValidationError as error:
+            raise TaskError(first_error(error.errors())) from None
 
 
-def answer(model: Forecaster, song: Song, settings: Settings, check: Check) -> dict[str, Any]:
-    """Do the task and return one row of the answer, JSON-able.
+def first_error(errors: Any) -> str:
+    """Return the first of pydantic's ``errors`` as one line."""
+    location = ".".join(str(part) for part in errors[0]["loc"])
+    return f"{location}: {errors[0]['msg']}" if location else str(errors[0]["msg"])
 
-    ``check`` is called between blocks; what it raises ends the work. Raises ``SongcastError``
-    for what the client did wrong.
+
+def run_task(model: Forecaster, song: Song, params: TaskParams, check: Check) -> dict[str, Any]:
+    """Run the task and return one row of the response, made of JSON types.
+
+    ``check`` is called for each block; an exception that it raises ends the task. Raises
+    ``SongcastError`` if the song is invalid.
     """
-    found: dict[str, Any] = {
+    row: dict[str, Any] = {
         "audio": None,
         "format": None,
         "prediction_gain_db": None,
         "bits_per_sample": None,
         "sample_rate_hz": int(song.sample_rate_hz),
     }
-    if settings.task == "continue":
-        samples = np.concatenate(list(continuation(model, song, settings, check)))
+    if params.task == "continue":
+        samples = np.concatenate(list(continuation_blocks(model, song, params, check)))
     else:
-        samples, gains, bits = heard(model, song, check)
-        found |= {"prediction_gain_db": gains, "bits_per_sample": bits}
-    if settings.task != "score":
-        made = Song(samples=samples, sample_rate_hz=song.sample_rate_hz, name=song.name)
-        found |= {"audio": encode_song(made, settings.format), "format": settings.format}
-    return found
+        samples, gains, bits = forecast(model, song, check)
+        row |= {"prediction_gain_db": gains, "bits_per_sample": bits}
+    if params.task != "score":
+        result = Song(samples=samples, sample_rate_hz=song.sample_rate_hz, name=song.name)
+        row |= {"audio": encode_song(result, params.format), "format": params.format}
+    return row
 
 
-def continuation(
-    model: Forecaster, song: Song, settings: Settings, check: Check
+def continuation_blocks(
+    model: Forecaster, song: Song, params: TaskParams, check: Check
 ) -> Iterator[Samples]:
     """Yield the continuation block by block. Raises ``SongcastError``."""
     blocks = model.stream_song(
-        song, seconds=settings.seconds, temperature=settings.temperature, seed=settings.seed
+        song, seconds=params.seconds, temperature=params.temperature, seed=params.seed
     )
     for block in blocks:
         check()
         yield block
 
 
-def heard(model: Forecaster, song: Song, check: Check) -> tuple[Samples, list[float], float]:
-    """Forecast ``song``: the predicted samples, gain in dB of each channel, bits per sample.
+def forecast(model: Forecaster, song: Song, check: Check) -> tuple[Samples, list[float], float]:
+    """Return predicted samples as in `songcast predict`, gain per channel in dB, bits per sample.
 
-    The samples are those that `songcast predict` writes. Sums are kept block by block: memory
-    is that of the samples.
+    Sums are updated block by block, so that memory does not exceed that of the samples.
     """
     check_channels(song)
     session = model.session(song.channels, song.sample_rate_hz)
@@ -127,11 +120,11 @@ def heard(model: Forecaster, song: Song, check: Check) -> tuple[Samples, list[fl
 
 
 def gains_db(power: NDArray[np.float64], error: NDArray[np.float64]) -> list[float]:
-    """Return prediction gains; JSON knows no infinity, so silence and perfection are at 0, 200.
+    """Return prediction gains in [-200, 200] dB, because JSON has no infinity; 0 for silence.
 
     >>> gains_db(np.array([1e6, 0.0]), np.array([1e2, 0.0]))
     [40.0, 0.0]
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = 10.0 * np.log10(power / error)
-    return [float(g) for g in np.clip(np.nan_to_num(found, nan=0.0), -200.0, 200.0)]
+        gains = 10.0 * np.log10(power / error)
+    return [float(g) for g in np.clip(np.nan_to_num(gains, nan=0.0), -200.0, 200.0)]

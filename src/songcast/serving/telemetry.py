@@ -1,88 +1,97 @@
-"""Counters for Prometheus."""
+"""Prometheus metrics of the server."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from songcast.serving.champion import Champion
 
+# Other paths are counted together: a client must not be able to add labels.
 PATHS = ("/invocations", "/continue", "/ping", "/health", "/version", "/metrics", "/", "/docs")
-SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300)
+BUCKETS_SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300)
 
 
 class Telemetry:
-    """What the server counts."""
+    """The metrics, and the methods that update them."""
 
     def __init__(self, champion: Champion) -> None:
-        self._champion = champion
-        self._registry = CollectorRegistry()
-        counts = self._registry
+        registry = self._registry = CollectorRegistry()
         self._requests = Counter(
-            "songcast_requests", "Answers", ["path", "status"], registry=counts
+            "songcast_requests", "Number of responses", ["path", "status"], registry=registry
         )
         self._seconds = Histogram(
             "songcast_request_seconds",
-            "From a request to the end of its answer",
+            "Seconds from a request to the end of its response",
             ["path"],
-            buckets=SECONDS,
-            registry=counts,
+            buckets=BUCKETS_SECONDS,
+            registry=registry,
         )
-        self._heard = Counter("songcast_song_seconds", "Seconds of song heard", registry=counts)
-        self._working = Gauge(
-            "songcast_requests_working", "Being read, waiting or worked on", registry=counts
+        self._song_seconds = Counter(
+            "songcast_song_seconds", "Seconds of audio processed", registry=registry
         )
-        self._version = Gauge("songcast_model_version", "Version served", registry=counts)
-        self._reloads = Gauge("songcast_model_reloads", "Changes of model", registry=counts)
-        self._memory = Gauge("songcast_resident_bytes", "Memory of the server", registry=counts)
-        self._version.set_function(lambda: self._champion.current.version or 0)
-        self._reloads.set_function(lambda: self._champion.reloads)
-        self._memory.set_function(lambda: psutil.Process().memory_info().rss)
+        self._in_progress = Gauge(
+            "songcast_requests_in_progress",
+            "Requests that are received, queued or processed",
+            registry=registry,
+        )
+        for name, description, value in (
+            ("model_version", "Version served", lambda: champion.current.version or 0),
+            ("model_reloads", "Model reloads since the start", lambda: champion.reloads),
+            (
+                "resident_bytes",
+                "Resident memory of the server process",
+                lambda: psutil.Process().memory_info().rss,
+            ),
+        ):
+            Gauge(f"songcast_{name}", description, registry=registry).set_function(value)
 
     def exposition(self) -> bytes:
-        """Return all counters in Prometheus's text format."""
+        """Return all metrics in Prometheus's text format."""
         return generate_latest(self._registry)
 
-    def heard(self, seconds: float) -> None:
-        """Count seconds of song."""
-        self._heard.inc(seconds)
+    def song_processed(self, seconds: float) -> None:
+        """Add the seconds of a processed song."""
+        self._song_seconds.inc(seconds)
 
     @contextmanager
-    def working(self) -> Iterator[None]:
-        """Count a request as being worked on within the block."""
-        with self._working.track_inprogress():
+    def in_progress(self) -> Iterator[None]:
+        """Count a request as in progress within the block."""
+        with self._in_progress.track_inprogress():
             yield
 
-    def answered(self, path: str, status: int, seconds: float) -> None:
-        """Count an answer."""
-        known = path if path in PATHS else "other"
-        self._requests.labels(known, str(status)).inc()
-        self._seconds.labels(known).observe(seconds)
+    def responded(self, path: str, status: int, seconds: float) -> None:
+        """Count a response."""
+        label = path if path in PATHS else "other"
+        self._requests.labels(label, str(status)).inc()
+        self._seconds.labels(label).observe(seconds)
 
 
-class Counting:
-    """Middleware that counts every answer; it touches neither bodies nor streams."""
+class ResponseMiddleware:
+    """Middleware that counts every response and adds ``headers`` to it."""
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
-        self._app, self._telemetry = app, telemetry
+    def __init__(self, app: ASGIApp, telemetry: Telemetry, headers: Mapping[str, str]) -> None:
+        self._app, self._telemetry, self._headers = app, telemetry, headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on and look at the status of its answer."""
+        """Handle one request; record the status and the duration of its response."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         start, status = time.perf_counter(), 500
 
-        async def sent(message: Message) -> None:
+        async def send_and_record(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                MutableHeaders(scope=message).update(self._headers)
             await send(message)
 
         try:
-            await self._app(scope, receive, sent)
+            await self._app(scope, receive, send_and_record)
         finally:
-            self._telemetry.answered(scope["path"], status, time.perf_counter() - start)
+            self._telemetry.responded(scope["path"], status, time.perf_counter() - start)

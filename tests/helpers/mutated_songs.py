@@ -1,4 +1,4 @@
-"""Songs with broken bytes, for tests of the decoder and the server."""
+"""Audio files with random byte errors, for the tests of the decoder and the server."""
 
 import itertools
 import subprocess
@@ -25,26 +25,26 @@ def short_songs(folder: Path) -> dict[str, bytes]:
     return {suffix: (folder / f"song{suffix}").read_bytes() for suffix in SUFFIXES}
 
 
-def mutated(content: bytes, rng: np.random.Generator) -> bytes:
-    """Return ``content`` with flipped, removed, repeated or random bytes, mostly at its start."""
-    broken = bytearray(content)
+def mutate(content: bytes, rng: np.random.Generator) -> bytes:
+    """Return ``content`` with changed, removed, repeated and new bytes, mostly near the start."""
+    result = bytearray(content)
     for _ in range(int(rng.integers(1, 12))):
-        at = int(len(broken) * rng.random() ** 4) if broken else 0
+        at = int(len(result) * rng.random() ** 4) if result else 0
         size = int(rng.integers(1, 9))
         kind = rng.integers(4)
-        if kind == 0 and broken:
-            broken[at % len(broken)] ^= 1 << int(rng.integers(8))
+        if kind == 0 and result:
+            result[at % len(result)] ^= 1 << int(rng.integers(8))
         elif kind == 1:
-            broken[at : at + size] = rng.bytes(size)
+            result[at : at + size] = rng.bytes(size)
         elif kind == 2:
-            del broken[at : at + size * 10]
+            del result[at : at + size * 10]
         else:
-            broken[at:at] = broken[at : at + size * 20]
-    return bytes(broken)
+            result[at:at] = result[at : at + size * 20]
+    return bytes(result)
 
 
-def uploads(songs: dict[str, bytes], seed: int) -> Iterator[bytes]:
-    """Yield mutations of the songs in turn, endlessly; equal seeds give equal bytes."""
+def mutated_songs(songs: dict[str, bytes], seed: int) -> Iterator[bytes]:
+    """Yield mutations of the songs in turn, endlessly; the same for the same ``seed``."""
     rng = np.random.default_rng(seed)
     for content in itertools.cycle(songs.values()):
-        yield mutated(content, rng)
+        yield mutate(content, rng)

@@ -1,0 +1,115 @@
+"""Requests and responses as pydantic types; the payloads are those of MLflow's scoring server."""
+
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, Field, model_validator
+
+from songcast.serving.tasks import STRICT, TaskParams
+
+EXAMPLE = "UklGRi4AAABXQVZFZm10IBAAAAABAAEAgD4AAAB9AAACABAAZGF0YQoAAAAAAOgD0AfoAwAA"
+
+
+class Schema(BaseModel):
+    """Base of all types."""
+
+    model_config = STRICT
+
+
+class RawSong(Schema):
+    """int16 samples as numbers: one per frame (mono), or a list of one or two per frame."""
+
+    samples: list[int] | list[list[int]] = Field(min_length=1)
+    sample_rate_hz: int = Field(ge=1, le=1_000_000)
+
+
+# Base64 of an audio file, or raw samples as JSON text.
+EncodedSong = Annotated[str, Field(examples=[EXAMPLE])] | RawSong
+
+
+class SongRow(Schema):
+    """One song."""
+
+    song: EncodedSong
+
+
+class SongColumn(Schema):
+    """One song, or a list of songs."""
+
+    song: EncodedSong | list[EncodedSong]
+
+
+class SplitFrame(Schema):
+    """A table of songs, with column names and rows in separate lists."""
+
+    columns: list[Literal["song"]] = Field(min_length=1, max_length=1)
+    data: list[Annotated[list[EncodedSong], Field(min_length=1, max_length=1)]]
+    index: list[Any] | None = None
+
+
+class Invocation(Schema):
+    """Songs in one of the four forms of MLflow's scoring server, and the task."""
+
+    dataframe_split: SplitFrame | None = None
+    dataframe_records: list[SongRow] | None = None
+    inputs: SongColumn | list[EncodedSong | SongRow] | str | None = None
+    instances: SongColumn | list[EncodedSong | SongRow] | str | None = None
+    params: TaskParams = TaskParams()
+
+    @model_validator(mode="after")
+    def _check_one_form(self) -> Self:
+        forms = (self.dataframe_split, self.dataframe_records, self.inputs, self.instances)
+        if sum(form is not None for form in forms) != 1:
+            raise ValueError(
+                "send exactly one of dataframe_split, dataframe_records, inputs, instances"
+            )
+        return self
+
+    def songs(self) -> list[str]:
+        """Return the songs as text; raw samples become JSON text."""
+        if self.dataframe_split is not None:
+            return [_text(row[0]) for row in self.dataframe_split.data]
+        forms = (self.dataframe_records, self.inputs, self.instances)
+        content: Any = next(form for form in forms if form is not None)
+        if isinstance(content, SongColumn):
+            content = content.song
+        songs = content if isinstance(content, list) else [content]
+        return [_text(song.song if isinstance(song, SongRow) else song) for song in songs]
+
+
+class Prediction(Schema):
+    """The result for one song. ``audio``: base64 of a file in ``format``."""
+
+    audio: str | None
+    format: str | None
+    prediction_gain_db: list[float] | None
+    bits_per_sample: float | None
+    sample_rate_hz: int
+
+
+class InvocationResponse(Schema):
+    """One prediction per song, in the order of the request."""
+
+    predictions: list[Prediction]
+
+
+class VersionResponse(Schema):
+    """The model that is served."""
+
+    songcast: str
+    uri: str
+    alias: str | None
+    version: int | None
+    commit: str | None
+    weights_sha256: str | None
+
+
+class ErrorResponse(Schema):
+    """The reason of an error, in one line."""
+
+    error_code: str
+    message: str
+
+
+def _text(song: str | RawSong) -> str:
+    return song if isinstance(song, str) else json.dumps(song.model_dump())
