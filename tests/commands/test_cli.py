@@ -399,8 +399,8 @@ def test_summary_marks_the_best_and_says_who_is_champion(capfd):
     assert cli.main(["summary"]) == 0
     lines = capfd.readouterr().out.splitlines()
     assert [line.split() for line in lines[2:5]] == [
-        ["ridge", "41.00", "*", "7.0000", "0"],
-        ["train", "40.00", "6.5000", "*", "0"],
+        ["ridge", "*", "41.00", "7.0000", "0"],
+        ["train", "40.00", "*", "6.5000", "0"],
         ["notebook", "-", "9.0000", "-"],
     ]
     assert (
@@ -426,10 +426,10 @@ def test_summary_gives_the_reasons_of_a_closed_gate(capfd):
 def test_summary_without_results_is_one_line(capfd):
     assert "evaluation.json: missing" in refusal(capfd, "summary")
     write_results()
-    assert "holds no summary" in refusal(capfd, "summary")
+    assert "not an evaluation" in refusal(capfd, "summary")
     write_results(train={"bits_per_sample": 1.0})
     Path("registered.json").write_text("[]")
-    assert "registered.json: cannot be understood" in refusal(capfd, "summary")
+    assert "registered.json: not written by stage register" in refusal(capfd, "summary")
 
 
 # The frame around the commands

@@ -196,7 +196,7 @@ def test_descriptions_say_the_finding_and_every_forecasters_numbers():
     evaluation = small_evaluation()
     run = note_of_run(evaluation, "train")
     assert run.startswith("**train** needs 6.2000 bits per sample, 0.3000 less than cascade.")
-    assert "| **train** | **40.00** | **6.2000** | **0** |" in run
+    assert "| retrain | **40.00** | **6.1000** | 0 |" in run
     assert "| first | 40.00 | 6.2000 |" in run
     parent = note_of_pipeline(evaluation, {"train": "a1", "retrain": "b2"})
     assert parent.startswith("**retrain** needs 6.1000 bits per sample")

@@ -1,16 +1,13 @@
-"""`songcast summary`: what `make run` found, and where to look."""
+"""`songcast summary`: the results of the pipeline."""
 
 import argparse
 import json
-import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from songcast.commands import Subparsers, add_command
 
 WHERE = (
-    ("report.html", "hear and see it: original, predictions, continuation, residual"),
+    ("report.html", "listen: original, predictions, continuation, residual"),
     ("make ui", "runs, metrics, plots and models in the MLflow UI"),
     ("listening/", "original and predicted passages of each song, as wav"),
     ("metrics/evaluation.json", "every number, song by song"),
@@ -19,75 +16,52 @@ WHERE = (
 
 def add(subparsers: Subparsers) -> None:
     """Add the command."""
-    add_command(
+    parser = add_command(
         subparsers,
         "summary",
         run,
-        "print what `make run` found",
-        "The mean gain and bits of every forecaster on passages that no fit has seen, the best "
-        "marked; which version is champion; where to look.",
+        "print the results of the pipeline",
+        "Prints the mean prediction gain and bits per sample of every forecaster on held-out "
+        "passages, the champion and the challenger, and the files with details.",
         "songcast summary",
+    )
+    parser.add_argument(
+        "--markdown", action="store_true", help="print the table alone, as markdown"
     )
 
 
-def run(arguments: argparse.Namespace) -> int:  # noqa: ARG001
-    """Print the summary. Raises ``RegistryError`` where nothing was evaluated yet."""
+def run(arguments: argparse.Namespace) -> int:
+    """Print the summary. Raises ``RegistryError`` before the first evaluation."""
     from songcast import files
     from songcast.report.console import print_table
-    from songcast.stages.register import EVALUATION, REGISTERED, read_evaluation
+    from songcast.report.results import (
+        COLUMNS,
+        EVALUATION,
+        markdown_table,
+        read_evaluation,
+        result_rows,
+    )
 
     root = files.root()
     evaluation = read_evaluation(root / EVALUATION)
-    rows = evaluation_rows(check_summary(root / EVALUATION, evaluation))
-    served = registry_line(root / REGISTERED)
+    rows = result_rows(evaluation["summary"])
+    if arguments.markdown:
+        print(markdown_table(COLUMNS, rows))
+        return 0
+    registered = registry_line(root / files.REGISTERED)
     songs = len(evaluation.get("songs", ()))
-    print(f"Means over the unseen passages of {songs} songs (* best):")
-    print_table(["forecaster", "gain dB", "bits/sample", "lag"], rows)
-    print()
-    print(served)
-    print()
-    for place, what in WHERE:
-        print(f"{place:<25}{what}")
+    print(f"Means over the held-out passages of {songs} songs (* best):")
+    print_table(COLUMNS, rows)
+    print(f"\n{registered}\n")
+    for place, content in WHERE:
+        print(f"{place:<25}{content}")
     return 0
 
 
-def check_summary(path: Path, evaluation: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the summary of an evaluation. Raises ``RegistryError`` where it holds none."""
-    from songcast.errors import RegistryError
-
-    summary = evaluation.get("summary")
-    whole = isinstance(summary, dict) and all(isinstance(e, dict) for e in summary.values())
-    if not summary or not whole:
-        raise RegistryError(f"{path}: holds no summary: run `dvc repro evaluate`")
-    found: Mapping[str, Any] = summary
-    return found
-
-
-def evaluation_rows(summary: Mapping[str, Any]) -> list[list[str]]:
-    """Return a row for each forecaster; `` *`` marks the highest gain and the fewest bits."""
-    from songcast.report.console import number
-
-    def column(key: str, digits: int, sign: int) -> dict[str, str]:
-        values = {name: entry.get(key) for name, entry in summary.items()}
-        known = [sign * v for v in values.values() if isinstance(v, int | float) and v == v]
-        best = max(known, default=math.inf)
-        return {
-            name: number(value, digits)
-            + (" *" if isinstance(value, int | float) and sign * value == best else "  ")
-            for name, value in values.items()
-        }
-
-    gains, bits = column("prediction_gain_db", 2, 1), column("bits_per_sample", 4, -1)
-    return [
-        [name, gains[name], bits[name], str(entry.get("lag_samples", "-"))]
-        for name, entry in summary.items()
-    ]
-
-
 def registry_line(path: Path) -> str:
-    """Say which version is champion, which challenger, and why the gate is closed if it is.
+    """Return a line on the champion, the challenger and the gate.
 
-    Raises ``RegistryError`` where registered.json cannot be understood.
+    Raises ``RegistryError`` for a registered.json that is not as stage register writes it.
     """
     from songcast.errors import RegistryError
 
@@ -100,7 +74,7 @@ def registry_line(path: Path) -> str:
         return "Nothing is registered yet: run `dvc repro register`."
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RegistryError(
-            f"{path}: cannot be understood ({error}): run `dvc repro --force register`"
+            f"{path}: not written by stage register ({error}): run `dvc repro --force register`"
         ) from None
 
     def version(number: int) -> str:

@@ -1,4 +1,4 @@
-"""What users see: tables on stdout, a progress bar and one-line notes on stderr."""
+"""Output for the terminal: tables and JSON on stdout, notes and a progress bar on stderr."""
 
 import json
 import math
@@ -8,23 +8,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
-
-# Wider than any table: what is piped into a file or another program is never cut.
+# Wider than any table, so that output for a file or another program is never cut.
 PIPED_COLUMNS = 10_000
 MISSING = "-"
+BEST = "* "  # the start of a table cell that holds the best value of its column
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
     """Print a table; the first ``left`` columns hold words, the others numbers.
 
-    On a terminal it has a ruled head and folds where the window is narrow; elsewhere it is
-    plain aligned text.
+    On a terminal it has a ruled head and folds in a narrow window; elsewhere it is plain
+    aligned text.
     """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     on_terminal = sys.stdout.isatty()
     table = Table(box=box.SIMPLE_HEAD if on_terminal else None, show_edge=False, pad_edge=False)
     for place, column in enumerate(columns):
@@ -33,11 +33,10 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int
             column, justify="left" if words else "right", overflow="fold", no_wrap=not words
         )
     for row in rows:
-        # Text, so that brackets in a name are no markup.
-        table.add_row(*(Text(c, style="bold" if c.endswith(" *") else "") for c in row))
-    Console(file=sys.stdout, width=None if on_terminal else PIPED_COLUMNS, highlight=False).print(
-        table
-    )
+        # Text, so that rich reads no markup in the brackets of a name.
+        table.add_row(*(Text(c, style="bold" if c.startswith(BEST) else "") for c in row))
+    width = None if on_terminal else PIPED_COLUMNS
+    Console(file=sys.stdout, width=width, highlight=False).print(table)
 
 
 def print_json(document: object) -> None:
@@ -46,12 +45,12 @@ def print_json(document: object) -> None:
 
 
 def note(line: str) -> None:
-    """Print a remark that is no result to stderr."""
+    """Print a remark to stderr."""
     print(f"songcast: {line}", file=sys.stderr)
 
 
 def number(value: object, digits: int) -> str:
-    """Return a number as text, ``-`` for what is none.
+    """Return a number as text, ``-`` for NaN and for anything else.
 
     >>> number(3.14159, 2), number(None, 2)
     ('3.14', '-')
@@ -62,7 +61,7 @@ def number(value: object, digits: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return minutes and seconds, or seconds alone where it is short.
+    """Return minutes and seconds, or seconds alone below a minute.
 
     >>> duration(201.2), duration(0.25)
     ('3:21', '0.25 s')
@@ -99,6 +98,15 @@ def progress(label: str, total: float, unit: str) -> Iterator[Callable[..., None
     ``advance`` and ``completed`` count in ``unit``, and ``description`` replaces ``label``.
     Log lines and ``note`` scroll above the bar.
     """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     with Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),

@@ -9,16 +9,14 @@ from typing import Any
 
 from songcast import registry
 from songcast.bundle import read_manifest
-from songcast.errors import RegistryError
-from songcast.files import write_json
+from songcast.files import REGISTERED, write_json
 from songcast.registry import files as registry_files
 from songcast.registry import promotion
 from songcast.registry.model_card import model_card
+from songcast.report.results import EVALUATION, read_evaluation
 from songcast.stages import run_stage
 from songcast.tracking import lineage
 from songcast.tracking.stage_log import log_evaluations, measured
-
-EVALUATION, REGISTERED = Path("metrics/evaluation.json"), Path("registered.json")
 
 
 def register(folder: Path) -> dict[str, Any]:
@@ -63,19 +61,6 @@ def describe(folder: Path, number: int, kind: str, evaluation: dict[str, Any]) -
     files = {registry_files.CARD: card, registry_files.LINEAGE: json.dumps(said, indent=2)}
     registry_files.attach(found, files)
     registry.set_description(found, card.partition("## What it learned from")[0])
-
-
-def read_evaluation(path: Path) -> dict[str, Any]:
-    """Read metrics/evaluation.json. Raises ``RegistryError`` where it is missing or broken."""
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise RegistryError(f"{path}: missing: run `dvc repro evaluate` first") from None
-    except ValueError as error:
-        raise RegistryError(f"{path}: not valid JSON ({error}): run `dvc repro evaluate`") from None
-    if not isinstance(content, dict):
-        raise RegistryError(f"{path}: not an evaluation: run `dvc repro evaluate`")
-    return content
 
 
 def main() -> None:

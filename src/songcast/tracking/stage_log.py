@@ -11,7 +11,8 @@ from songcast import tracking
 from songcast.bundle import read_manifest
 from songcast.errors import RegistryError
 from songcast.evaluation.horizons import metrics_of
-from songcast.tracking.descriptions import best_of, note_of_pipeline, note_of_run
+from songcast.report.results import best_of
+from songcast.tracking.descriptions import note_of_pipeline, note_of_run
 
 KINDS = ("train", "retrain")
 # Which of the listening files and the pictures belong to which run.

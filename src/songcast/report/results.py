@@ -1,0 +1,95 @@
+"""The results of stage evaluate: metrics/evaluation.json, and the table of forecasters."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from songcast.errors import RegistryError
+from songcast.files import METRICS
+from songcast.report.console import BEST, MISSING, number
+
+EVALUATION = f"{METRICS}/evaluation.json"
+COLUMNS = ("forecaster", "prediction gain, dB", "bits per sample", "lag, samples")
+
+Measures = Mapping[str, Mapping[str, Any]]  # forecaster: its entry in metrics/evaluation.json
+
+
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """Read metrics/evaluation.json. Raises ``RegistryError`` where it is missing or broken."""
+    try:
+        content = json.loads(path.read_text())
+        summary = content["summary"]
+        if summary and all(isinstance(entry, dict) for entry in summary.values()):
+            return dict(content)
+    except FileNotFoundError:
+        raise RegistryError(f"{path}: missing: run `dvc repro evaluate` first") from None
+    except ValueError as error:
+        raise RegistryError(f"{path}: not valid JSON ({error}): run `dvc repro evaluate`") from None
+    except (KeyError, TypeError, AttributeError):
+        pass
+    raise RegistryError(f"{path}: not an evaluation: run `dvc repro evaluate`")
+
+
+def mean_gain_db(measures: Mapping[str, Any]) -> float:
+    """Return the prediction gain, averaged over channels that are not silent; NaN if all are."""
+    gain = measures.get("prediction_gain_db")
+    known = [g for g in (gain if isinstance(gain, list) else [gain]) if g is not None]
+    return math.fsum(known) / len(known) if known else math.nan
+
+
+def bits_per_sample(measures: Mapping[str, Any]) -> float:
+    """Return bits per sample, NaN where they were not finite (JSON has null for it)."""
+    bits = measures.get("bits_per_sample")
+    return math.nan if bits is None else float(bits)
+
+
+def best_of(measures: Measures, names: Iterable[str]) -> str:
+    """Return the one of ``names`` with the fewest bits per sample; NaN counts as the most."""
+    bits = {name: bits_per_sample(measures[name]) for name in names}
+    return min(bits, key=lambda name: (math.isnan(bits[name]), bits[name]))
+
+
+def result_rows(measures: Measures) -> list[list[str]]:
+    """Return the cells of ``COLUMNS`` for each forecaster; the best cells start with ``BEST``.
+
+    >>> result_rows({"ridge": {"prediction_gain_db": [20.0, 30.0], "bits_per_sample": 9.0}})
+    [['ridge', '* 25.00', '* 9.0000', '-']]
+    """
+    gains = {name: mean_gain_db(entry) for name, entry in measures.items()}
+    bits = {name: bits_per_sample(entry) for name, entry in measures.items()}
+    most = max((gain for gain in gains.values() if gain == gain), default=None)
+    fewest = min((b for b in bits.values() if b == b), default=None)
+    return [
+        [
+            name,
+            (BEST if gains[name] == most else "") + number(gains[name], 2),
+            (BEST if bits[name] == fewest else "") + number(bits[name], 4),
+            _largest_lag(entry.get("lag_samples")),
+        ]
+        for name, entry in measures.items()
+    ]
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a markdown table: words in the first column, numbers in the others, best in bold.
+
+    >>> print(markdown_table(["song", "bits per sample"], [["a", "* 9.0000"], ["b", "9.5000"]]))
+    | song | bits per sample |
+    |---|--:|
+    | a | **9.0000** |
+    | b | 9.5000 |
+    """
+
+    def cell(text: str) -> str:
+        return f"**{text.removeprefix(BEST)}**" if text.startswith(BEST) else text
+
+    lines = [f"| {' | '.join(map(cell, row))} |" for row in (columns, *rows)]
+    return "\n".join([lines[0], "|---|" + "--:|" * (len(columns) - 1), *lines[1:]])
+
+
+def _largest_lag(lags: int | Sequence[int] | None) -> str:
+    if lags is None:
+        return MISSING
+    return str(max(lags, key=abs, default=0) if isinstance(lags, Sequence) else lags)
