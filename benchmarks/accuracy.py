@@ -33,7 +33,7 @@ from songcast.errors import SongcastError
 from songcast.files import MODELS, PREPARED, root
 from songcast.forecasting.forecaster import Forecaster
 from songcast.forecasting.keras_backend import import_keras
-from songcast.registry.models import load
+from songcast.forecasting.loading import load_forecaster as load
 from songcast.report.console import note, number, print_table
 
 ALWAYS = ("persistence", "cascade")

@@ -3,7 +3,7 @@
 Real-time factor: seconds of sound per CPU second of this process, priming left out and told
 apart. For mono and stereo at 16 and 44.1 kHz, one continuation and 16 in parallel threads, with
 the default network and a large one (random weights cost the same as learned ones). The plain
-loop calls ``predict`` once per sample, which is what SampleRNN implementations do. Memory is the
+loop calls ``predict`` once per sample, which is what SampleRNN implementations do. Retrieval is the
 growth of the resident set over a long continuation. Songs are synthetic; run it anywhere:
 
     .venv/bin/python benchmarks/continuation.py
@@ -65,9 +65,9 @@ def pin(core: int) -> None:
     prepare_backend()
 
 
-def continuer(size: str) -> Any:
+def continuation_model(size: str) -> Any:
     """Return a continuer with random weights."""
-    from songcast.continuation.continuer import Continuer
+    from songcast.continuation.model import ContinuationModel
     from songcast.continuation.network import build_network
     from songcast.continuation.settings import NetworkSettings
 
@@ -76,7 +76,7 @@ def continuer(size: str) -> Any:
         settings = NetworkSettings(
             look_back=32, slow_units=512, fast_units=128, head_units=(96, 64)
         )
-    return Continuer(build_network(settings), settings, copy_share=0.95)
+    return ContinuationModel(build_network(settings), settings, copy_share=0.95)
 
 
 def song(channels: int, rate_hz: int) -> NDArray[np.int16]:
@@ -92,19 +92,19 @@ def song(channels: int, rate_hz: int) -> NDArray[np.int16]:
 
 
 def measure(size: str, channels: int, rate_hz: int, seconds: float) -> dict[str, Any]:
-    from songcast.continuation.conditioning import Prime
+    from songcast.continuation.conditioning import Prompt
 
-    model, samples = continuer(size), song(channels, rate_hz)
+    model, samples = continuation_model(size), song(channels, rate_hz)
     frames = round(seconds * rate_hz)
-    model.go_on(Prime(samples, rate_hz), rate_hz // 4, 1.0, 0)  # compiles
-    priming, prime = cpu_seconds(lambda: Prime(samples, rate_hz))
-    hearing, stream = cpu_seconds(lambda: model.stream(prime, frames, 1.0, 0))
+    model.generate(Prompt(samples, rate_hz), rate_hz // 4, 1.0, 0)  # compiles
+    priming, prompt = cpu_seconds(lambda: Prompt(samples, rate_hz))
+    hearing, stream = cpu_seconds(lambda: model.stream(prompt, frames, 1.0, 0))
     first, _ = cpu_seconds(lambda: next(stream))
     one, _ = cpu_seconds(lambda: list(stream))
 
     def many() -> None:
         with ThreadPoolExecutor(PARALLEL) as pool:
-            list(pool.map(lambda seed: model.go_on(prime, frames, 1.0, seed), range(PARALLEL)))
+            list(pool.map(lambda seed: model.generate(prompt, frames, 1.0, seed), range(PARALLEL)))
 
     together, _ = cpu_seconds(many)
     return {
@@ -123,7 +123,7 @@ def keras_loop(rate_hz: int, calls: int = 200) -> dict[str, Any]:
     """One ``predict`` per sample, both channels of a stereo song in one batch."""
     from songcast.continuation.features import FAST, FAST_FEATURES, SLOW, SLOW_FEATURES
 
-    model = continuer(DEFAULT)
+    model = continuation_model(DEFAULT)
     steps = SLOW // FAST
     inputs = [
         np.zeros((2, 1, SLOW_FEATURES), np.float32),
@@ -142,10 +142,10 @@ def keras_loop(rate_hz: int, calls: int = 200) -> dict[str, Any]:
 
 def long_run(minutes: float) -> dict[str, Any]:
     """Growth of the resident set over a stereo continuation of which no block is kept."""
-    from songcast.continuation.conditioning import Prime
+    from songcast.continuation.conditioning import Prompt
 
-    stream = continuer(DEFAULT).stream(
-        Prime(song(2, 44100), 44100), round(minutes * 60 * 44100), 1.0, 0
+    stream = continuation_model(DEFAULT).stream(
+        Prompt(song(2, 44100), 44100), round(minutes * 60 * 44100), 1.0, 0
     )
     sizes = []
     for index, _ in enumerate(stream):

@@ -188,11 +188,11 @@ def test_the_python_example_of_the_readme_runs(
     make_song: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What the other tests here do not need: Keras takes seconds to load.
-    from helpers.small_continuer import continuer
+    from helpers.small_continuation import continuation_model
     from songcast.forecasting.persistence import Persistence
 
     (example,) = (b for b in blocks(ROOT / "README.md", "python") if "import songcast" in b)
-    small = continuer()
+    small = continuation_model()
 
     class Champion(Persistence):
         continuer = property(lambda _: small)

@@ -25,6 +25,8 @@ from songcast.files import atomic_folder, sha256_of_file
 MANIFEST = "bundle.json"
 ARRAYS = "arrays.npz"
 NETWORK = "network.keras"
+# The sub-folder of a package that holds the bundle of the continuation model.
+CONTINUATION = "continuation"
 VERSIONED = ("songcast", "keras", "tensorflow", "numpy", "numba")
 # Zip members carry a date; a fixed one keeps equal content equal in bytes.
 EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -40,14 +42,12 @@ def write_bundle(
     arrays: Mapping[str, Array] | None = None,
     network: Any = None,
     texts: Mapping[str, str] | None = None,
-    nested: Mapping[str, Path] | None = None,
 ) -> None:
     """Write a bundle, replacing what was there only when all of it is on disk.
 
     ``arrays``: name to array. ``network``: a Keras model. ``texts``: file name to content, such
-    as history.csv. ``nested``: sub-folder to the bundle that is copied there; its weights count
-    as the outer bundle's own. ``details``: further JSON-able keys
-    of bundle.json, such as sample_rate_hz, channels, look_back, scales and params.
+    as history.csv. ``details``: further JSON-able keys of bundle.json, such as sample_rate_hz,
+    channels, look_back, scales and params.
     """
     with atomic_folder(folder) as scratch:
         weights: dict[str, Array] = {}
@@ -60,23 +60,41 @@ def write_bundle(
             weights.update(network_weights(network))
         for name, text in (texts or {}).items():
             (scratch / name).write_text(text)
-        for name, inner in (nested or {}).items():
-            weights[f"{name}/"] = np.array(read_manifest(inner)["weights_sha256"])
-            (scratch / name).mkdir()
-            for file in inner.iterdir():  # not by copytree, which hides what the disk says
-                shutil.copy2(file, scratch / name)
         manifest = {
             "kind": kind,
             **details,
             "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
             "weights_sha256": weights_sha256(weights),
-            "files": {
-                p.relative_to(scratch).as_posix(): sha256_of_file(p)
-                for p in sorted(scratch.rglob("*"))
-                if p.is_file()
-            },
         }
-        (scratch / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        _write_manifest(scratch, manifest)
+
+
+def write_package(folder: Path, forecaster: Path, continuation: Path) -> None:
+    """Write a bundle that holds the bundle ``forecaster`` and, in a sub-folder, ``continuation``.
+
+    A package is a forecaster's bundle with two more things: the files of the continuation bundle
+    in ``continuation/`` and ``continuation_weights_sha256`` in bundle.json. Raises
+    ``BundleError`` where one of the two is missing or altered.
+    """
+    manifest = read_manifest(forecaster)
+    weights = str(read_manifest(continuation)["weights_sha256"])
+    with atomic_folder(folder) as scratch:
+        for source, target in ((forecaster, scratch), (continuation, scratch / CONTINUATION)):
+            target.mkdir(exist_ok=True)
+            for file in (MANIFEST, *read_manifest(source, verify=False)["files"]):
+                shutil.copy2(source / file, target / file)
+        (scratch / MANIFEST).unlink()
+        _write_manifest(scratch, {**manifest, "continuation_weights_sha256": weights})
+
+
+def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write bundle.json with the sha256 of every other file in ``folder``."""
+    files = {
+        p.relative_to(folder).as_posix(): sha256_of_file(p)
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "files": files}, indent=2) + "\n")
 
 
 def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
@@ -116,9 +134,6 @@ def check_weights(folder: Path, network: Any) -> None:
     weights = network_weights(network)
     if (folder / ARRAYS).is_file():
         weights |= read_arrays(folder)
-    for inner in folder.glob(f"*/{MANIFEST}"):
-        sha256 = read_manifest(inner.parent)["weights_sha256"]
-        weights[f"{inner.parent.name}/"] = np.array(sha256)
     if weights_sha256(weights) != read_manifest(folder, verify=False)["weights_sha256"]:
         raise BundleError(
             f"{folder}: holds other weights than its {MANIFEST} names (sha256 differs); "

@@ -6,14 +6,14 @@ import json
 import numpy as np
 import pytest
 
-from helpers.small_continuer import continuer
+from helpers.small_continuation import continuation_model
 from helpers.small_models import music, randomised, song
 from songcast import cli
 from songcast.audio.songs import Song, read_song, write_song
-from songcast.bundle import read_manifest
-from songcast.continuation.conditioning import Guide, Prime
-from songcast.continuation.continuer import Continuer
-from songcast.continuation.retrieval import Memory
+from songcast.bundle import read_manifest, write_package
+from songcast.continuation.conditioning import Conditioning, Prompt
+from songcast.continuation.model import ContinuationModel
+from songcast.continuation.retrieval import Retrieval
 from songcast.errors import BundleError, ContinuationError, SongcastError
 from songcast.registry.models import load
 
@@ -22,7 +22,7 @@ RATE_HZ = 8000
 
 @pytest.fixture(scope="module")
 def model():
-    return continuer()
+    return continuation_model()
 
 
 def piece(frames=30000, channels=2, rate_hz=RATE_HZ, seed=0):
@@ -145,7 +145,7 @@ def melody(seconds=12, seed=0):
 def test_the_memory_finds_where_the_song_was_like_this_to_the_sample():
     signal = melody()
     heard = signal[: 9 * RATE_HZ]
-    place = Memory(heard, RATE_HZ).find(len(heard))
+    place = Retrieval(heard, RATE_HZ).find(len(heard))
     assert place is not None
     assert place.frame == 3 * RATE_HZ
     assert place.distance_db < 1.5
@@ -153,14 +153,14 @@ def test_the_memory_finds_where_the_song_was_like_this_to_the_sample():
 
 def test_a_song_too_short_for_a_memory_has_none():
     signal = melody()[:4000]
-    assert Memory(signal, RATE_HZ).find(4000) is None
+    assert Retrieval(signal, RATE_HZ).find(4000) is None
 
 
 def test_the_guide_never_runs_out_and_visits_more_than_one_passage():
     heard = np.stack([melody()] * 2, axis=1).astype(np.int16)
-    prime = Prime(heard, RATE_HZ)
-    guide = Guide(prime, np.random.default_rng(0), 4)
-    blocks = [next(guide) for _ in range(4 + 30 * RATE_HZ // prime.rows.block)]
+    prompt = Prompt(heard, RATE_HZ)
+    conditioning = Conditioning(prompt, np.random.default_rng(0), 4)
+    blocks = [next(conditioning) for _ in range(4 + 30 * RATE_HZ // prompt.rows.block)]
     assert len({block.distance_db for block in blocks}) > 2
     for block in blocks:
         assert np.all(np.isfinite(block.excitation))
@@ -174,39 +174,37 @@ def test_the_guide_never_runs_out_and_visits_more_than_one_passage():
 
 @pytest.fixture(scope="module")
 def bundle(model, tmp_path_factory):
-    """A forecaster's bundle that carries the continuation network."""
+    """A forecaster's bundle, with the bundle of the continuation model beside it."""
     folder = tmp_path_factory.mktemp("models")
     model.save(folder / "continuation", {"params": {}})
-    forecaster = randomised()
-    forecaster.continuation = folder / "continuation"
-    forecaster.save(folder / "train", {"sample_rate_hz": RATE_HZ, "channels": 2, "params": {}})
+    details = {"sample_rate_hz": RATE_HZ, "channels": 2, "params": {}}
+    randomised().save(folder / "train", details)
     return folder / "train"
 
 
-def test_a_bundle_carries_the_network_that_continues_and_goes_on_the_same(model, bundle):
-    loaded = load(bundle)
-    np.testing.assert_array_equal(
-        loaded.continue_song(piece(), 0.5, seed=1).samples,
-        model.continue_song(piece(), 0.5, seed=1).samples,
-    )
-    streamed = np.concatenate(list(loaded.stream_song(piece(), 0.5, seed=1)))
-    np.testing.assert_array_equal(streamed, loaded.continue_song(piece(), 0.5, seed=1).samples)
+def test_a_bundle_beside_a_continuation_bundle_and_a_package_continue_as_the_model(
+    model, bundle, tmp_path
+):
+    write_package(tmp_path / "package", bundle, bundle.parent / "continuation")
+    for folder in (bundle, tmp_path / "package"):
+        loaded = load(folder)
+        expected = model.continue_song(piece(), 0.5, seed=1).samples
+        np.testing.assert_array_equal(loaded.continue_song(piece(), 0.5, seed=1).samples, expected)
+        streamed = np.concatenate(list(loaded.stream_song(piece(), 0.5, seed=1)))
+        np.testing.assert_array_equal(streamed, expected)
 
 
-def test_the_nested_bundle_is_part_of_the_outers_proof(bundle, model, tmp_path):
-    manifest = read_manifest(bundle)
-    assert "continuation/network.keras" in manifest["files"]
-    alone = randomised()
-    alone.save(tmp_path / "alone", {})
-    assert read_manifest(tmp_path / "alone")["weights_sha256"] != manifest["weights_sha256"]
-    network = bundle / "continuation" / "network.keras"
-    saved = network.read_bytes()
-    network.write_bytes(saved[:-1])
-    try:
-        with pytest.raises(BundleError, match=r"continuation/network\.keras: missing or altered"):
-            read_manifest(bundle)
-    finally:
-        network.write_bytes(saved)
+def test_the_manifest_of_a_package_covers_the_continuation_model(bundle, tmp_path):
+    package = tmp_path / "package"
+    write_package(package, bundle, bundle.parent / "continuation")
+    manifest, own = read_manifest(package), read_manifest(bundle)
+    assert manifest["weights_sha256"] == own["weights_sha256"]
+    continuation = read_manifest(bundle.parent / "continuation")
+    assert manifest["continuation_weights_sha256"] == continuation["weights_sha256"]
+    network = package / "continuation" / "network.keras"
+    network.write_bytes(network.read_bytes()[:-1])
+    with pytest.raises(BundleError, match=r"continuation/network\.keras: missing or altered"):
+        read_manifest(package)
 
 
 @pytest.mark.parametrize("uri", ["persistence", "cascade"])
@@ -223,9 +221,9 @@ def test_an_lstm_without_its_network_says_so(tmp_path):
 
 def test_a_continuation_bundle_alone_is_no_forecaster(bundle):
     with pytest.raises(BundleError, match="unknown kind 'continuation'"):
-        load(bundle / "continuation")
+        load(bundle.parent / "continuation")
     with pytest.raises(BundleError, match="no continuation network"):
-        Continuer.load(bundle)
+        ContinuationModel.load(bundle)
 
 
 @pytest.fixture
@@ -235,14 +233,14 @@ def wav(tmp_path):
     return path
 
 
-def go_on(wav, bundle, *more):
+def generate(wav, bundle, *more):
     out = wav.with_name("out.wav")
     arguments = ["continue", str(wav), "-o", str(out), "--model", str(bundle), *more]
     return cli.main(arguments), out
 
 
 def test_the_command_writes_the_song_and_then_its_continuation(wav, bundle, model, capsys):
-    code, out = go_on(wav, bundle, "--seconds", "0.5", "--seed", "7")
+    code, out = generate(wav, bundle, "--seconds", "0.5", "--seed", "7")
     assert code == 0
     said = capsys.readouterr().out
     assert "x real time" in said and "samples clipped" in said
@@ -253,7 +251,7 @@ def test_the_command_writes_the_song_and_then_its_continuation(wav, bundle, mode
 
 
 def test_the_continuation_alone_and_one_json_document(wav, bundle, capsys):
-    code, out = go_on(wav, bundle, "--seconds", "0.5", "--only", "--json")
+    code, out = generate(wav, bundle, "--seconds", "0.5", "--only", "--json")
     assert code == 0
     said = json.loads(capsys.readouterr().out)
     assert said["frames"] == read_song(out).frames == 4000
@@ -275,7 +273,7 @@ def test_the_continuation_alone_and_one_json_document(wav, bundle, capsys):
     ],
 )
 def test_a_users_mistake_is_one_line_exit_2_and_leaves_no_file(wav, bundle, more, said, capsys):
-    code, out = go_on(wav, bundle, *more)
+    code, out = generate(wav, bundle, *more)
     assert code == 2
     caught = capsys.readouterr()
     assert caught.out == ""

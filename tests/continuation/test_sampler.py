@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from helpers.small_continuer import SETTINGS, continuer
+from helpers.small_continuation import SETTINGS, continuation_model
 from songcast.continuation.features import FAST, SLOW
 from songcast.continuation.sampler import FUTURE, Drawing, Engine, Weights
 from songcast.training.continuation_examples import EDGES, crop
@@ -14,7 +14,7 @@ NEAR = (1.0, 0.4)
 
 @pytest.fixture(scope="module")
 def model():
-    return continuer()
+    return continuation_model()
 
 
 def excitations(rows, seed=0):

@@ -12,7 +12,7 @@ import yaml
 
 from helpers.mlflow_store import use_repository
 from helpers.prepare_params import prepare_params
-from helpers.small_continuer import continuer
+from helpers.small_continuation import continuation_model
 from helpers.small_models import BANK, forecaster, randomised, untrained
 from songcast.audio.songs import write_song
 from songcast.config import FitParams, Params
@@ -137,7 +137,7 @@ def test_two_nodes_measure_the_same(two_nodes, data, tmp_path):
     for name in ("b.flac", "c.ogg"):
         (data / name).unlink()
     models = tmp_path / "models"
-    continuer().save(models / "continuation", {})
+    continuation_model().save(models / "continuation", {})
     for name in ("ridge", "notebook"):
         forecaster(name).save(models / name, {})
     for seed, name in enumerate(("train", "retrain")):

@@ -14,13 +14,13 @@ SOURCES = Path(songcast.__file__).parent
 HEARD = """
 import hashlib, sys
 import numpy as np
-from helpers.small_continuer import continuer
+from helpers.small_continuation import continuation_model
 from helpers.small_models import RATE_HZ, music, song
 from songcast.forecasting.cascade import Cascade
 from songcast.forecasting.filter_bank import FilterBankSettings
 heard = song(music(6000))
 bits = Cascade(FilterBankSettings.wide()).forecast(heard).bits
-more = continuer().continue_song(heard, 0.2).samples
+more = continuation_model().continue_song(heard, 0.2).samples
 print(hashlib.sha256(bits.tobytes() + more.tobytes()).hexdigest())
 """
 

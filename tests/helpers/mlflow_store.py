@@ -79,5 +79,8 @@ def evaluation_of(songs: tuple[str, ...] = ("a", "b"), **forecasters: Any) -> di
 
 
 def write_evaluation(folder: Path, content: dict[str, Any]) -> None:
+    """Write metrics/evaluation.json, and a continuation bundle for the packages."""
+    arrays = {"w": np.zeros(2)}
+    write_bundle(folder / "models" / "continuation", kind="continuation", details={}, arrays=arrays)
     (folder / "metrics").mkdir(exist_ok=True)
     (folder / "metrics" / "evaluation.json").write_text(json.dumps(content))

@@ -14,7 +14,7 @@ from sound_files import read_pcm
 
 from helpers.prepare_params import prepare_params
 from helpers.serving_models import app_of, running
-from helpers.small_continuer import continuer
+from helpers.small_continuation import continuation_model
 from songcast import cli
 from songcast.commands import forecasting
 from songcast.data.corpus import Corpus
@@ -39,10 +39,10 @@ class Model(Persistence):
     """Expects the sample before, and goes on with a network of random weights."""
 
     def __init__(self):
-        self._continuer = continuer()
+        self._continuer = continuation_model()
 
     @property
-    def continuer(self):
+    def continuation_model(self):
         return self._continuer
 
 

@@ -188,7 +188,7 @@ def test_what_the_run_did_not_log_is_not_registered(repository):
     empty = client.create_run(tracking_store.experiment_id(client)).info.run_id
     other = make_bundle(repository / "models" / "other", 2.0)
     for run_id, folder in ((empty, bundle), (run, other)):
-        with pytest.raises(RegistryError, match=f"run {run_id} carries no model with the weights"):
+        with pytest.raises(RegistryError, match=f"run {run_id} did not train the weights"):
             registry.register_bundle(run_id, folder, "train", {})
     assert registry.versions() == []
 
@@ -268,7 +268,7 @@ def test_a_run_without_this_model_cannot_be_registered(repository):
     bundle = make_bundle(repository / "models" / "train", 1.0)
     with tracking.stage_run("train", {}) as run:
         pass
-    with pytest.raises(RegistryError, match="carries no model"):
+    with pytest.raises(RegistryError, match="did not train the weights"):
         registry.register_bundle(run.run_id, bundle, "train", {})
 
 
@@ -444,10 +444,14 @@ def test_files_from_a_server_are_kept_in_the_users_cache_and_verified_each_time(
         if damage:
             (folder / damage).write_bytes(b"altered")  # noqa: F821
         folder = registry_files.resolve(found.uri)
-        assert folder == tmp_path / "deep" / "down" / below / found.weights_sha256
+        assert folder == tmp_path / "deep" / "down" / below / found.tags["songcast.bundle_sha256"]
         assert weights_of(folder) == found.weights_sha256
         assert sorted(downloads) == [
-            f"artifacts/train/{name}" for name in ("arrays.npz", "bundle.json")
+            f"artifacts/train/{name}"
+            for name in (
+                *("arrays.npz", "bundle.json"),
+                *("continuation/arrays.npz", "continuation/bundle.json"),
+            )
         ]
         downloads.clear()
         assert registry_files.resolve(found.uri) == folder
@@ -462,7 +466,7 @@ def test_pull_takes_what_was_registered_and_nothing_beside_it(with_versions, tmp
     (folder / "evil.py").write_text("raise SystemExit")
     registry_files.pull("models:/songcast/1", tmp_path / "mine")
     assert {p.name for p in (tmp_path / "mine").iterdir()} == {
-        *("arrays.npz", "bundle.json", "model_card.md")
+        *("arrays.npz", "bundle.json", "continuation", "model_card.md")
     }
 
 
@@ -500,7 +504,9 @@ def test_two_downloads_at_once_leave_one_bundle_that_nobody_takes_away(
     monkeypatch.setattr(registry_files, "listing", listing_while_another_downloads)
     folder = registry_files.resolve("models:/songcast/1")
     assert folder.stat().st_ino == seen[1]
-    assert {path.name for path in folder.iterdir()} == {"arrays.npz", "bundle.json"}
+    assert {path.name for path in folder.iterdir()} == {
+        *("arrays.npz", "bundle.json", "continuation")
+    }
 
 
 def test_other_weights_under_the_registered_name_are_not_loaded(with_versions, capfd):

@@ -23,12 +23,12 @@ from helpers.waiting import wait_until
 from songcast import cli
 from songcast.audio.songs import Song, read_song, write_song
 from songcast.commands import serve
+from songcast.registry.mlflow_model import example_song
 from songcast.serving import champion as champion_module
 from songcast.serving import jobs
 from songcast.serving.app import create_app
 from songcast.serving.champion import Champion
 from songcast.serving.jobs import Limits
-from songcast.serving.package import example_song
 from songcast.serving.payload import decode_file
 
 RAW = {"samples": [[0, 1], [32767, -32768], [5, 6]], "sample_rate_hz": 22050}

@@ -21,7 +21,7 @@ from helpers.pickles import pickles_below
 from helpers.serving_models import Echo, app_of, running
 from songcast.errors import AudioError
 from songcast.registry import files as registry_files
-from songcast.serving.package import example_song
+from songcast.registry.mlflow_model import example_song
 from songcast.serving.payload import decode_song
 from songcast.stages import register
 from songcast.tracking import store as tracking_store

@@ -21,7 +21,7 @@ from helpers.small_models import song as song_of
 from songcast import cli
 from songcast.audio.songs import write_song
 from songcast.registry import files as registry_files
-from songcast.serving.package import requirements
+from songcast.registry.mlflow_model import requirements
 from songcast.stages import register
 
 pytestmark = [

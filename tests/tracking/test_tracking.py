@@ -12,7 +12,7 @@ import pytest
 
 from helpers.mlflow_store import make_bundle, use_repository, weights_of
 from helpers.waiting import wait_until
-from songcast import cli, tracking
+from songcast import cli, registry, tracking
 from songcast.errors import BundleError, TrackingError
 from songcast.tracking import lineage, outbox
 from songcast.tracking import live as tracking_live
@@ -66,8 +66,9 @@ def test_a_stage_is_logged_with_params_epochs_tags_files_and_model(repository):
     assert "cores" in logged.data.tags["songcast.hardware"]
     client = tracking_store.connect()
     assert [f.path for f in client.list_artifacts(run.run_id, "notes")] == ["notes/note.txt"]
-    model = client.get_logged_model(logged.data.tags["songcast.model_id"])
-    assert model.source_run_id == run.run_id
+    assert sorted(f.path for f in client.list_artifacts(run.run_id, "bundle")) == [
+        f"bundle/{name}" for name in ("arrays.npz", "bundle.json")
+    ]
     assert not list((repository / "mlruns").rglob("*.pkl"))
 
 
@@ -131,7 +132,9 @@ def test_a_missing_run_is_rebuilt_once_from_the_outputs_of_its_stage(repository)
     assert steps_of(first, "loss") == [(0, 1.0), (1, 0.5)]
     assert steps_of(first, "val_bits") == [(1, 6.5)]
     client = tracking_store.connect()
-    assert {f.path for f in client.list_artifacts(first)} == {"curves", "other-name.csv"}
+    assert {f.path for f in client.list_artifacts(first)} == {
+        *("bundle", "curves", "other-name.csv")
+    }
 
 
 def test_a_run_that_was_logged_live_is_found_and_a_broken_off_one_is_not(repository):
@@ -208,7 +211,7 @@ def test_mlflow_tracking_uri_moves_everything(repository, tmp_path, monkeypatch)
     run_id = tracking.ensure_run("train", bundle, {})
     assert os.environ["MLFLOW_TRACKING_URI"] == f"sqlite:///{other}"
     assert run_of(run_id).info.status == "FINISHED"
-    assert list(other.parent.glob("artifacts/songcast/models/*/artifacts/MLmodel"))
+    assert list(other.parent.glob("artifacts/songcast/*/artifacts/bundle/bundle.json"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert all_runs() == []
 
@@ -500,6 +503,7 @@ def test_the_songs_are_logged_as_the_runs_data_set(repository):
 
 def test_what_was_measured_stands_on_the_models_page_and_above_the_run(repository):
     run_id = stage("train", repository)
+    registry.register_bundle(run_id, repository / "models" / "train", "train", {})
     tracking.log_evaluation(run_id, {"bits_per_sample": 6.0}, {}, "**train** is good")
     logged = run_of(run_id)
     assert logged.data.tags["mlflow.note.content"] == "**train** is good"

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from helpers.small_continuer import SETTINGS, continuer
+from helpers.small_continuation import SETTINGS, continuation_model
 from helpers.small_models import music
-from songcast.continuation.conditioning import Prime
+from songcast.continuation.conditioning import Prompt
 from songcast.continuation.features import FAST, SLOW
-from songcast.continuation.holdout import first_unheard, heard_frames
+from songcast.continuation.holdout import first_holdout_frame, learnable_frames
 from songcast.continuation.network import build_network
 from songcast.data.corpus import PreparedSong, split_frames
 from songcast.errors import CorpusError
@@ -43,29 +43,29 @@ def prepared(folder, seconds=8.0, held_out=False, seed=0, fractions=FRACTIONS):
 
 def test_the_end_is_unheard_and_half_of_a_short_song(tmp_path):
     long, short = prepared(tmp_path, 40.0), prepared(tmp_path, 8.0)
-    assert first_unheard(long, 10.0) == 30 * RATE_HZ
-    assert heard_frames(long, 10.0) == 28 * RATE_HZ  # its train passage
-    assert first_unheard(short, 10.0) == heard_frames(short, 10.0) == 4 * RATE_HZ
-    assert first_unheard(short, 0.5) == short.splits["test"][0]
+    assert first_holdout_frame(long, 10.0) == 30 * RATE_HZ
+    assert learnable_frames(long, 10.0) == 28 * RATE_HZ  # its train passage
+    assert first_holdout_frame(short, 10.0) == learnable_frames(short, 10.0) == 4 * RATE_HZ
+    assert first_holdout_frame(short, 0.5) == short.splits["test"][0]
 
 
 def test_a_song_held_out_is_not_practised_on(tmp_path):
-    assert heard_frames(prepared(tmp_path, held_out=True), 1.0) == 0
+    assert learnable_frames(prepared(tmp_path, held_out=True), 1.0) == 0
 
 
 def test_a_song_held_out_is_continued_from_where_it_has_a_past(tmp_path):
-    assert first_unheard(prepared(tmp_path, 8.0, held_out=True), 10.0) == 4 * RATE_HZ
-    assert first_unheard(prepared(tmp_path, 40.0, held_out=True), 10.0) == 30 * RATE_HZ
+    assert first_holdout_frame(prepared(tmp_path, 8.0, held_out=True), 10.0) == 4 * RATE_HZ
+    assert first_holdout_frame(prepared(tmp_path, 40.0, held_out=True), 10.0) == 30 * RATE_HZ
 
 
 @pytest.mark.parametrize("seconds", [8.0, 0.08, 2 / RATE_HZ, 1 / RATE_HZ])
 def test_a_song_held_out_is_measured_and_heard_whatever_its_length(tmp_path, seconds):
-    song, model = prepared(tmp_path, seconds, held_out=True), continuer()
+    song, model = prepared(tmp_path, seconds, held_out=True), continuation_model()
     found = continue_song(model, song, 1.0, 0.5)
     (track,) = found.tracks.values()
     start, stop = listened_frames(song, 0.5)
-    prime = Prime(song.samples[:start], RATE_HZ)
-    np.testing.assert_array_equal(track, model.go_on(prime, stop - start, 1.0, 0))
+    prompt = Prompt(song.samples[:start], RATE_HZ)
+    np.testing.assert_array_equal(track, model.generate(prompt, stop - start, 1.0, 0))
     known = [value is not None for value in found.measures["loop"]["log_mel_distance_db"]]
     assert known == [seconds >= 2.0, seconds >= 2.0, False, False]
     others = continue_song(model, prepared(tmp_path, 8.0, seed=1), 1.0, 0.5)
@@ -75,7 +75,7 @@ def test_a_song_held_out_is_measured_and_heard_whatever_its_length(tmp_path, sec
 
 def test_views_see_and_follow_nothing_beyond_what_may_be_heard(tmp_path):
     song = prepared(tmp_path)
-    frames = heard_frames(song, 2.0)
+    frames = learnable_frames(song, 2.0)
     before = practice([(song, frames)], 3, CROP_STEPS * SLOW, 1)
     changed = np.load(song.path)
     changed[frames:] = 7
@@ -101,7 +101,7 @@ def test_what_is_checked_with_is_not_learned_from():
 
 def test_a_passages_guide_knows_only_what_was_before_the_cut(tmp_path):
     song = prepared(tmp_path)
-    frames = heard_frames(song, 2.0)
+    frames = learnable_frames(song, 2.0)
     (view, *_), _ = practice([(song, frames)], 1, CROP_STEPS * SLOW, 1)
     length = Length.of(RATE_HZ, CROP_STEPS * SLOW)
     (cut,) = length.cuts(frames - length.followed, 1)
@@ -125,16 +125,16 @@ def test_practice_on_many_songs_holds_no_open_files(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "songcast.training.continuation_examples.view", lambda samples, *_: len(samples)
     )
-    songs = [(song, heard_frames(song, 1.0))] * 300  # beyond the limit
+    songs = [(song, learnable_frames(song, 1.0))] * 300  # beyond the limit
     learned, _ = practice(songs, 300, CROP_STEPS * SLOW, 2)
-    assert learned == [heard_frames(song, 1.0)] * 300
+    assert learned == [learnable_frames(song, 1.0)] * 300
 
 
 @pytest.fixture(scope="module")
 def samplers(tmp_path_factory):
     folder = tmp_path_factory.mktemp("songs")
     songs = [prepared(folder, seed=seed) for seed in range(2)]
-    views = practice([(s, heard_frames(s, 1.0)) for s in songs], 8, CROP_STEPS * SLOW, 2)
+    views = practice([(s, learnable_frames(s, 1.0)) for s in songs], 8, CROP_STEPS * SLOW, 2)
     return tuple(
         Sampler(found, rows=4, steps=CROP_STEPS, look_back=SETTINGS.look_back, seed=1)
         for found in views

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from numpy.testing import assert_allclose, assert_array_equal
 
-from helpers.small_continuer import continuer
+from helpers.small_continuation import continuation_model
 from helpers.small_models import RATE_HZ, music, randomised, untrained
 from songcast.data.corpus import PreparedSong, write_index
 from songcast.errors import ParamsError
@@ -298,7 +298,7 @@ def test_the_stage_killed_and_started_again_ends_with_the_same_weights(tmp_path,
     from helpers.mlflow_store import use_repository
 
     homes = [use_repository(tmp_path / name, monkeypatch) for name in ("whole", "killed")]
-    continuation = continuer()
+    continuation = continuation_model()
     for home in homes:
         songs = [
             prepared(home / "prepared", "stereo", 2, 1),

@@ -55,11 +55,11 @@ def run(arguments: argparse.Namespace) -> int:
     check_request(arguments.seconds, arguments.temperature, arguments.seed)
     source, target, _ = check_song_and_output(arguments)
     uri = arguments.model or CHAMPION_URI
-    continuer = load_model(uri).continuer
+    model = load_model(uri).continuation
     with console.song_warnings_as_lines():
         song = read_song(source)
     began = time.perf_counter()
-    stream = continuer.stream_song(song, arguments.seconds, arguments.temperature, arguments.seed)
+    stream = model.stream_song(song, arguments.seconds, arguments.temperature, arguments.seed)
     primed = time.perf_counter()
     blocks, done_seconds = [], 0.0
     with console.progress(uri, arguments.seconds, "s of song") as update:

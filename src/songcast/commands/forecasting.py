@@ -15,7 +15,7 @@ from songcast.forecasting.distribution import LogisticMixture
 from songcast.forecasting.forecaster import Forecast, Forecaster, ForecastSession
 from songcast.forecasting.keras_backend import quiet_startup
 from songcast.registry import CHAMPION, NAME
-from songcast.registry.models import REGISTRY_SCHEME, load
+from songcast.registry.models import REGISTRY_SCHEME, Model, load
 from songcast.tracking.store import database, tracking_uri
 
 CHAMPION_URI = f"{REGISTRY_SCHEME}{NAME}@{CHAMPION}"
@@ -24,7 +24,7 @@ FITTED = ("ridge", "notebook")
 Update = Callable[..., None]  # of console.progress
 
 
-def load_model(uri: str) -> Forecaster:
+def load_model(uri: str) -> Model:
     """Return the forecaster that ``uri`` names, its files verified.
 
     Raises ``SongcastError`` as ``songcast.load`` does, and never creates a registry.

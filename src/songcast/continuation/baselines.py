@@ -5,42 +5,42 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.continuation.conditioning import Prime, to_int16
+from songcast.continuation.conditioning import Prompt, to_int16
 from songcast.continuation.lattice import LatticeState
 
 Samples = NDArray[np.int16]
 LOOP_SECONDS = 1.0
 
 
-def silence(prime: Prime, frames: int) -> Samples:
+def silence(prompt: Prompt, frames: int) -> Samples:
     """Nothing."""
-    return np.zeros((frames, len(prime.rows)), np.int16)
+    return np.zeros((frames, len(prompt.rows)), np.int16)
 
 
-def loop(prime: Prime, frames: int) -> Samples:
+def loop(prompt: Prompt, frames: int) -> Samples:
     """The last second, again and again."""
-    rows = prime.rows
+    rows = prompt.rows
     return _repeated(rows.samples[max(rows.stop - rows.frames(LOOP_SECONDS), 0) :], frames)
 
 
-def burg(prime: Prime, frames: int) -> Samples:
+def burg(prompt: Prompt, frames: int) -> Samples:
     """High-order linear extrapolation: the filter of the last second, ringing on by itself."""
-    rows = prime.rows
+    rows = prompt.rows
     state = LatticeState(len(rows), rows.order)
     heard = rows.between(rows.stop - rows.frames(LOOP_SECONDS), rows.stop)
-    state.analyse(heard, prime.seed, prime.seed)
-    ringing = state.synthesise(np.zeros((len(rows), frames)), prime.seed, prime.seed)
+    state.analyse(heard, prompt.seed, prompt.seed)
+    ringing = state.synthesise(np.zeros((len(rows), frames)), prompt.seed, prompt.seed)
     return to_int16((rows.rotation.T @ ringing).T)[0]
 
 
-def paste(prime: Prime, frames: int) -> Samples:
+def paste(prompt: Prompt, frames: int) -> Samples:
     """What followed where the song was most like its end, from there again and again."""
-    rows = prime.rows
-    place = prime.memory.find(rows.stop)
+    rows = prompt.rows
+    place = prompt.memory.find(rows.stop)
     return _repeated(rows.samples[place.frame if place else 0 :], frames)
 
 
-RIVALS: Mapping[str, Callable[[Prime, int], Samples]] = {
+BASELINES: Mapping[str, Callable[[Prompt, int], Samples]] = {
     "silence": silence,
     "loop": loop,
     "burg": burg,

@@ -1,4 +1,4 @@
-"""The guide of a continuation: block by block, the filters and what the memory plays.
+"""The conditioning of a continuation: block by block, the filters and what the memory plays.
 
 A song ends at frame ``stop``. Before it the filter is the seed's own, fitted to the last second;
 from there it moves to the filters of the remembered passage, so that harmony goes on. What drove
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from songcast.continuation.features import SLOW
 from songcast.continuation.lattice import Lattice, LatticeState
-from songcast.continuation.retrieval import Memory, power_of_two
+from songcast.continuation.retrieval import Retrieval, power_of_two
 from songcast.forecasting.distribution import HIGHEST, LOWEST
 
 F64 = NDArray[np.float64]
@@ -95,7 +95,7 @@ class Rows:
         return math.sqrt(float(np.mean(part**2)) if part.size else 0.0) + 0.25
 
 
-class Prime:
+class Prompt:
     """A song as it stands at its end: ``rows``, the filter that its end has, its memory.
 
     ``samples``: (frames, channels) int16. Before the first of less than two stands silence.
@@ -108,7 +108,7 @@ class Prime:
         rotation = principal_axes(kept[-round(PASSAGE_SECONDS * sample_rate_hz) :])
         rows = Rows(kept, sample_rate_hz, rotation)
         self.rows = rows
-        self.memory = Memory(rows.between(0, rows.stop)[0], sample_rate_hz)
+        self.memory = Retrieval(rows.between(0, rows.stop)[0], sample_rate_hz)
         last = Passage(rows, rows.stop).filters(0)
         end = rows.between(max(rows.stop - rows.frames(SEED_SECONDS), 0), rows.stop)
         self.seed = Lattice.burg(end, rows.order).at_level(last.level)
@@ -170,17 +170,17 @@ class Passage:
         return self._state.analyse(signal, first, last)
 
 
-class Guide:
+class Conditioning:
     """Guides one continuation; block 0 begins at the song's end. ``rng`` chooses later passages."""
 
-    def __init__(self, prime: Prime, rng: np.random.Generator, heard_blocks: int) -> None:
-        self._prime, self._rows, self._rng = prime, prime.rows, rng
+    def __init__(self, prompt: Prompt, rng: np.random.Generator, heard_blocks: int) -> None:
+        self._prime, self._rows, self._rng = prompt, prompt.rows, rng
         self._index = -heard_blocks
-        self._visits = prime.memory.no_visits()
+        self._visits = prompt.memory.no_visits()
         self._passage: Passage | None = None
         rows = self._rows
         self._target = rows.level(rows.stop - rows.frames(PASSAGE_SECONDS), rows.stop)
-        place = prime.memory.find(rows.stop)
+        place = prompt.memory.find(rows.stop)
         if place is not None:
             length = rows.frames(LEVEL_SECONDS)
             now = rows.level(rows.stop - length, rows.stop)

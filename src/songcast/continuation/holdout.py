@@ -3,7 +3,7 @@
 from songcast.data.corpus import TEST, TRAIN, PreparedSong
 
 
-def first_unheard(song: PreparedSong, holdout_seconds: float) -> int:
+def first_holdout_frame(song: PreparedSong, holdout_seconds: float) -> int:
     """Return the frame from which continuing is measured, all of it kept unheard.
 
     The last ``holdout_seconds`` where half of the song is left before them, else its second
@@ -14,8 +14,8 @@ def first_unheard(song: PreparedSong, holdout_seconds: float) -> int:
     return min(song.splits[TEST][0], last) if TRAIN in song.splits else last
 
 
-def heard_frames(song: PreparedSong, holdout_seconds: float) -> int:
+def learnable_frames(song: PreparedSong, holdout_seconds: float) -> int:
     """Return how many frames of the song, from its first, may be learned from."""
     if TRAIN not in song.splits:
         return 0
-    return min(song.splits[TRAIN][1], first_unheard(song, holdout_seconds))
+    return min(song.splits[TRAIN][1], first_holdout_frame(song, holdout_seconds))

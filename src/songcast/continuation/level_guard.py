@@ -9,7 +9,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.continuation.conditioning import PASSAGE_SECONDS, Prime
+from songcast.continuation.conditioning import PASSAGE_SECONDS, Prompt
 
 F64 = NDArray[np.float64]
 
@@ -25,8 +25,8 @@ HASTE = 0.5
 class LevelGuard:
     """Guards the rows of one continuation, block by block."""
 
-    def __init__(self, prime: Prime) -> None:
-        rows = prime.rows
+    def __init__(self, prompt: Prompt) -> None:
+        rows = prompt.rows
         passage = rows.between(max(rows.stop - rows.frames(PASSAGE_SECONDS), 0), rows.stop)
         block = rows.block
         powers = [_power(passage[:, i : i + block]) for i in range(0, passage.shape[1], block)]

@@ -37,7 +37,7 @@ class Place:
     distance_db: float
 
 
-class Memory:
+class Retrieval:
     """The song as it is searched: ``signal`` (frames,) float64 in LSB, its main channel."""
 
     def __init__(self, signal: F64, sample_rate_hz: int) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.continuation.baselines import RIVALS
-from songcast.continuation.conditioning import Prime
-from songcast.continuation.continuer import Continuer
+from songcast.continuation.baselines import BASELINES
+from songcast.continuation.conditioning import Prompt
+from songcast.continuation.model import ContinuationModel
 from songcast.data.corpus import PreparedSong
 from songcast.evaluation import spectral
 from songcast.evaluation.forecasts import finite
@@ -48,14 +48,14 @@ def continuation_report(
 
 
 def measure_song(
-    continuer: Continuer, song: PreparedSong, cut: int, seconds: float
+    model: ContinuationModel, song: PreparedSong, cut: int, seconds: float
 ) -> dict[str, dict[str, Values]]:
     """Continue ``song`` from frame ``cut`` in every way; measures by name."""
     rate = song.sample_rate_hz
     true = song.samples[cut : cut + round(seconds * rate)]
-    prime = Prime(song.samples[:cut], rate)
-    tracks = {CONTINUATION: continuer.go_on(prime, len(true), temperature=1.0, seed=0)}
-    tracks |= {name: rival(prime, len(true)) for name, rival in RIVALS.items()}
+    prompt = Prompt(song.samples[:cut], rate)
+    tracks = {CONTINUATION: model.generate(prompt, len(true), temperature=1.0, seed=0)}
+    tracks |= {name: rival(prompt, len(true)) for name, rival in BASELINES.items()}
     return {name: by_horizon(true, track, rate) for name, track in tracks.items()}
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.continuation.conditioning import Prime
-from songcast.continuation.continuer import Continuer
-from songcast.continuation.holdout import first_unheard
+from songcast.continuation.conditioning import Prompt
+from songcast.continuation.holdout import first_holdout_frame
+from songcast.continuation.model import ContinuationModel
 from songcast.data.corpus import TEST, PreparedSong
 from songcast.evaluation.continuations import measure_song
 from songcast.evaluation.forecasts import forecast_passage, measure
@@ -57,6 +57,13 @@ def load_models(folder: Path) -> dict[str, Forecaster]:
     }
 
 
+@functools.cache
+def load_continuation(folder: Path) -> ContinuationModel:
+    """Return the continuation model in ``folder``; once in each process."""
+    import_keras()
+    return ContinuationModel.load(folder / "continuation")
+
+
 def forecast_song(
     models: Mapping[str, Forecaster], song: PreparedSong, listening_seconds: float
 ) -> SongFound:
@@ -75,14 +82,14 @@ def forecast_song(
 
 
 def continue_song(
-    continuer: Continuer, song: PreparedSong, holdout_seconds: float, listening_seconds: float
+    model: ContinuationModel, song: PreparedSong, holdout_seconds: float, listening_seconds: float
 ) -> SongFound:
     """Measure continuations of the song's unheard end; hear one of its unseen passage."""
     start, stop = listened_frames(song, listening_seconds)
-    prime = Prime(song.samples[:start], song.sample_rate_hz)
-    track = continuer.go_on(prime, stop - start, temperature=1.0, seed=0)
-    cut = first_unheard(song, holdout_seconds)
-    measures = measure_song(continuer, song, cut, holdout_seconds)
+    prompt = Prompt(song.samples[:start], song.sample_rate_hz)
+    track = model.generate(prompt, stop - start, temperature=1.0, seed=0)
+    cut = first_holdout_frame(song, holdout_seconds)
+    measures = measure_song(model, song, cut, holdout_seconds)
     return SongFound(slug=song.slug, measures=measures, tracks={CONTINUED: track})
 
 

@@ -6,20 +6,17 @@ channels < c of frame t.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from songcast.audio.codecs import MAX_CHANNELS
 from songcast.audio.songs import Song
-from songcast.errors import AudioError, ContinuationError
+from songcast.errors import AudioError
 from songcast.forecasting.distribution import BLOCK_FRAMES, LogisticMixture
 from songcast.forecasting.metrics import bits_per_sample, prediction_gain_db
 from songcast.forecasting.prefetch import prefetch
-
-if TYPE_CHECKING:
-    from songcast.continuation.continuer import Continuer, Stream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,33 +98,6 @@ class Forecaster(ABC):
             mean[start : start + BLOCK_FRAMES] = mixture.mean
             bits[start : start + BLOCK_FRAMES] = mixture.bits(block)
         return Forecast(samples=song.samples, mean=mean, bits=bits)
-
-    def continue_song(
-        self, song: Song, seconds: float = 5.0, temperature: float = 1.0, seed: int = 0
-    ) -> Song:
-        """Return the next ``seconds`` of ``song``: the continuation alone, clipped to int16.
-
-        ``temperature`` 0 takes what is most expected, 1 draws as the network learned, more is
-        wilder. The same ``seed`` gives the same samples. Raises ``ContinuationError``.
-        """
-        return self.continuer.continue_song(song, seconds, temperature, seed)
-
-    def stream_song(
-        self, song: Song, seconds: float = 5.0, temperature: float = 1.0, seed: int = 0
-    ) -> "Stream":
-        """Prime on ``song``, then give what ``continue_song`` does block by block, as it is made.
-
-        The blocks are (frames, channels) int16. Raises ``ContinuationError`` at once.
-        """
-        return self.continuer.stream_song(song, seconds, temperature, seed)
-
-    @property
-    def continuer(self) -> "Continuer":
-        """What continues songs. Raises ``ContinuationError`` for a model that has no such part."""
-        raise ContinuationError(
-            f"{self.name} forecasts and cannot continue songs: use a bundle of `make run`, "
-            "such as models/train, or a registered version"
-        )
 
 
 def check_channels(song: Song) -> None:

@@ -5,9 +5,9 @@ cascade's (``model_averaging``): where the network knows a song less well, it ca
 """
 
 from dataclasses import asdict
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,33 +24,20 @@ from songcast.forecasting.model_averaging import ModelAveraging, cascade_experts
 from songcast.forecasting.network import NetworkSettings
 from songcast.forecasting.stacking import Stacking
 
-if TYPE_CHECKING:
-    from songcast.continuation.continuer import Continuer
-
 Rows = NDArray[np.float32]
-# The sub-folder of the bundle that holds the network for continuing.
-CONTINUATION = "continuation"
 
 
 class LstmForecaster(Forecaster):
-    """A trained ``network`` with the front end that it was trained on.
-
-    ``continuation``: the bundle of the network that continues songs, which travels along.
-    """
+    """A trained ``network`` with the front end that it was trained on."""
 
     name = "lstm"
 
     def __init__(
-        self,
-        network: Any,
-        settings: NetworkSettings,
-        front_end: FrontEndSettings,
-        continuation: Path | None = None,
+        self, network: Any, settings: NetworkSettings, front_end: FrontEndSettings
     ) -> None:
         self.network = network
         self.settings = settings
         self.front_end = front_end
-        self.continuation = continuation
         self._networks: dict[int, Any] = {}
 
     def network_for(self, channels: int) -> Any:
@@ -79,7 +66,6 @@ class LstmForecaster(Forecaster):
             network=self.network,
             arrays=taps,
             texts={"history.csv": history_csv},
-            nested={CONTINUATION: self.continuation} if self.continuation else {},
             details={
                 **details,
                 "look_back": self.settings.look_back,
@@ -110,15 +96,7 @@ class LstmForecaster(Forecaster):
         widths = [summary, 2, features.side_size(settings.experts), 3 * Stacking.components]
         if [shape[-1] for shape in network.input_shape[:4]] != widths:
             raise another
-        inner = folder / CONTINUATION
-        return cls(network, settings, front_end, inner if inner.is_dir() else None)
-
-    @cached_property
-    def continuer(self) -> "Continuer":
-        """What continues songs, loaded at first use. Raises ``ContinuationError``."""
-        from songcast.continuation.continuer import Continuer
-
-        return Continuer.load(self.continuation) if self.continuation else super().continuer
+        return cls(network, settings, front_end)
 
 
 class LstmSession(ForecastSession):

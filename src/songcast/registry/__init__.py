@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from songcast.bundle import read_manifest
+from songcast.bundle import MANIFEST, read_manifest
 from songcast.errors import RegistryError
+from songcast.files import sha256_of_file
 from songcast.registry.comparison import Entry
+from songcast.registry.mlflow_model import log_model
 from songcast.tracking import EVALUATION as RUN_EVALUATION
-from songcast.tracking.send import MODEL, WEIGHTS
-from songcast.tracking.store import clear_errors, connect, locked, tracking_uri
+from songcast.tracking.send import BUNDLE, MODEL, WEIGHTS
+from songcast.tracking.store import as_default, clear_errors, connect, locked, tracking_uri
 
 NAME = "songcast"
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -62,13 +64,13 @@ def register_bundle(
     ridge: Entry | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> int:
-    """Register the model logged by ``run_id`` and return its version.
+    """Log the package ``bundle_dir`` as a model of ``run_id`` and register it; return the version.
 
-    Weights that are registered already keep their version; ``metrics`` and ``ridge`` are brought
+    A package that is registered already keeps its version; ``metrics`` and ``ridge`` are brought
     up to date, ``tags`` that are missing are added. ``kind``: train or retrain. ``tags``: where
-    it came from, beside what its run says. Raises ``RegistryError`` where the run has no model,
-    ``TrackingError`` where the store cannot be reached, ``BundleError`` for a bundle that is
-    missing or altered.
+    it came from, beside the tags of its run. Raises ``RegistryError`` where the run has other
+    weights, ``TrackingError`` where the store cannot be reached, ``BundleError`` for a bundle
+    that is missing or altered.
     """
     manifest = read_manifest(bundle_dir)
     sha256 = str(manifest["weights_sha256"])
@@ -78,24 +80,27 @@ def register_bundle(
         client = connect(uri)
         known = {v.tags.get(WEIGHTS): v for v in search(client)}
         parent = manifest.get("parent_weights_sha256")
+        proof = sha256_of_file(bundle_dir / MANIFEST)
         tags = {
             **(tags or {}),
             **({PARENT_WEIGHTS: str(parent)} if parent else {}),
             **({PARENT_VERSION: str(known[parent].version)} if parent in known else {}),
         }
-        if sha256 in known:
-            version = known[sha256]
+        version = next((v for v in search(client) if v.tags.get(BUNDLE) == proof), None)
+        if version is not None:
             for key, value in {**tags, **version.tags, **measured}.items():
                 if version.tags.get(key) != value:
                     client.set_model_version_tag(NAME, version.version, key, value)
             return int(version.version)
         run = client.get_run(run_id)
-        model_id = run.data.tags.get(MODEL)
-        if model_id is None or run.data.tags.get(WEIGHTS) != sha256:
+        if run.data.tags.get(WEIGHTS) != sha256:
             raise RegistryError(
-                f"run {run_id} carries no model with the weights of {bundle_dir}: "
+                f"run {run_id} did not train the weights of {bundle_dir}: "
                 "log it again with `make run`"
             )
+        with as_default(uri):
+            model_id = log_model(client, run_id, kind, bundle_dir, {WEIGHTS: sha256, BUNDLE: proof})
+        client.set_tag(run_id, MODEL, model_id)
         ensure_model(client)
         version = client.create_model_version(
             NAME,
@@ -107,6 +112,7 @@ def register_bundle(
                 **tags,
                 KIND: kind,
                 WEIGHTS: sha256,
+                BUNDLE: proof,
                 **measured,
             },
         )

@@ -96,13 +96,15 @@ def _fetch(found: Version) -> Path:
     uri = tracking_uri()
     with clear_errors(uri):
         connect(uri)
-        if not SHA256.fullmatch(found.weights_sha256):  # it names a folder below
-            raise BundleError(f"{found.uri}: no sha256 of its weights is registered")
+        for digest in (found.weights_sha256, found.tags.get(BUNDLE, found.weights_sha256)):
+            if not SHA256.fullmatch(digest):  # one of them names a folder below
+                raise BundleError(f"{found.uri}: no sha256 of its weights is registered")
         repository = _repository(found)
         if database(uri):  # in place, nothing is copied
             return _only_bundle(Path(repository.download_artifacts(BUNDLES)))
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "songcast"
-        kept = cache / found.weights_sha256
+        proof = found.tags.get(BUNDLE, found.weights_sha256)
+        kept = cache / proof
         if _is_whole(kept, found):
             return kept
         cache.mkdir(parents=True, exist_ok=True)

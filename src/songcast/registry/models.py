@@ -1,32 +1,95 @@
-"""From a name to a forecaster: registry URIs, bundle folders and the built-in ones."""
+"""From a name to a model: registry URIs, bundle folders and the baselines."""
 
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from songcast.forecasting.forecaster import Forecaster
+from songcast.audio.songs import Song
+from songcast.bundle import CONTINUATION, MANIFEST
+from songcast.errors import ContinuationError
+from songcast.forecasting.forecaster import Forecaster, ForecastSession
 from songcast.forecasting.loading import bundle_folder, load_forecaster
+
+if TYPE_CHECKING:
+    from songcast.continuation.model import ContinuationModel, Stream
 
 REGISTRY_SCHEME = "models:/"
 
 
-def load(uri: str | Path) -> Forecaster:
-    """Return the forecaster that ``uri`` names.
+class Model(Forecaster):
+    """A forecaster, together with the continuation model that belongs to it.
 
-    ``models:/songcast@champion`` or ``models:/songcast/3``: a registered version. A folder
-    such as ``models/train``: a bundle. ``persistence`` and ``cascade`` need no fit; ``ridge``
-    and ``notebook`` are the ones that `make run` fitted. Raises ``BundleError`` or
-    ``RegistryError`` with what to do.
+    ``continuation_folder``: the bundle of the continuation model; None for a model that only
+    forecasts.
+    """
+
+    def __init__(self, forecaster: Forecaster, continuation_folder: Path | None = None) -> None:
+        self.forecaster = forecaster
+        self.name = forecaster.name
+        self.warm_up_frames = forecaster.warm_up_frames
+        self._continuation_folder = continuation_folder
+
+    def session(self, channels: int, sample_rate_hz: int) -> ForecastSession:
+        """Start a forecast of a song from its first frame."""
+        return self.forecaster.session(channels, sample_rate_hz)
+
+    def continue_song(
+        self, song: Song, seconds: float = 5.0, temperature: float = 1.0, seed: int = 0
+    ) -> Song:
+        """Return the next ``seconds`` of ``song``: the continuation only, clipped to int16.
+
+        ``temperature``: 0 is greedy, 1 is as learned, higher is more random. The same ``seed``
+        gives the same samples. Raises ``ContinuationError``.
+        """
+        return self.continuation.continue_song(song, seconds, temperature, seed)
+
+    def stream_song(
+        self, song: Song, seconds: float = 5.0, temperature: float = 1.0, seed: int = 0
+    ) -> "Stream":
+        """Return the continuation of ``song`` block by block, as it is generated.
+
+        The blocks are (frames, channels) int16. Together they equal the result of
+        ``continue_song``. Raises ``ContinuationError`` at once.
+        """
+        return self.continuation.stream_song(song, seconds, temperature, seed)
+
+    @cached_property
+    def continuation(self) -> "ContinuationModel":
+        """The continuation model, loaded at first use. Raises ``ContinuationError``."""
+        from songcast.continuation.model import ContinuationModel
+
+        if self._continuation_folder is None:
+            raise ContinuationError(
+                f"{self.name} forecasts and cannot continue songs: use a bundle of `make run`, "
+                "such as models/train, or a registered version"
+            )
+        return ContinuationModel.load(self._continuation_folder)
+
+
+def load(uri: str | Path) -> Model:
+    """Return the model that ``uri`` names.
+
+    ``models:/songcast@champion`` or ``models:/songcast/3``: a registered version. A folder such
+    as ``models/train``: a bundle; the continuation model is its sub-folder or its sibling
+    ``continuation``. ``persistence`` and ``cascade`` need no training; ``ridge`` and
+    ``notebook`` are the bundles that `make run` wrote. Raises ``BundleError`` or
+    ``RegistryError``.
 
     >>> load("persistence").name
     'persistence'
     """
-    return load_forecaster(locate(uri) if str(uri).startswith(REGISTRY_SCHEME) else uri)
+    folder = locate(uri)
+    forecaster = load_forecaster(folder if str(uri).startswith(REGISTRY_SCHEME) else uri)
+    if forecaster.name != "lstm":
+        return Model(forecaster)
+    places = (folder / CONTINUATION, folder.absolute().parent / CONTINUATION)
+    return Model(forecaster, next((p for p in places if (p / MANIFEST).is_file()), None))
 
 
 def locate(uri: str | Path) -> Path:
     """Return the bundle folder that ``uri`` names. Raises ``RegistryError`` for a bad version."""
-    text = str(uri)
-    if text.startswith(REGISTRY_SCHEME):
+    if str(uri).startswith(REGISTRY_SCHEME):
         from songcast.registry.files import resolve
 
-        return resolve(text)
+        return resolve(str(uri))
     return bundle_folder(uri)

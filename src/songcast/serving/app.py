@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
 import songcast
+from songcast.registry.mlflow_model import DEFAULTS
 from songcast.serving import schemas
 from songcast.serving.champion import Champion
 from songcast.serving.decoder import Decoder
@@ -23,7 +24,6 @@ from songcast.serving.payload import sent_bytes
 from songcast.serving.security import HEADERS, access_check
 from songcast.serving.streaming import WavStream, wav_header
 from songcast.serving.tasks import (
-    DEFAULTS,
     MAX_SEED,
     MAX_TEMPERATURE,
     TaskParams,

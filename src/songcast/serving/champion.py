@@ -10,9 +10,8 @@ import numpy as np
 from songcast.audio.songs import Song
 from songcast.errors import SongcastError
 from songcast.forecasting.distribution import BLOCK_FRAMES
-from songcast.forecasting.forecaster import Forecaster
 from songcast.forecasting.keras_backend import quiet_startup
-from songcast.registry.models import REGISTRY_SCHEME, load
+from songcast.registry.models import REGISTRY_SCHEME, Model, load
 
 log = logging.getLogger("songcast.serve")
 
@@ -23,7 +22,7 @@ POLL_SECONDS = 2.0
 class ServedModel:
     """A loaded model and its identity; all but ``uri`` are None for an unregistered model."""
 
-    model: Forecaster
+    model: Model
     uri: str
     alias: str | None = None
     version: int | None = None
@@ -111,7 +110,7 @@ def load_served(uri: str) -> ServedModel:
     )
 
 
-def load_warm(uri: str) -> Forecaster:
+def load_warm(uri: str) -> Model:
     """Load a model and forecast one block, so that no request waits for a compiler."""
     with quiet_startup():
         model = load(uri)

@@ -10,16 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from songcast.audio.songs import Song
 from songcast.errors import SongcastError
 from songcast.forecasting.distribution import BLOCK_FRAMES
-from songcast.forecasting.forecaster import Forecaster, check_channels
+from songcast.forecasting.forecaster import check_channels
+from songcast.registry.mlflow_model import DEFAULTS
+from songcast.registry.models import Model
 from songcast.serving.payload import encode_song
 
-DEFAULTS: dict[str, Any] = {
-    "task": "forecast",
-    "seconds": 5.0,
-    "temperature": 1.0,
-    "seed": 0,
-    "format": "wav",
-}
 MAX_TEMPERATURE = 10.0
 MAX_SEED = 2**63 - 1
 # Unknown keys and other types than the declared ones are errors.
@@ -61,7 +56,7 @@ def first_error(errors: Any) -> str:
     return f"{location}: {errors[0]['msg']}" if location else str(errors[0]["msg"])
 
 
-def run_task(model: Forecaster, song: Song, params: TaskParams, check: Check) -> dict[str, Any]:
+def run_task(model: Model, song: Song, params: TaskParams, check: Check) -> dict[str, Any]:
     """Run the task and return one row of the response, made of JSON types.
 
     ``check`` is called for each block; an exception that it raises ends the task. Raises
@@ -86,7 +81,7 @@ def run_task(model: Forecaster, song: Song, params: TaskParams, check: Check) ->
 
 
 def continuation_blocks(
-    model: Forecaster, song: Song, params: TaskParams, check: Check
+    model: Model, song: Song, params: TaskParams, check: Check
 ) -> Iterator[Samples]:
     """Yield the continuation block by block. Raises ``SongcastError``."""
     blocks = model.stream_song(
@@ -97,7 +92,7 @@ def continuation_blocks(
         yield block
 
 
-def forecast(model: Forecaster, song: Song, check: Check) -> tuple[Samples, list[float], float]:
+def forecast(model: Model, song: Song, check: Check) -> tuple[Samples, list[float], float]:
     """Return predicted samples as in `songcast predict`, gain per channel in dB, bits per sample.
 
     Sums are updated block by block, so that memory does not exceed that of the samples.

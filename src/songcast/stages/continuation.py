@@ -1,14 +1,14 @@
-"""Stage continuation: the network that continues songs, learned on all songs at once.
+"""Stage continuation: train the model that continues songs, on all songs at once.
 
-Run as ``python -m songcast.stages.continuation``. Its bundle travels inside those of train and
-retrain.
+Run as ``python -m songcast.stages.continuation``. The stage register packages its bundle with
+those of train and retrain.
 """
 
 import logging
 from pathlib import Path
 
 from songcast.config import ContinuationParams, Params
-from songcast.continuation.holdout import heard_frames
+from songcast.continuation.holdout import learnable_frames
 from songcast.data.corpus import Corpus
 from songcast.distributed.engine import free_cores
 from songcast.files import MODELS, PLOTS, PREPARED
@@ -33,14 +33,14 @@ def main() -> None:
 
 def learn(params: ContinuationParams, corpus: Corpus, run: StageRun) -> None:
     """Train a network on the songs' heard parts and write its bundle."""
-    from songcast.continuation.continuer import Continuer
     from songcast.continuation.features import SLOW
+    from songcast.continuation.model import ContinuationModel
     from songcast.continuation.network import build_network
     from songcast.continuation.settings import NetworkSettings
     from songcast.training.continuation import FitSettings, Row, fit
     from songcast.training.continuation_examples import Sampler, practice
 
-    songs = [(song, heard_frames(song, params.holdout_seconds)) for song in corpus]
+    songs = [(song, learnable_frames(song, params.holdout_seconds)) for song in corpus]
     log.info("%s: listening to %d songs ...", STAGE, len(songs))
     crop = params.crop_steps * SLOW
     views = practice(songs, params.examples, crop, free_cores())
@@ -82,7 +82,7 @@ def learn(params: ContinuationParams, corpus: Corpus, run: StageRun) -> None:
         "params": params.model_dump(mode="json"),
     }
     bundle = Path(MODELS) / STAGE
-    Continuer(network, settings, params.copy_share).save(bundle, details, history)
+    ContinuationModel(network, settings, params.copy_share).save(bundle, details, history)
     write_text(Path(PLOTS) / f"{STAGE}.csv", history)
     run.log_artifact(bundle, "bundle")
 

@@ -17,7 +17,13 @@ from songcast.data.corpus import Corpus, PreparedSong
 from songcast.distributed.engine import each, free_cores
 from songcast.evaluation.continuations import continuation_report
 from songcast.evaluation.forecasts import summarise
-from songcast.evaluation.songs import SongFound, continue_song, forecast_song, load_models
+from songcast.evaluation.songs import (
+    SongFound,
+    continue_song,
+    forecast_song,
+    load_continuation,
+    load_models,
+)
 from songcast.files import LISTENING, METRICS, MODELS, PREPARED, write_json
 from songcast.stages import run_stage
 
@@ -57,9 +63,9 @@ def evaluate(
     def forecast(song: PreparedSong) -> SongFound:
         return forecast_song(load_models(models), song, listening_seconds)
 
-    def go_on(song: PreparedSong) -> SongFound:
-        continuer = load_models(models)["train"].continuer
-        return continue_song(continuer, song, holdout_seconds, listening_seconds)
+    def generate(song: PreparedSong) -> SongFound:
+        model = load_continuation(models)
+        return continue_song(model, song, holdout_seconds, listening_seconds)
 
     def measured(work: Callable[[PreparedSong], SongFound], threads: int) -> dict[str, Any]:
         measures = {}
@@ -69,14 +75,15 @@ def evaluate(
             log.info("%s: %s", found.slug, ", ".join(found.tracks))
         return {song.slug: measures[song.slug] for song in corpus}
 
-    load_models.cache_clear()  # of an earlier evaluation in this process
-    load_models(models)  # here too: what is missing is missed now
+    for loader in (load_models, load_continuation):
+        loader.cache_clear()  # an earlier evaluation in this process may have filled it
+        loader(models)  # a missing bundle is an error before the work begins
     songs = measured(forecast, SONGS_AT_ONCE)
     for slug, measures in songs.items():
         log.info("%s: %s bits", slug, _bits(measures))
     evaluation = {"summary": summarise(songs), "songs": songs}
     log.info("mean: %s bits", _bits(evaluation["summary"]))
-    evaluation["continuation"] = continuation_report(measured(go_on, free_cores()))
+    evaluation["continuation"] = continuation_report(measured(generate, free_cores()))
     for name, found in evaluation["continuation"]["summary"].items():
         distances = ", ".join(f"{value:.2f}" for value in found["log_mel_distance_db"] if value)
         log.info("continuation by %s: %s dB from the true log-mel levels", name, distances)

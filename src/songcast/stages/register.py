@@ -4,19 +4,20 @@ Run as ``python -m songcast.stages.register``. Running it again registers nothin
 """
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from songcast import registry
-from songcast.bundle import read_manifest
+from songcast.bundle import CONTINUATION, read_manifest, write_package
 from songcast.files import REGISTERED, write_json
 from songcast.registry import files as registry_files
 from songcast.registry import promotion
 from songcast.registry.model_card import model_card
 from songcast.report.results import EVALUATION, read_evaluation
 from songcast.stages import run_stage
-from songcast.tracking import lineage
-from songcast.tracking.stage_log import log_evaluations, measured
+from songcast.tracking import deliver_kept, lineage
+from songcast.tracking.stage_log import KINDS, log_evaluations, measured, run_of
 
 
 def register(folder: Path) -> dict[str, Any]:
@@ -26,13 +27,20 @@ def register(folder: Path) -> dict[str, Any]:
     """
     evaluation = read_evaluation(folder / EVALUATION)
     numbers: dict[str, int] = {}
-    for kind, run_id in log_evaluations(evaluation, folder).items():
-        bundle = folder / "models" / kind
-        entry, ridge = measured(evaluation, kind), measured(evaluation, "ridge")
-        numbers[kind] = registry.register_bundle(
-            run_id, bundle, kind, entry, ridge, tags=recipe(folder)
-        )
-        describe(folder, numbers[kind], kind, evaluation)
+    entries = {kind: measured(evaluation, kind) for kind in (*KINDS, "ridge")}
+    models = folder / "models"
+    deliver_kept()
+    runs = {kind: run_of(kind, models / kind) for kind in KINDS}
+    for kind, run_id in runs.items():
+        with tempfile.TemporaryDirectory() as scratch:
+            package = Path(scratch) / kind
+            write_package(package, models / kind, models / CONTINUATION)
+            numbers[kind] = registry.register_bundle(
+                run_id, package, kind, entries[kind], entries["ridge"], tags=recipe(folder)
+            )
+    log_evaluations(evaluation, folder, runs)
+    for kind, number in numbers.items():
+        describe(folder, number, kind, evaluation)
     decision = promotion.decide(evaluation, numbers)
     return {
         "name": registry.NAME,

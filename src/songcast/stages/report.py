@@ -1,4 +1,4 @@
-"""Stage report: pictures, report.html, and what MLflow is told of the evaluation.
+"""Stage report: pictures and the listening page report.html.
 
 Run as ``python -m songcast.stages.report``. It forecasts nothing: it shows what evaluate has
 measured and written, so a picture can be changed without measuring again.
@@ -18,14 +18,13 @@ from typing import Any
 from songcast.audio.songs import read_song, write_song
 from songcast.bundle import read_manifest
 from songcast.data.corpus import TEST, Corpus
-from songcast.errors import TrackingError
 from songcast.files import LISTENING, METRICS, MODELS, PLOTS, PREPARED, REPORT, write_json
 from songcast.report.figure_files import draw_song, draw_summary
 from songcast.report.page import Report, write_report
 from songcast.report.tracks import read_passages
 from songcast.stages import run_stage
 from songcast.tracking.send import flatten, lineage_tags
-from songcast.tracking.stage_log import KINDS, log_evaluations
+from songcast.tracking.stage_log import KINDS
 
 log = logging.getLogger("songcast.report")
 
@@ -33,7 +32,7 @@ CODEC = "flac"
 
 
 def main() -> None:
-    """Read metrics, WAVs, bundles; write plots/report and report.html; log them to MLflow."""
+    """Read metrics, WAVs, bundles; write plots/report and report.html."""
     evaluation = json.loads((Path(METRICS) / "evaluation.json").read_text())
     retrained = json.loads((Path(METRICS) / "retrain.json").read_text())
     plots = Path(PLOTS) / "report"
@@ -53,10 +52,6 @@ def main() -> None:
     )
     write_report(REPORT, passages, report)
     log.info("report: wrote %s, %.1f MB", REPORT, Path(REPORT).stat().st_size / 1e6)
-    try:
-        log_evaluations(evaluation, Path.cwd())
-    except TrackingError as error:
-        log.warning("report: not logged to MLflow now, register will: %s", error)
 
 
 def beside_codec(evaluation: Mapping[str, Any], corpus: Corpus) -> dict[str, Any]:

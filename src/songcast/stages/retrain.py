@@ -73,7 +73,7 @@ def warm_start(parent: LstmForecaster, negative_slope: float) -> LstmForecaster:
     settings = replace(parent.settings, negative_slope=negative_slope)
     network = build_network(settings)
     network.set_weights(parent.network.get_weights())
-    return LstmForecaster(network, settings, parent.front_end, parent.continuation)
+    return LstmForecaster(network, settings, parent.front_end)
 
 
 def replay_shares(

@@ -6,13 +6,12 @@ Run as ``python -m songcast.stages.train``. Stopped in any way, it goes on from 
 from collections.abc import Sequence
 from pathlib import Path
 
-from songcast.bundle import read_manifest
 from songcast.config import Params, TrainParams
 from songcast.data.corpus import TRAIN, Corpus, PreparedSong
-from songcast.files import MODELS, PREPARED
+from songcast.files import PREPARED
 from songcast.forecasting.front_end import FrontEndSettings
 from songcast.forecasting.keras_backend import import_keras
-from songcast.forecasting.lstm import CONTINUATION, LstmForecaster
+from songcast.forecasting.lstm import LstmForecaster
 from songcast.stages import run_stage
 from songcast.stages.fitting import Job, fit_and_log, select_songs
 from songcast.training.fingerprint import fingerprint
@@ -22,7 +21,7 @@ RIDGE_ALPHA = 1e-6
 
 
 def main() -> None:
-    """Read params, prepared songs and models/continuation; write models/train, plots/train.csv."""
+    """Read params and prepared songs; write models/train and plots/train.csv."""
     import_keras()
     settings = Params.load()
     params = settings.train
@@ -38,10 +37,7 @@ def main() -> None:
         engine=settings.engine,
         workers=settings.workers,
     )
-    model = new_model(params, songs)
-    model.continuation = Path(MODELS) / CONTINUATION
-    read_manifest(model.continuation)  # now, not when the training is over
-    fit_and_log(job, model)
+    fit_and_log(job, new_model(params, songs))
 
 
 def new_model(params: TrainParams, songs: Sequence[PreparedSong]) -> LstmForecaster:

@@ -77,7 +77,7 @@ def ensure_run(
                 send_metrics(client, run_id, points_of(history_rows))
                 for artifact, path in (model_files or {}).items():
                     send_file_as(client, run_id, path, artifact)
-                send_bundle(client, run_id, stage, bundle_dir)
+                send_bundle(client, run_id, bundle_dir)
             except BaseException:
                 for each in (run_id, parent):
                     client.set_terminated(each, status="FAILED")

@@ -123,8 +123,8 @@ def send_record(client: Any, run_id: str, record: Record) -> None:
             send_metrics(client, run_id, points)
         case {"artifact": path, "folder": place}:
             send_file(client, run_id, Path(path), place)
-        case {"bundle": path, "stage": stage}:
-            send_bundle(client, run_id, stage, Path(path))
+        case {"bundle": path}:
+            send_bundle(client, run_id, Path(path))
         case {"end": status, "ms": ms}:
             client.set_terminated(run_id, status=status, end_time=ms)
             parent = client.get_run(run_id).data.tags.get(PARENT)

@@ -9,13 +9,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from songcast.bundle import MANIFEST, read_manifest
-from songcast.files import sha256_of_file
-from songcast.serving.package import log_model
+from songcast.bundle import read_manifest
 from songcast.tracking import lineage
 from songcast.tracking.inputs import send_dataset
 from songcast.tracking.parent import PARENT, PIPELINE, STAGE, execution_tags, find_parent, here
-from songcast.tracking.store import as_default, experiment_id, locked
+from songcast.tracking.store import experiment_id, locked
 
 WEIGHTS, MODEL = "songcast.weights_sha256", "songcast.model_id"
 BUNDLE = "songcast.bundle_sha256"
@@ -187,12 +185,10 @@ def send_file_as(client: Any, run_id: str, path: Path, artifact: str) -> None:
         client.log_artifact(run_id, str(copy), folder or None)
 
 
-def send_bundle(client: Any, run_id: str, stage: str, bundle: Path) -> None:
-    """Log the bundle as a model of the run and mark the run whole."""
+def send_bundle(client: Any, run_id: str, bundle: Path) -> None:
+    """Log the files of the bundle and mark the run as complete."""
     manifest = read_manifest(bundle)
     sha256 = str(manifest["weights_sha256"])
-    with as_default(str(client.tracking_uri)):
-        model_id = log_model(client, run_id, stage, bundle, tags={WEIGHTS: sha256})
+    send_file(client, run_id, bundle, "bundle")
     # Last, because a run with this tag counts as complete.
-    proof = {WEIGHTS: sha256, BUNDLE: sha256_of_file(bundle / MANIFEST)}
-    send_tags(client, run_id, {MODEL: model_id, "songcast.kind": manifest["kind"], **proof})
+    send_tags(client, run_id, {"songcast.kind": manifest["kind"], WEIGHTS: sha256})

@@ -27,8 +27,8 @@ DRAWN = {
 }
 
 
-def log_evaluations(evaluation: Mapping[str, Any], folder: Path) -> dict[str, str]:
-    """Log the evaluation to the runs of train and retrain and to their parent; return run ids.
+def log_evaluations(evaluation: Mapping[str, Any], folder: Path, runs: Mapping[str, str]) -> None:
+    """Log the evaluation to the runs of train and retrain, and to their parent.
 
     ``evaluation``: the content of metrics/evaluation.json; ``folder``: where models/, listening/,
     plots/ and report.html are. Doing it again changes nothing. Raises ``RegistryError`` where
@@ -36,14 +36,11 @@ def log_evaluations(evaluation: Mapping[str, Any], folder: Path) -> dict[str, st
     ``BundleError`` for a bundle that is missing or altered.
     """
     logs = {kind: evaluation_log(evaluation, kind, folder) for kind in KINDS}
-    tracking.deliver_kept()  # or what only waits to be sent would be built again
-    runs = {kind: run_of(kind, folder / "models" / kind) for kind in KINDS}
     for kind, run_id in runs.items():
         tracking.log_evaluation(run_id, *logs[kind], note_of_run(evaluation, kind))
     metrics, files = pipeline_log(evaluation, folder)
     note = note_of_pipeline(evaluation, runs)
     tracking.log_evaluation(tracking.ensure_parent(), metrics, files, note)
-    return runs
 
 
 def run_of(kind: str, bundle: Path) -> str:

@@ -1,7 +1,7 @@
-"""What the network learns from: songs cut at many places, and what really came next there.
+"""Training examples of the continuation model: songs cut at many places.
 
-A view is a song as it stood at a frame, guided exactly as a continuation would be; what would
-have to drive the guide's filters to give the song's true next seconds is what must be predicted.
+An example is a song up to a cut, conditioned exactly as a continuation would be. The target is
+the excitation that would drive the conditioning filters to give the true next seconds.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,14 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.continuation.conditioning import Block, Guide, Passage, Prime, Rows, block_frames
+from songcast.continuation.conditioning import (
+    Block,
+    Conditioning,
+    Passage,
+    Prompt,
+    Rows,
+    block_frames,
+)
 from songcast.continuation.features import (
     AHEAD,
     FAST,
@@ -125,13 +132,13 @@ class Length:
 def view(samples: NDArray[np.int16], sample_rate_hz: int, cut: int, length: Length) -> View:
     """Return the view of (frames, channels) int16 ``samples`` cut at frame ``cut``."""
     heard, followed = length.heard // length.block, length.followed // length.block
-    prime = Prime(samples[:cut], sample_rate_hz)
-    guide = Guide(prime, np.random.default_rng(cut), heard)
-    true = Passage(Rows(samples, sample_rate_hz, prime.rows.rotation), cut)
+    prompt = Prompt(samples[:cut], sample_rate_hz)
+    conditioning = Conditioning(prompt, np.random.default_rng(cut), heard)
+    true = Passage(Rows(samples, sample_rate_hz, prompt.rows.rotation), cut)
     true.excitation(-heard - 1)
     own, passage, nearness = [], [], []
     for index in range(-heard, followed):
-        block = next(guide)
+        block = next(conditioning)
         own.append(true.excitation(index, *guided_levels(block, index)))
         passage.append(block.excitation)
         nearness.append(block.nearness)
@@ -144,7 +151,7 @@ def view(samples: NDArray[np.int16], sample_rate_hz: int, cut: int, length: Leng
 
 
 def guided_levels(block: Block, index: int) -> tuple[F64 | None, F64 | None]:
-    """Return the levels of block ``index`` at its ends: after the cut, those of the guide."""
+    """Return the levels at both ends of block ``index``; after the cut, the conditioning's."""
     return (block.first.level if index > 0 else None, block.last.level if index >= 0 else None)
 
 

@@ -12,9 +12,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from songcast.serving.tasks import DEFAULTS
-
 PACKAGE = Path(__file__).parent.parent
+# The params of the served model, with their defaults.
+DEFAULTS: dict[str, Any] = {
+    "task": "forecast",
+    "seconds": 5.0,
+    "temperature": 1.0,
+    "seed": 0,
+    "format": "wav",
+}
 # Everything that a forecast imports. MLflow would guess this list in 15 s, and wrongly.
 REQUIRED = (
     "imageio-ffmpeg",

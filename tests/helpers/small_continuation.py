@@ -2,17 +2,17 @@
 
 import numpy as np
 
-from songcast.continuation.continuer import Continuer
+from songcast.continuation.model import ContinuationModel
 from songcast.continuation.network import build_network
 from songcast.continuation.settings import NetworkSettings
 
 SETTINGS = NetworkSettings(look_back=8, slow_units=5, fast_units=4, head_units=(6, 4), mixtures=2)
 
 
-def continuer(seed=0, spread=0.1, copy_share=0.5):
+def continuation_model(seed=0, spread=0.1, copy_share=0.5):
     """Every weight is random, the last layer's too; widths stay near unit level."""
     network = build_network(SETTINGS)
     rng = np.random.default_rng(seed)
     weights = [w + rng.normal(0, spread, w.shape) for w in network.get_weights()]
     network.set_weights(weights)
-    return Continuer(network, SETTINGS, copy_share)
+    return ContinuationModel(network, SETTINGS, copy_share)

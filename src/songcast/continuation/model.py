@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from songcast.audio.songs import Song
 from songcast.bundle import NETWORK, read_manifest, read_network, write_bundle
-from songcast.continuation.conditioning import Block, Guide, Passage, Prime, to_int16
+from songcast.continuation.conditioning import Block, Conditioning, Passage, Prompt, to_int16
 from songcast.continuation.features import limited
 from songcast.continuation.lattice import LatticeState
 from songcast.continuation.level_guard import LevelGuard
@@ -26,10 +26,10 @@ Samples = NDArray[np.int16]
 
 KIND = "continuation"
 # Blocks of the song that the network hears before it goes on.
-HEARD_BLOCKS = 12
+PROMPT_BLOCKS = 12
 
 
-class Continuer:
+class ContinuationModel:
     """Continues songs of one or two channels at any sample rate.
 
     ``copy_share``: how much of the remembered passage's excitation a continuation has, 0 to 1.
@@ -58,11 +58,11 @@ class Continuer:
         for seed in seeds:
             check_request(seconds, temperature, seed)
         check_song(song, self.settings.look_back)
-        prime = Prime(song.samples, song.sample_rate_hz)
+        prompt = Prompt(song.samples, song.sample_rate_hz)
         frames = wanted_frames(song, seconds)
 
         def one(seed: int) -> Song:
-            samples = self.go_on(prime, frames, temperature, seed)
+            samples = self.generate(prompt, frames, temperature, seed)
             return Song(samples=samples, sample_rate_hz=song.sample_rate_hz, name=song.name)
 
         with ThreadPoolExecutor(min(len(seeds), free_cores())) as pool:
@@ -71,24 +71,24 @@ class Continuer:
     def stream_song(
         self, song: Song, seconds: float = 5.0, temperature: float = 1.0, seed: int = 0
     ) -> "Stream":
-        """Prime on ``song`` and return its continuation block by block, as it is made.
+        """Prompt on ``song`` and return its continuation block by block, as it is made.
 
         The blocks are (frames, channels) int16; together they are what ``continue_song`` gives.
         Raises ``ContinuationError`` at once.
         """
         check_request(seconds, temperature, seed)
         check_song(song, self.settings.look_back)
-        prime = Prime(song.samples, song.sample_rate_hz)
-        return self.stream(prime, wanted_frames(song, seconds), temperature, seed)
+        prompt = Prompt(song.samples, song.sample_rate_hz)
+        return self.stream(prompt, wanted_frames(song, seconds), temperature, seed)
 
-    def go_on(self, prime: Prime, frames: int, temperature: float, seed: int) -> Samples:
+    def generate(self, prompt: Prompt, frames: int, temperature: float, seed: int) -> Samples:
         """Return the next ``frames`` of a primed song, (frames, channels) int16."""
-        return np.concatenate(list(self.stream(prime, frames, temperature, seed)))
+        return np.concatenate(list(self.stream(prompt, frames, temperature, seed)))
 
-    def stream(self, prime: Prime, frames: int, temperature: float, seed: int) -> "Stream":
+    def stream(self, prompt: Prompt, frames: int, temperature: float, seed: int) -> "Stream":
         """Return the next ``frames`` of a primed song, block by block."""
         drawing = Drawing(temperature=temperature, copy_share=self.copy_share)
-        return Stream(prime, self._weights, drawing, frames, seed)
+        return Stream(prompt, self._weights, drawing, frames, seed)
 
     def save(self, folder: Path, details: dict[str, Any], history_csv: str = "") -> None:
         """Write the bundle; ``details`` go into its bundle.json."""
@@ -106,7 +106,7 @@ class Continuer:
         )
 
     @classmethod
-    def load(cls, folder: Path) -> "Continuer":
+    def load(cls, folder: Path) -> "ContinuationModel":
         """Read a bundle written by ``save``. Raises ``BundleError``."""
         manifest = read_manifest(folder)
         said = manifest.get("network", {})
@@ -124,18 +124,18 @@ class Stream(Iterator[Samples]):
     """A continuation being made. ``clipped``: how many samples so far were beyond int16."""
 
     def __init__(
-        self, prime: Prime, weights: Weights, drawing: Drawing, frames: int, seed: int
+        self, prompt: Prompt, weights: Weights, drawing: Drawing, frames: int, seed: int
     ) -> None:
         rng = np.random.default_rng(seed)
         # Two streams of chance: how finely the first is used must not change the second.
         self._rng, places = rng, np.random.default_rng([seed, 1])
-        self._rows = prime.rows
+        self._rows = prompt.rows
         self._drawing = drawing
         self._left = frames
-        self._engine = Engine(weights, len(prime.rows), prime.rows.block)
-        self._filter = LatticeState(len(prime.rows), prime.rows.order)
-        self._guard = LevelGuard(prime)
-        self._guide = Guide(prime, places, HEARD_BLOCKS)
+        self._engine = Engine(weights, len(prompt.rows), prompt.rows.block)
+        self._filter = LatticeState(len(prompt.rows), prompt.rows.order)
+        self._guard = LevelGuard(prompt)
+        self._guide = Conditioning(prompt, places, PROMPT_BLOCKS)
         self._next = next(self._guide)
         self.clipped = 0
         self._hear()
@@ -159,8 +159,8 @@ class Stream(Iterator[Samples]):
     def _hear(self) -> None:
         """Hear the song's end: the network its excitation, the filter its samples."""
         own = Passage(self._rows, self._rows.stop)
-        own.excitation(-HEARD_BLOCKS - 1)
-        for index in range(-HEARD_BLOCKS, 0):
+        own.excitation(-PROMPT_BLOCKS - 1)
+        for index in range(-PROMPT_BLOCKS, 0):
             block = self._advance()
             start = self._rows.stop + index * self._rows.block
             rows = self._rows.between(start, start + self._rows.block)
