@@ -13,14 +13,18 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV CONDA_PREFIX
 .PHONY: help run test test-slow test-faults test-browser coverage check format docs lock gpu ui clean writable
 
 help:  ## show this list
-	@sed -nE 's/^([a-z -]+):.*  ## (.*)/\1\t\2/p' Makefile | expand -t 40
+	@sed -nE 's/^([a-z-]+):.*  ## (.*)/\1\t\2/p' Makefile | expand -t 16
 run: writable .venv/installed data  ## run what is not up to date: songs to evaluated, registered models
 	@dvc repro
 	@songcast summary
 test: .venv/installed-dev  ## run the quick tests
 	@python -m pytest $(QUICK)
-test-slow test-faults test-browser: .venv/installed-dev  ## run the other tests
-	@python -m pytest -q -m $(@:test-%=%)
+test-slow: .venv/installed-dev  ## run the slow tests: long songs, Ray, PostgreSQL if it is installed
+	@python -m pytest -q -m slow
+test-faults: .venv/installed-dev  ## run the tests with kills, full disks and dead servers
+	@python -m pytest -q -m faults
+test-browser: .venv/installed-dev  ## run the tests in chromium, which must be on PATH
+	@SONGCAST_BROWSER_REQUIRED=1 python -m pytest -q -m browser
 coverage: .venv/installed-dev  ## list the lines and branches that the quick tests do not reach
 	@coverage erase && coverage run -m pytest $(QUICK) && coverage combine -q && coverage report
 check: .venv/installed-dev  ## check style, format and types

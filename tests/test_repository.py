@@ -115,22 +115,35 @@ def test_every_library_imported_is_a_dependency() -> None:
         assert names & declared, f"{module}: add one of {sorted(names)} to pyproject.toml"
 
 
+def pins(lock: str) -> dict[str, str]:
+    """Each locked package in lower case, with its version, condition and hashes."""
+    entries = re.split(r"^(?=[\w.-]+==)", (ROOT / lock).read_text(), flags=re.MULTILINE)
+    return {entry.lower().split("==", 1)[0]: entry for entry in entries if "==" in entry}
+
+
 def test_every_dependency_is_locked_with_hashes() -> None:
-    lock = (ROOT / "requirements.lock").read_text()
-    locked = {m[1].lower() for m in re.finditer(r"^([\w.-]+)==", lock, re.MULTILINE)}
-    wanted = [
-        *PYPROJECT["project"]["dependencies"],
-        *PYPROJECT["project"]["optional-dependencies"]["dev"],
-    ]
-    names = {re.match(r"[\w.-]+", line)[0].lower() for line in wanted}  # type: ignore[index]
-    assert names - locked == set(), "run `make lock`"
-    entries = re.split(r"^(?=[\w.-]+==)", lock, flags=re.MULTILINE)[1:]
-    assert [entry.split()[0] for entry in entries if "--hash=sha256:" not in entry] == []
+    project = PYPROJECT["project"]
+    extras = [project["optional-dependencies"][name] for name in ("cluster", "docs", "test")]
+    for lock, needed in (
+        ("requirements.lock", project["dependencies"]),
+        ("requirements-dev.lock", sum(extras, project["dependencies"])),
+    ):
+        names = {re.match(r"[\w.-]+", line)[0].lower() for line in needed}  # type: ignore[index]
+        assert names - set(pins(lock)) == set(), "run `make lock`"
+        assert [entry for entry in pins(lock).values() if "--hash=sha256:" not in entry] == []
 
 
-def test_lock_names_no_host_and_no_local_file() -> None:
-    lock = (ROOT / "requirements.lock").read_text()
-    assert re.findall(r"^.*(?:://|--(?:extra-)?index-url|--find-links| @ ).*$", lock, re.M) == []
+def test_both_locks_have_the_same_versions() -> None:
+    run, development = pins("requirements.lock"), pins("requirements-dev.lock")
+    assert {name: entry for name, entry in run.items() if development.get(name) != entry} == {}
+
+
+def test_locks_name_no_host_and_no_local_file() -> None:
+    for lock in ("requirements.lock", "requirements-dev.lock"):
+        text = (ROOT / lock).read_text()
+        assert (
+            re.findall(r"^.*(?:://|--(?:extra-)?index-url|--find-links| @ ).*$", text, re.M) == []
+        )
 
 
 def test_versions_agree() -> None:
