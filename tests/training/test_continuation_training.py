@@ -209,6 +209,8 @@ def test_the_figure_says_where_the_model_is_nearest():
             "songs": {"a": found},
         }
     )
-    assert drawn.get_suptitle() == "Nearest to the true song: songcast at 0 to 0.1 s"
+    assert drawn.get_suptitle() == (
+        "Continuations: songcast has the smallest distance at 0 to 0.1 s"
+    )
     (ax,) = drawn.axes
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0 to 0.1 s", "0.1 to 1 s"]

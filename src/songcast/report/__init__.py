@@ -1,5 +1,6 @@
-"""The listening report: one self-contained page to hear, see and compare what models predict.
+"""Output for people: the terminal, the result table, the figures and the listening page.
 
-``build.write_report`` writes it. The page asks nobody for anything: sound, pictures, style and
-the player (wavesurfer.js, see vendor/README.md) are inside.
+It takes metrics/evaluation.json and the WAV files of listening/ and writes plots/report/ and
+report.html, a single file that contains sound, figures, style and player (wavesurfer.js, see
+vendor/README.md) and makes no network requests.
 """

@@ -1,9 +1,9 @@
 "use strict";
-// One player for each song: all its tracks play at once, in step, and only one is let through.
-// So a switch changes what is heard and nothing else. wavesurfer.js draws.
+// One player per song: all its tracks play in sync, and all but one are muted. A switch between
+// tracks therefore keeps the position. wavesurfer.js draws the waveforms.
 
-const SWITCH_SECONDS = 0.005; // fade of a switch: a step would click
-const LEAD_SECONDS = 0.03; // all tracks are started this far ahead, at one moment
+const SWITCH_SECONDS = 0.005; // fade at a switch; a step would click
+const LEAD_SECONDS = 0.03; // all tracks start together after this delay
 const LOOKS = {
   original: ["#8d949c", "#1d2126"],
   pred_song: ["#7db8da", "#0072b2"],
@@ -13,41 +13,26 @@ const LOOKS = {
 };
 const TOP_DB = 10, RANGE_DB = 90; // of a spectrogram; the same for all tracks
 
-let sound = null; // the AudioContext; browsers want a click before they give one
-let current = null; // the player that the keyboard speaks to
+let sound = null; // the AudioContext, which browsers allow after a click only
+let current = null; // the player that the keyboard controls
 
 async function decode(base64, sampleRate) {
   const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
-  // Decoded at the song's own rate, so the samples are those of the WAV.
+  // Decoded at the sample rate of the song, so the samples are those of the WAV file.
   const buffer = await new OfflineAudioContext(1, 1, sampleRate).decodeAudioData(bytes.buffer);
   return Array.from({ length: buffer.numberOfChannels }, (_, c) => buffer.getChannelData(c));
-}
-
-// original − residual in int16, which wraps around: full scale is 1, so the circle is 2 long.
-const BEYOND = 1.00001; // browsers scale 32767 to 1 or just below it; the next value is 1.00003
-function predicted(original, residual) {
-  return original.map((x, c) => x.map((value, i) => {
-    const difference = value - residual[c][i];
-    return difference > BEYOND ? difference - 2 : difference < -BEYOND ? difference + 2 : difference;
-  }));
-}
-
-function difference(one, other, factor) {
-  return one.map((x, c) => x.map((value, i) => (value - other[c][i]) * factor));
 }
 
 async function channelsOf(song) {
   const names = Object.keys(song.tracks);
   const decoded = await Promise.all(names.map((name) => decode(song.tracks[name], song.sampleRate)));
-  const found = Object.fromEntries(names.map((name, i) => [name, decoded[i]]));
-  for (const name of names.filter((name) => name.startsWith("pred_"))) {
-    found[name] = predicted(found.original, found[name]);
-  }
+  const channels = Object.fromEntries(names.map((name, i) => [name, decoded[i]]));
   if (song.residualOf) {
     const factor = 10 ** (song.amplifiedDb / 20);
-    found.residual = difference(found.original, found[song.residualOf], factor);
+    channels.residual = channels.original.map(
+      (x, c) => x.map((value, i) => (value - channels[song.residualOf][c][i]) * factor));
   }
-  return found;
+  return channels;
 }
 
 class Player {
@@ -59,7 +44,7 @@ class Player {
     this.waves = {};
     this.pictures = {};
     this.sources = {};
-    this.position = 0; // while it stands still, in seconds
+    this.position = 0; // in seconds, while paused
     this.playing = false;
     this.find(".play").addEventListener("click", () => this.toggle());
     this.find(".seek").addEventListener("input", (event) => this.seek(Number(event.target.value)));
@@ -115,8 +100,8 @@ class Player {
 
   get currentTime() {
     if (!this.playing) return this.position;
-    const heard = Math.max(sound.currentTime - this.startedAt, 0);
-    return (this.startedFrom + heard) % this.seconds;
+    const played = Math.max(sound.currentTime - this.startedAt, 0);
+    return (this.startedFrom + played) % this.seconds;
   }
 
   async toggle() {
@@ -164,8 +149,8 @@ class Player {
     for (const [track, { volume }] of Object.entries(this.sources)) {
       volume.gain.cancelScheduledValues(sound.currentTime);
       volume.gain.setValueAtTime(volume.gain.value, sound.currentTime);
-      const wanted = track === name ? 1 : 0;
-      volume.gain.linearRampToValueAtTime(wanted, sound.currentTime + SWITCH_SECONDS);
+      const target = track === name ? 1 : 0;
+      volume.gain.linearRampToValueAtTime(target, sound.currentTime + SWITCH_SECONDS);
     }
     this.drawSpectrogram();
   }
@@ -173,10 +158,10 @@ class Player {
   async seek(seconds) {
     makeCurrent(this);
     await this.prepare();
-    const goOn = this.playing;
-    if (goOn) this.stop();
+    const wasPlaying = this.playing;
+    if (wasPlaying) this.stop();
     this.position = Math.min(Math.max(seconds, 0), this.seconds - 1 / this.sampleRate);
-    if (goOn) await this.start();
+    if (wasPlaying) await this.start();
     this.show();
   }
 
@@ -210,7 +195,7 @@ function makeCurrent(player) {
   for (const other of players) other.section.classList.toggle("current", other === player);
 }
 
-// Before any was touched, the keyboard speaks to the first song in view.
+// Until a player is used, the keyboard controls the first song in view.
 function inView() {
   const middle = window.innerHeight * 0.6;
   return players.find((player) => player.section.getBoundingClientRect().bottom > middle) ?? players[0];
@@ -222,7 +207,7 @@ function onKey(event) {
   const row = player.rows.find((row) => row.dataset.key === event.key);
   const arrows = { ArrowLeft: -0.5, ArrowRight: 0.5 };
   if (row) player.choose(row.dataset.track);
-  // A button, a link or a summary does its own on space; arrows belong to sliders and radios.
+  // The browser handles space on buttons, links and summaries, and arrows on sliders and radios.
   else if (event.key === " " && !event.target.closest("button, a, summary")) player.toggle();
   else if (event.key in arrows && !event.target.closest("input")) player.seek(player.currentTime + arrows[event.key]);
   else return;

@@ -1,8 +1,6 @@
-"""The sound inside the report: FLAC, base64, the predictions carried as their residuals.
+"""The sound of the report: passages from listening/, each track as FLAC in base64.
 
-FLAC, because every browser decodes it to the very samples of the WAVs, with no encoder's delay;
-residuals, because they pack a third smaller than predictions. The page subtracts them again:
-prediction = original − residual, modulo 2^16, exact.
+Every browser decodes FLAC to the exact samples of the WAV files, without the delay of an encoder.
 """
 
 import base64
@@ -22,15 +20,15 @@ Samples = NDArray[np.int16]
 
 ORIGINAL, CONTINUATION = "original", "continuation"
 PREDICTED = ("pred_song", "pred_song_updated")
-LIMIT_BYTES = 14_000_000  # of base64, for all songs together: the page stays below 15 MB
+LIMIT_BYTES = 20_000_000  # of base64, for all songs together
 
 
 @dataclass(frozen=True, kw_only=True)
 class Passage:
-    """What there is to hear of one song: int16 (frames, channels) each, sample-aligned.
+    """The tracks of one song, sample-aligned, each int16 (frames, channels).
 
     ``tracks``: ``original`` first, then those of pred_song, pred_song_updated and continuation
-    that exist. Shorter ones are followed by silence.
+    that exist, padded with silence to its length.
     """
 
     slug: str
@@ -39,17 +37,17 @@ class Passage:
 
     @property
     def seconds(self) -> float:
-        """Duration."""
+        """Duration of all tracks."""
         return len(self.tracks[ORIGINAL]) / self.sample_rate_hz
 
     @property
     def residual_of(self) -> str | None:
-        """The track whose residual is to be heard: the last prediction there is."""
+        """The track whose residual the page plays: the last forecast that exists."""
         return next((name for name in reversed(PREDICTED) if name in self.tracks), None)
 
     @property
     def amplified_db(self) -> int:
-        """By how many whole dB the residual can be amplified to peak where the original does."""
+        """The gain in whole dB that raises the peak of the residual to that of the original."""
         if self.residual_of is None:
             return 0
         x = self.tracks[ORIGINAL].astype(float)
@@ -62,19 +60,19 @@ def read_passages(listening: Path) -> list[Passage]:
     return [_read(folder) for folder in sorted(listening.iterdir()) if folder.is_dir()]
 
 
-def packed(
+def encoded(
     passages: Sequence[Passage], limit: int = LIMIT_BYTES
 ) -> list[tuple[Passage, dict[str, Any]]]:
-    """Return each passage with what the player needs of it, JSON-able, within ``limit`` bytes.
+    """Return each passage with its JSON document for the player, in ``limit`` bytes in total.
 
-    Where all passages together are larger, only the first part of each is taken.
+    Where all passages together are larger, the same share of each is cut off its end.
     """
-    whole = [(passage, _pack(passage)) for passage in passages]
-    size = sum(len(text) for _, song in whole for text in song["tracks"].values())
+    whole = [(passage, _document(passage)) for passage in passages]
+    size = sum(len(text) for _, document in whole for text in document["tracks"].values())
     if size <= limit:
         return whole
     cut = [_first(passage, 0.95 * limit / size) for passage in passages]
-    return [(passage, _pack(passage)) for passage in cut]
+    return [(passage, _document(passage)) for passage in cut]
 
 
 def _first(passage: Passage, share: float) -> Passage:
@@ -92,28 +90,22 @@ def _read(folder: Path) -> Passage:
     return Passage(
         slug=folder.name,
         sample_rate_hz=songs[ORIGINAL].sample_rate_hz,
-        tracks={name: _shaped(song.samples, shape) for name, song in songs.items()},
+        tracks={name: _padded(song.samples, shape) for name, song in songs.items()},
     )
 
 
-def _shaped(samples: Samples, shape: tuple[int, ...]) -> Samples:
-    frames = min(len(samples), shape[0])
-    whole = np.zeros(shape, np.int16)
-    whole[:frames] = samples[:frames]
-    return whole
+def _padded(samples: Samples, shape: tuple[int, ...]) -> Samples:
+    padded = np.zeros(shape, np.int16)
+    padded[: len(samples)] = samples[: shape[0]]
+    return padded
 
 
-def _pack(passage: Passage) -> dict[str, Any]:
-    original, rate_hz = passage.tracks[ORIGINAL], passage.sample_rate_hz
-    sent = {
-        # int16 wraps around, in NumPy as in the page: no residual is too large.
-        name: original - samples if name in PREDICTED else samples
-        for name, samples in passage.tracks.items()
-    }
+def _document(passage: Passage) -> dict[str, Any]:
+    rate_hz = passage.sample_rate_hz
     return {
         "slug": passage.slug,
         "sampleRate": rate_hz,
-        "tracks": {name: _flac(samples, rate_hz) for name, samples in sent.items()},
+        "tracks": {name: _flac(samples, rate_hz) for name, samples in passage.tracks.items()},
         "residualOf": passage.residual_of,
         "amplifiedDb": passage.amplified_db,
     }

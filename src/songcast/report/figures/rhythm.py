@@ -1,4 +1,4 @@
-"""Figure of amplitude and beat: does a prediction swell and strike when the song does?"""
+"""Figure of loudness and beat: does a forecast follow those of the song?"""
 
 import warnings
 from collections.abc import Mapping
@@ -8,17 +8,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from songcast.report.figures import (
-    PALE,
-    Floats,
-    Samples,
-    colour_of,
-    decibels,
-    legend,
-    new_figure,
-    passage_of,
-    styled,
-)
+from songcast.report.figures.style import PALE, colour_of, legend, new_figure, styled
+from songcast.report.figures.values import Floats, Samples, decibels, passage_of
 
 LOUDNESS_SECONDS = 0.020
 ONSET_SECONDS = 0.012  # from one value of onset strength to the next
@@ -40,11 +31,11 @@ class Rhythm:
 
 
 def rhythm_of(passage: Samples, sample_rate_hz: int) -> Rhythm:
-    """Measure a passage (frames, channels) in LSB, its channels mixed.
+    """Measure the mix of the channels of a passage (frames, channels) in LSB.
 
     Onset strength is the half-wave rectified change of a mel spectrogram in dB, mean over
-    bands (Boeck and Widmer 2013, as in librosa); the tempo that of its autocorrelation. None
-    for a passage too short or too even to have one.
+    bands (Boeck and Widmer 2013, as in librosa); the tempo is that of its autocorrelation. It is
+    None for a passage that is too short or too even.
     """
     x = passage_of(passage)
     window = max(1, round(LOUDNESS_SECONDS * sample_rate_hz))
@@ -60,18 +51,18 @@ def rhythm_of(passage: Samples, sample_rate_hz: int) -> Rhythm:
 
 
 @styled
-def rhythm(original: Samples, predictions: Mapping[str, Samples], sample_rate_hz: int) -> Figure:
-    """Draw loudness and onset strength of a passage and of its predictions.
+def rhythm(original: Samples, forecasts: Mapping[str, Samples], sample_rate_hz: int) -> Figure:
+    """Draw loudness and onset strength of a passage and of its forecasts.
 
-    All (frames, channels) in LSB. The title compares the first prediction with the original.
+    All (frames, channels) in LSB. The title compares the first forecast with the original.
     Raises ``ValueError`` where shapes differ.
     """
     shape = passage_of(original).shape
-    signals = {"original": original, **predictions}
-    found = {name: rhythm_of(passage_of(x, shape), sample_rate_hz) for name, x in signals.items()}
-    figure, (top, bottom) = new_figure(_title(found), 5.0, 2, 1)
+    signals = {"original": original, **forecasts}
+    rhythms = {name: rhythm_of(passage_of(x, shape), sample_rate_hz) for name, x in signals.items()}
+    figure, (top, bottom) = new_figure(_title(rhythms), 5.0, 2, 1)
     loudness, onsets = top[0], bottom[0]
-    for index, (name, measured) in enumerate(found.items()):
+    for index, (name, measured) in enumerate(rhythms.items()):
         colour = colour_of(name, index - 1) if index else PALE
         look: dict[str, Any] = {"color": colour, "linewidth": 1.2 if index else 4.0}
         seconds = (np.arange(len(measured.loudness_db)) + 0.5) * LOUDNESS_SECONDS
@@ -95,7 +86,7 @@ def _onset_strength(mono: Floats, sample_rate_hz: int) -> tuple[Floats, int]:
     window = 2 ** round(np.log2(WINDOW_SECONDS * sample_rate_hz))
     padded = np.pad(mono, (0, max(0, 2 * window - len(mono))))
     with warnings.catch_warnings():
-        # At low rates the lowest bands are narrower than a bin and stay empty: no harm.
+        # At low rates the lowest bands are narrower than a bin and stay empty, which is harmless.
         warnings.filterwarnings("ignore", "Empty filters detected")
         strength = librosa.onset.onset_strength(
             y=padded, sr=sample_rate_hz, hop_length=hop, n_fft=window, n_mels=MEL_BANDS
@@ -116,15 +107,15 @@ def _tempo_text(measured: Rhythm) -> str:
     return "" if measured.tempo_bpm is None else f", {measured.tempo_bpm:.0f} BPM"
 
 
-def _title(found: Mapping[str, Rhythm]) -> str:
-    """Say how well the first prediction follows."""
-    names = [name for name in found if name != "original"]
-    if not names:
+def _title(rhythms: Mapping[str, Rhythm]) -> str:
+    """Return how closely the first forecast follows the song."""
+    song, *others = rhythms.items()
+    if not others:
         return "Loudness and beat of the song"
-    song, heard = found["original"], found[names[0]]
-    apart_db = float(np.median(np.abs(song.loudness_db - heard.loudness_db)))
-    title = f"{names[0]} is as loud as the song within {apart_db:.1g} dB (median)"
-    if np.ptp(song.onsets) and np.ptp(heard.onsets):
-        alike = float(np.corrcoef(song.onsets, heard.onsets)[0, 1])
-        title += f"; its onsets correlate {alike:.3f}".replace("-", "−")
+    original, (name, forecast) = song[1], others[0]
+    difference_db = float(np.median(np.abs(original.loudness_db - forecast.loudness_db)))
+    title = f"{name}: loudness within {difference_db:.1g} dB of the song (median)"
+    if np.ptp(original.onsets) and np.ptp(forecast.onsets):
+        correlation = float(np.corrcoef(original.onsets, forecast.onsets)[0, 1])
+        title += f"; onset correlation {correlation:.3f}".replace("-", "−")
     return title

@@ -1,4 +1,4 @@
-"""Figures over all songs: bits per sample of every forecaster."""
+"""Figure of all songs: bits per sample of every forecaster."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,31 +6,30 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from songcast.report.figures import (
+from songcast.report.figures.style import (
     INK,
     MARKERS,
     PALE,
-    Floats,
     colour_of,
     legend,
-    less_text,
     new_figure,
     rows_height,
     song_rows,
     styled,
 )
+from songcast.report.figures.values import Floats, less_text
 
 MEAN_ROW = "mean of songs"  # no slug has spaces
 
 
 @styled
 def bits_per_song(evaluation: Mapping[str, Any]) -> Figure:
-    """Bits per sample of every song and forecaster, from ``metrics/evaluation.json``.
+    """Draw bits per sample of every song and forecaster, from ``metrics/evaluation.json``.
 
-    Songs are sorted by what the best forecaster needs, hardest first, under a row of means.
-    Names other than songcast's (codecs, say) are drawn as black strokes; a song may lack some.
-    The title compares the best forecaster with ridge and the first of the other names, over
-    the songs that have them all.
+    Songs are sorted by the bits of the best forecaster, most bits first, under a row of means.
+    Other names, such as codecs, are drawn as black strokes; a song may lack some. The title
+    compares the best forecaster with ridge and the first of the other names, over the songs that
+    have all three.
     """
     songs = {
         slug: {name: float(entry["bits_per_sample"]) for name, entry in entries.items()}
@@ -49,7 +48,7 @@ def bits_per_song(evaluation: Mapping[str, Any]) -> Figure:
     for index, name in enumerate(names):
         points = [(bits[name], y) for y, bits in enumerate(table.values()) if name in bits]
         own = name in MARKERS
-        lift = {"cascade": -0.2, "retrain": 0.2}.get(name, 0.0)  # often beside train: stay visible
+        lift = {"cascade": -0.2, "retrain": 0.2}.get(name, 0.0)  # visible beside train
         ax.plot(
             [bits for bits, _ in points],
             [y + lift for _, y in points],
@@ -68,7 +67,7 @@ def bits_per_song(evaluation: Mapping[str, Any]) -> Figure:
 
 
 def _common(songs: Mapping[str, Mapping[str, float]], *names: str) -> Floats:
-    """Bits (songs, names) of the songs that have all the names."""
+    """Return bits (songs, names) of the songs that have all the names."""
     rows = [[bits[n] for n in names] for bits in songs.values() if all(n in bits for n in names)]
     return np.reshape(np.array(rows, np.float64), (-1, len(names)))
 
@@ -76,17 +75,17 @@ def _common(songs: Mapping[str, Mapping[str, float]], *names: str) -> Floats:
 def _bits_title(songs: Mapping[str, Mapping[str, float]], means: Mapping[str, float]) -> str:
     known = [name for name in means if name in MARKERS] or list(means)
     if not known:
-        return "Nothing evaluated yet"
+        return "No evaluation yet"
     best, *others = sorted(known, key=lambda name: means[name])
     others = [name for name in others if len(_common(songs, best, name))]
-    rivals = ["ridge"] if "ridge" in others else others[:1]
-    rivals += [name for name in means if name not in MARKERS and name not in others][:1]
-    table = _common(songs, best, *rivals)
-    finding = f"{best} needs {means[best]:.2f} bits per sample"
-    if rivals and len(table):
+    baselines = ["ridge"] if "ridge" in others else others[:1]
+    baselines += [name for name in means if name not in MARKERS and name not in others][:1]
+    table = _common(songs, best, *baselines)
+    text = f"{best} needs {means[best]:.2f} bits per sample"
+    if baselines and len(table):
         less = [float(np.mean(column - table[:, 0])) for column in table.T[1:]]
-        finding = f"{best} needs " + ", ".join(
+        text = f"{best} needs " + ", ".join(
             f"{less_text(bits, '' if place else ' bits per sample')} than {name}"
-            for place, (name, bits) in enumerate(zip(rivals, less, strict=True))
+            for place, (name, bits) in enumerate(zip(baselines, less, strict=True))
         )
-    return finding + (f", mean of {len(table)} songs" if len(table) > 1 else "")
+    return text + (f", mean of {len(table)} songs" if len(table) > 1 else "")

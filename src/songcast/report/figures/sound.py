@@ -1,4 +1,4 @@
-"""Figures of one passage: waveforms, spectrograms, the residual's spectrum."""
+"""Figures of one passage: waveforms, spectrograms, spectrum of the residual."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,22 +8,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from songcast.report.figures import (
-    GREEN,
-    INK,
-    PALE,
+from songcast.report.figures.style import GREEN, INK, PALE, colour_of, legend, new_figure, styled
+from songcast.report.figures.values import (
     Floats,
     Samples,
     below_text,
-    colour_of,
     db_text,
     decibels,
-    legend,
     mean_gain_db,
-    new_figure,
     passage_of,
     shortened,
-    styled,
 )
 
 ZOOM_SECONDS = 0.020
@@ -34,22 +28,22 @@ SPECTROGRAM_FRAMES = 1024  # 23 ms at 44.1 kHz
 SPECTROGRAM_RANGE_DB = 110.0
 # 17 ms of 5 s: a period of the lowest notes, so that no column misses a peak.
 ENVELOPE_COLUMNS = 300
-MAX_COLUMNS = 1000  # of a spectrogram: as many as a figure has pixels
+MAX_COLUMNS = 1000  # of a spectrogram: the pixels of a figure
 MAX_SEGMENTS = 1000  # of a spectrum: bounds the memory of long passages
 
 
 @styled
 def waveforms(
-    original: Samples, predictions: Mapping[str, Samples], sample_rate_hz: int, title_name: str
+    original: Samples, forecasts: Mapping[str, Samples], sample_rate_hz: int, title_name: str
 ) -> Figure:
-    """Draw each channel whole, its loudest 20 ms, and the residual there; one column a channel.
+    """Draw each channel, its loudest 20 ms and the residual in them, one column per channel.
 
-    Long passages are drawn as minimum and maximum of 300 stretches. All predictions are
-    (frames, channels) LSB like ``original``; the zoom is at the same frames in all panels.
+    Long passages are drawn as minimum and maximum of 300 segments. All forecasts are
+    (frames, channels) LSB like ``original``; the zoom shows the same frames in all panels.
     Raises ``ValueError`` where shapes differ.
     """
     x = passage_of(original)
-    means = {name: passage_of(mean, x.shape) for name, mean in predictions.items()}
+    means = {name: passage_of(mean, x.shape) for name, mean in forecasts.items()}
     frames, channels = x.shape
     zoom = _loudest(x, max(1, round(ZOOM_SECONDS * sample_rate_hz)))
     gains = {name: mean_gain_db(x, mean) for name, mean in means.items()}
@@ -77,7 +71,7 @@ def waveforms(
             _envelope(whole, mean[:, c], sample_rate_hz, colour, None, name)
             near.plot(milliseconds, mean[zoom, c], dot, color=colour, linewidth=1.0, label=name)
             error.plot(milliseconds, residual[zoom], dot, color=colour, linewidth=1.0, label=name)
-        error.set_title("original − prediction, there")
+        error.set_title("residual (original − forecast) in the same frames")
         whole.set(xlabel="time (s)", xlim=(0, frames / sample_rate_hz))
         near.set(xlim=(0, len(milliseconds) * 1000.0 / sample_rate_hz))
         error.set(xlabel="time (ms)", xlim=near.get_xlim())
@@ -90,22 +84,22 @@ def waveforms(
 
 
 @styled
-def spectrograms(original: Samples, prediction: Samples, sample_rate_hz: int) -> Figure:
-    """Original, prediction and residual on one scale in dB, 0 being a full-scale sine.
+def spectrograms(original: Samples, forecast: Samples, sample_rate_hz: int) -> Figure:
+    """Draw original, forecast and residual on one scale in dB, where a full-scale sine is 0.
 
-    (frames, channels) LSB both; the power is the mean over channels. Raises ``ValueError``
+    Both are (frames, channels) LSB; the power is the mean over channels. Raises ``ValueError``
     where shapes differ.
     """
     x = passage_of(original)
-    mean = passage_of(prediction, x.shape)
-    title = f"The residual lies {below_text(mean_gain_db(x, mean))} the original"
+    mean = passage_of(forecast, x.shape)
+    title = f"The residual is {below_text(mean_gain_db(x, mean))} the original"
     title = title if x.any() else "The original is silent"
     figure, axes = new_figure(title, 6.6, 3, 1)
     hop = max(SPECTROGRAM_FRAMES // 4, -(-len(x) // MAX_COLUMNS))
     edge = ((SPECTROGRAM_FRAMES // 2,) * 2, (0, 0))
     starts = np.arange(0, len(x), hop)
     sine = (FULL_SCALE_LSB * np.sum(np.hanning(SPECTROGRAM_FRAMES)) / 2) ** 2
-    panels = {"original": x, "prediction": mean, "residual": x - mean}
+    panels = {"original": x, "forecast": mean, "residual": x - mean}
     levels = {
         name: decibels(
             _power(np.pad(signal, edge, "reflect"), SPECTROGRAM_FRAMES, SPECTROGRAM_FRAMES, starts)
@@ -140,12 +134,11 @@ def spectrograms(original: Samples, prediction: Samples, sample_rate_hz: int) ->
 def residual_spectrum(
     original: Samples, residuals: Mapping[str, Samples], sample_rate_hz: int
 ) -> Figure:
-    """Power spectra (Welch) of a song and of forecasters' residuals, dB re full scale per Hz.
+    """Draw power spectra (Welch) of a song and of residuals, in dB re full scale per Hz.
 
-    (frames, channels) LSB all, the power being the mean over channels and over bands of 1/24
-    octave; the line of 16-bit quantisation noise is 1/12 LSB^2 spread over 0 to half the
-    sample rate. What lies near that line nobody can predict. Raises ``ValueError`` where
-    shapes differ.
+    All are (frames, channels) LSB; the power is the mean over channels and over bands of 1/24
+    octave. The line of 16-bit quantisation noise is 1/12 LSB^2 spread over 0 to half the sample
+    rate; no forecaster can predict that noise. Raises ``ValueError`` where shapes differ.
     """
     x = passage_of(original)
     errors = {name: passage_of(error, x.shape) for name, error in residuals.items()}
@@ -186,7 +179,7 @@ def residual_spectrum(
 
 
 def _loudest(x: Floats, length: int) -> slice:
-    """Frames of the window of ``length`` with most energy; the first of equals."""
+    """Return the first window of ``length`` frames with the most energy."""
     energy = np.concatenate([[0.0], np.cumsum(np.sum(x**2, axis=1))])
     length = min(length, len(x))
     start = int(np.argmax(energy[length:] - energy[:-length]))
@@ -196,7 +189,7 @@ def _loudest(x: Floats, length: int) -> slice:
 def _envelope(
     ax: Axes, x: Floats, sample_rate_hz: int, colour: str, fill: str | None, label: str
 ) -> None:
-    """Draw (frames,) as a line, or as minimum and maximum per column where it is long."""
+    """Draw (frames,) as a line, or as minimum and maximum per column if it is long."""
     if len(x) <= 4 * ENVELOPE_COLUMNS:
         marker = "." if len(x) < 4 else ""
         wide = 4.0 if fill else 1.0
@@ -214,7 +207,7 @@ def _envelope(
 
 
 def _same_height(axes: Sequence[Axes]) -> None:
-    """Give a row of axes one range, symmetric about 0, labelled once."""
+    """Give a row of axes one range, symmetric about 0, with one set of labels."""
     limits = [abs(limit) for ax in axes if ax.has_data() for limit in ax.dataLim.intervaly]
     top = max([1.0, *limits])
     for index, ax in enumerate(axes):
@@ -223,20 +216,20 @@ def _same_height(axes: Sequence[Axes]) -> None:
 
 
 def _power(x: Floats, length: int, bins_of: int, starts: NDArray[np.int64]) -> Floats:
-    """|DFT|^2 under a Hann window of ``length`` at each start, mean over channels.
+    """Return |DFT|^2 under a Hann window of ``length`` at each start, mean over channels.
 
     ``x`` (frames, channels), the DFT over ``bins_of`` points; returns (starts, bins).
     """
-    window = np.hanning(length + 2)[1:-1]  # without its two zeros: one frame is a window too
+    window = np.hanning(length + 2)[1:-1]  # its two zeros dropped, so that length may be 1
     cut = np.lib.stride_tricks.sliding_window_view(x, length, axis=0)[starts]
     spectra = np.fft.rfft(cut * window, bins_of)  # (starts, channels, bins)
     return np.asarray(np.mean(np.abs(spectra) ** 2, axis=1), np.float64)
 
 
 def _welch(x: Floats, sample_rate_hz: int) -> tuple[Floats, Floats]:
-    """Power spectral density in bands of 1/24 octave or one bin: their Hz, their LSB^2 / Hz.
+    """Return frequency (Hz) and power spectral density (LSB^2 / Hz) of bands of 1/24 octave.
 
-    One-sided, without the bin at 0 Hz; both (bands,).
+    A band has at least one bin. One-sided, the bin at 0 Hz excluded; both (bands,).
     """
     length = min(SPECTRUM_FRAMES, len(x))
     hop = max(1, length // 2, len(x) // MAX_SEGMENTS)

@@ -1,21 +1,19 @@
-"""Figures of learning: the curves of a training, and what retraining changed."""
+"""Figures of training: learning curves, and the effect of retraining on each song."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from songcast.report.figures import (
+from songcast.report.figures.style import (
     BLUE,
-    COLOURS,
     GREY,
     INK,
     VERMILION,
     legend,
-    less_text,
     new_figure,
     rows_height,
     song_rows,
@@ -24,19 +22,12 @@ from songcast.report.figures import (
 
 
 @styled
-def learning_curves(
-    rows: Sequence[Mapping[str, Any]],
-    reference_bits: float | None = None,
-    reference_name: str = "ridge",
-) -> Figure:
-    """Bits per sample of the validation and the training passages after each epoch.
+def learning_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw bits per sample of validation and training after each epoch; mark the best epoch.
 
-    Each has a scale of its own: crops are drawn at random, so training wanders by more than
-    validation gains.
-
-    ``rows`` have ``step``, ``train_bits_per_sample`` and ``validation_bits_per_sample``, each
-    of the two a finite number or None; the epoch of fewest validation bits is marked.
-    ``reference_bits`` draws a level to beat.
+    ``rows`` have ``step``, ``train_bits_per_sample`` and ``validation_bits_per_sample``, the last
+    two finite or None. Each has its own scale: the random crops of training vary by more than
+    validation improves.
     """
     keys = {"training": "train_bits_per_sample", "validation": "validation_bits_per_sample"}
     curves = {
@@ -47,8 +38,6 @@ def learning_curves(
     best = min(curves["validation"], key=lambda point: point[1], default=None)
     if best is not None:
         title = f"Best at epoch {best[0]:g}: {best[1]:.3f} bits per sample on validation"
-        if reference_bits is not None:
-            title += f", {less_text(reference_bits - best[1])} than {reference_name}"
     figure, axes = new_figure(title, 5.2, 2, 1)
     looks = {"validation": (axes[0, 0], BLUE), "training": (axes[1, 0], GREY)}
     for name, (ax, colour) in looks.items():
@@ -60,8 +49,6 @@ def learning_curves(
     for ax in axes[:, 0]:
         ax.set_xlim(min(steps) - 0.5, max(steps) + 0.5)
     ax = axes[0, 0]
-    if reference_bits is not None:
-        ax.axhline(reference_bits, color=COLOURS["ridge"], linewidth=1.6, label=reference_name)
     if best is not None:
         ax.plot(*best, "o", markersize=11, mfc="none", mec=INK, mew=1.5, label="best epoch")
     legend(figure, *ax.get_legend_handles_labels())
@@ -70,34 +57,27 @@ def learning_curves(
 
 @styled
 def forgetting(
-    before: Mapping[str, float],
-    after: Mapping[str, float],
-    new_songs: set[str],
-    measure: Literal["bits per sample", "dB gain"] = "bits per sample",
+    before: Mapping[str, float], after: Mapping[str, float], new_songs: set[str]
 ) -> Figure:
-    """What retraining changed for each song, sorted by change, worst first.
+    """Draw how retraining changed the validation bits per sample of each song, worst first.
 
-    ``before`` and ``after`` map slugs to validation bits per sample (fewer is better) or to
-    prediction gain in dB (more is better), finite; ``new_songs`` are those that the first
-    training did not have. A song may be missing from either.
+    ``before`` and ``after`` map slugs to finite values, and either may lack a song; ``new_songs``
+    are those that the first training did not have.
     """
-    better = -1.0 if measure == "bits per sample" else 1.0
-    change = {slug: better * (after[slug] - before[slug]) for slug in before if slug in after}
-    slugs = sorted(before.keys() | after.keys(), key=lambda slug: (change.get(slug, 0.0), slug))
-    title = _forgetting_title(change, new_songs, measure)
+    change = {slug: after[slug] - before[slug] for slug in before if slug in after}
+    slugs = sorted(before.keys() | after.keys(), key=lambda slug: (-change.get(slug, 0.0), slug))
+    title = _forgetting_title(change, new_songs)
     figure, axes = new_figure(title, rows_height(len(slugs)), 1, 1)
     ax = axes[0, 0]
     ax.axvline(0.0, color=INK, linewidth=1.0)
     for y, slug in enumerate(slugs):
-        colour = VERMILION if change.get(slug, 0.0) < 0 else BLUE
-        shape = "D" if slug in new_songs else "o"
         if slug in change:
-            moved = after[slug] - before[slug]
-            ax.plot([0.0, moved], [y, y], color=colour, linewidth=2.2)
-            ax.plot(moved, y, shape, color=colour, markersize=7)
+            colour = VERMILION if change[slug] > 0 else BLUE
+            shape = "D" if slug in new_songs else "o"
+            ax.plot([0.0, change[slug]], [y, y], color=colour, linewidth=2.2)
+            ax.plot(change[slug], y, shape, color=colour, markersize=7)
     song_rows(ax, slugs, new_songs)
-    direction = "fewer" if better < 0 else "more"
-    ax.set_xlabel(f"change of {measure} on validation ({direction} is better)")
+    ax.set_xlabel("change of bits per sample on validation (fewer is better)")
     looks = {
         "no worse": {"marker": "o", "color": BLUE},
         "worse": {"marker": "o", "color": VERMILION},
@@ -108,19 +88,11 @@ def forgetting(
     return figure
 
 
-def _forgetting_title(change: Mapping[str, float], new_songs: set[str], measure: str) -> str:
+def _forgetting_title(change: Mapping[str, float], new_songs: set[str]) -> str:
     clauses = []
-    for kind, members in (
-        ("old", [slug for slug in change if slug not in new_songs]),
-        ("new", [slug for slug in change if slug in new_songs]),
-    ):
-        if members:
-            mean = float(np.mean([change[slug] for slug in members]))
-            songs = f"{len(members)} {kind} song{'s' if len(members) > 1 else ''}"
-            side = "better" if mean >= 0 else "worse"
-            clauses.append(f"{songs} {abs(mean):.3f} {side}")
-    return (
-        f"After retraining: {', '.join(clauses)} ({measure})"
-        if clauses
-        else "Nothing to compare yet"
-    )
+    for kind, slugs in (("old", change.keys() - new_songs), ("new", change.keys() & new_songs)):
+        if slugs:
+            mean = float(np.mean([change[slug] for slug in change if slug in slugs]))
+            songs = f"{len(slugs)} {kind} song{'s' if len(slugs) > 1 else ''}"
+            clauses.append(f"{songs} {abs(mean):.3f} {'worse' if mean > 0 else 'better'}")
+    return f"After retraining: {', '.join(clauses)} (bits per sample)" if clauses else "No song yet"
