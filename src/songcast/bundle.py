@@ -5,6 +5,7 @@
 where there is none.
 """
 
+import csv
 import hashlib
 import importlib.metadata
 import io
@@ -25,6 +26,7 @@ from songcast.files import atomic_folder, sha256_of_file
 MANIFEST = "bundle.json"
 ARRAYS = "arrays.npz"
 NETWORK = "network.keras"
+HISTORY = "history.csv"
 # The sub-folder of a package that holds the bundle of the continuation model.
 CONTINUATION = "continuation"
 VERSIONED = ("songcast", "keras", "tensorflow", "numpy", "numba")
@@ -152,6 +154,14 @@ def read_arrays(folder: Path) -> dict[str, Array]:
     check_archive(folder / ARRAYS)
     with np.load(folder / ARRAYS, allow_pickle=False) as stored:
         return {name: stored[name] for name in stored.files}
+
+
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """Return the rows of a bundle's history.csv: ``step`` and metrics; none without that file."""
+    if not (folder / HISTORY).is_file():
+        return []
+    with (folder / HISTORY).open(newline="") as file:
+        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
 
 
 def network_weights(network: Any) -> dict[str, Array]:

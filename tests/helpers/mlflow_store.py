@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from songcast.bundle import read_manifest, write_bundle
+from songcast.data.corpus import PreparedSong, write_index
 from songcast.stages import run_stage
 from songcast.tracking import store as tracking_store
 
@@ -57,10 +58,41 @@ def exit_code(main: Callable[[], int | None]) -> int | str | None:
     return ended.value.code
 
 
-def make_bundle(folder: Path, weight: float, **details: Any) -> Path:
-    """Write a bundle of one array; equal ``weight``, equal sha256."""
-    write_bundle(folder, kind="fake", details=details, arrays={"w": np.full(3, weight)})
+def make_bundle(folder: Path, weight: float, history: str = "", **details: Any) -> Path:
+    """Write a bundle of one array; equal ``weight``, equal sha256. ``history``: of history.csv."""
+    texts = {"history.csv": history} if history else {}
+    arrays = {"w": np.full(3, weight)}
+    write_bundle(folder, kind="fake", details=details, arrays=arrays, texts=texts)
     return folder
+
+
+def run_of(run_id: str) -> Any:
+    return tracking_store.connect().get_run(run_id)
+
+
+def all_runs(stage: str | None = None) -> list[Any]:
+    """Runs of the stages, or of one; those of ``pipeline`` are the parents."""
+    client = tracking_store.connect()
+    found = client.search_runs([tracking_store.experiment_id(client)])
+    stages = {run.info.run_id: run.data.tags["songcast.stage"] for run in found}
+    wanted = {stage} if stage else set(stages.values()) - {"pipeline"}
+    return [run for run in found if stages[run.info.run_id] in wanted]
+
+
+def parent_of(run_id: str) -> Any:
+    return run_of(run_of(run_id).data.tags["mlflow.parentRunId"])
+
+
+def steps_of(run_id: str, key: str = "loss") -> list[tuple[int, float]]:
+    """The step and value of each point of a metric."""
+    history = tracking_store.connect().get_metric_history(run_id, key)
+    return sorted((point.step, point.value) for point in history)
+
+
+def use_dead_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name a tracking server that nothing answers for."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
 
 def weights_of(folder: Path) -> str:
@@ -84,3 +116,23 @@ def write_evaluation(folder: Path, content: dict[str, Any]) -> None:
     write_bundle(folder / "models" / "continuation", kind="continuation", details={}, arrays=arrays)
     (folder / "metrics").mkdir(exist_ok=True)
     (folder / "metrics" / "evaluation.json").write_text(json.dumps(content))
+
+
+def write_prepared(folder: Path, **songs: dict[str, tuple[int, int]]) -> None:
+    """Write prepared/songs.json with songs of one second: slug to splits."""
+    shape = {"source_sample_rate_hz": 44100, "sample_rate_hz": 44100, "frames": 44100}
+    prepared = [
+        PreparedSong(
+            **shape,
+            slug=slug,
+            source=f"{slug}.wav",
+            sha256="ab" * 32,
+            channels=2,
+            peak=1,
+            splits=splits,
+            path=folder,
+        )
+        for slug, splits in songs.items()
+    ]
+    (folder / "prepared").mkdir()
+    write_index(folder / "prepared", 44100, prepared)

@@ -164,7 +164,7 @@ class Pipeline:
 
     def unfinished(self) -> list[str]:
         """Return the files from which a stopped stage resumes."""
-        patterns = ("prepared/.incoming", "checkpoints/*/*", "mlruns/undelivered/*")
+        patterns = ("prepared/.incoming", "checkpoints/*/*")
         paths = [path for pattern in patterns for path in self.folder.glob(pattern)]
         return sorted(path.relative_to(self.folder).as_posix() for path in paths)
 

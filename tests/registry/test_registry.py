@@ -18,13 +18,16 @@ from helpers.mlflow_store import (
     use_repository,
     weights_of,
     write_evaluation,
+    write_prepared,
 )
 from helpers.records import assert_sealed
-from songcast import cli, registry, tracking
+from songcast import cli, registry
 from songcast.errors import BundleError, RegistryError
 from songcast.registry import files as registry_files
 from songcast.stages import register
 from songcast.tracking import store as tracking_store
+from songcast.tracking.rebuild import ensure_run
+from songcast.tracking.stage_run import stage_run
 
 
 def outputs(folder, train=(1.0, 6.5), retrain=(2.0, 6.0), songs=("a", "b"), **others):
@@ -147,7 +150,7 @@ def test_registering_known_weights_brings_their_numbers_up_to_date_and_keeps_the
     repository,
 ):
     bundle = make_bundle(repository / "models" / "train", 1.0)
-    run = tracking.ensure_run("train", bundle, {})
+    run = ensure_run("train", bundle)
     for number, tags in (
         (6.5, {"songcast.a": "old"}),
         (6.0, {"songcast.a": "new", "songcast.b": "b"}),
@@ -162,7 +165,7 @@ def test_registering_known_weights_brings_their_numbers_up_to_date_and_keeps_the
 
 def test_a_version_carries_what_its_run_says_of_its_origin_and_no_more(repository):
     bundle = make_bundle(repository / "models" / "train", 1.0)
-    run = tracking.ensure_run("train", bundle, {})
+    run = ensure_run("train", bundle)
     tracking_store.connect().set_tag(run, "songcast.from", "here")
     registry.register_bundle(run, bundle, "train", {})
     tags = registry.version(1).tags
@@ -183,7 +186,7 @@ def test_equal_evaluations_are_equal_tags_in_whatever_order_they_come(songs, key
 
 def test_what_the_run_did_not_log_is_not_registered(repository):
     bundle = make_bundle(repository / "models" / "train", 1.0)
-    run = tracking.ensure_run("train", bundle, {})
+    run = ensure_run("train", bundle)
     client = tracking_store.connect()
     empty = client.create_run(tracking_store.experiment_id(client)).info.run_id
     other = make_bundle(repository / "models" / "other", 2.0)
@@ -248,7 +251,7 @@ def test_equal_weights_are_one_version(repository):
 
 def test_registrations_at_once_make_one_version(repository):
     bundle = make_bundle(repository / "models" / "train", 1.0)
-    run_id = tracking.ensure_run("train", bundle, {})
+    run_id = ensure_run("train", bundle)
     made, wait = [], threading.Barrier(4)
 
     def task():
@@ -266,7 +269,7 @@ def test_registrations_at_once_make_one_version(repository):
 
 def test_a_run_without_this_model_cannot_be_registered(repository):
     bundle = make_bundle(repository / "models" / "train", 1.0)
-    with tracking.stage_run("train", {}) as run:
+    with stage_run("train", {}) as run:
         pass
     with pytest.raises(RegistryError, match="did not train the weights"):
         registry.register_bundle(run.run_id, bundle, "train", {})
@@ -319,7 +322,7 @@ def test_missing_outputs_end_the_stage_with_one_line_and_2(repository, own_proce
     assert len(lines) == 3
     assert "evaluation.json: missing" in lines[0]
     assert "bundle.json is missing" in lines[1]
-    assert "says nothing about retrain" in lines[2]
+    assert "has no entry for retrain" in lines[2]
     assert not (repository / "registered.json").exists()
 
 
@@ -327,17 +330,11 @@ def test_missing_outputs_end_the_stage_with_one_line_and_2(repository, own_proce
 
 
 def write_songs(folder):
-    """What prepare leaves, and the page that says where songs come from."""
-    (folder / "prepared").mkdir()
-    song = {"sha256": "ab" * 32, "frames": 44100, "sample_rate_hz": 44100}
-    songs = [
-        {**song, "slug": "a", "source": "a.wav", "splits": {"train": [0, 1], "test": [1, 2]}},
-        {**song, "slug": "b", "source": "b.mp3", "splits": {"test": [0, 2]}},
-    ]
-    (folder / "prepared" / "songs.json").write_text(json.dumps({"songs": songs}))
+    """Prepared songs, and the page that states their licences."""
+    write_prepared(folder, a={"train": (0, 1), "test": (1, 2)}, b={"test": (0, 2)})
     (folder / "data").mkdir()
     (folder / "data" / "SOURCES.md").write_text("# Songs\n\n## a.wav\n\n- licence: CC0 | 1.0\n")
-    (folder / "params.yaml").write_text("train: {seed: 7, without: []}\n")
+    (folder / "params.yaml").write_text("train: {seed: 7, exclude: []}\n")
 
 
 def test_a_version_can_be_pulled_with_its_card_and_traced_to_its_songs(repository, capfd):
@@ -348,7 +345,7 @@ def test_a_version_can_be_pulled_with_its_card_and_traced_to_its_songs(repositor
     assert weights_of(repository / "mine") == weights_of(repository / "models" / "train")
     card = (repository / "mine" / "model_card.md").read_text()
     assert "| a.wav | 1.0 | `abababababab` | CC0 \\| 1.0 |" in card
-    assert "b.mp3" not in card  # it was not learned from
+    assert "b.wav" not in card  # it was not learned from
     assert "| a | 40.00 | 11.0000 | 40.00 | 7.0000 | 40.00 | 6.8000 | 40.00 | 6.5000 |" in card
     description = tracking_store.connect().get_model_version("songcast", "1").description
     assert card.startswith(description)
@@ -362,7 +359,7 @@ def test_a_version_can_be_pulled_with_its_card_and_traced_to_its_songs(repositor
         ("b", False, None),
     ]
     assert cli.main(["trace", "models:/songcast@champion"]) == 0
-    assert "b.mp3 (not learned from); licence not stated" in capfd.readouterr().out
+    assert "b.wav (not learned from); licence not stated" in capfd.readouterr().out
     store = tracking_store.connect()
     store.set_model_version_tag("songcast", "2", registry.SEEDS, "7")
     assert cli.main(["trace", "models:/songcast@champion"]) == 2
@@ -376,7 +373,7 @@ def test_a_retrained_version_names_its_parent(repository, capfd):
         repository / "models" / "retrain", 2.0, parent_weights_sha256=weights_of(parent)
     )
     for kind, bundle in (("train", parent), ("retrain", child)):
-        registry.register_bundle(tracking.ensure_run(kind, bundle, {}), bundle, kind, {})
+        registry.register_bundle(ensure_run(kind, bundle), bundle, kind, {})
     said = {"songcast.parent_version": "1", "songcast.parent_weights_sha256": weights_of(parent)}
     assert said.items() <= registry.version(2).tags.items()
     assert not said.keys() & registry.version(1).tags.keys()

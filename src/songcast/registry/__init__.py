@@ -17,8 +17,8 @@ from songcast.errors import RegistryError
 from songcast.files import sha256_of_file
 from songcast.registry.comparison import Entry
 from songcast.registry.mlflow_model import log_model
-from songcast.tracking import EVALUATION as RUN_EVALUATION
-from songcast.tracking.send import BUNDLE, MODEL, WEIGHTS
+from songcast.tracking.evaluation_log import EVALUATION as RUN_EVALUATION
+from songcast.tracking.run_data import BUNDLE, MODEL, WEIGHTS
 from songcast.tracking.store import as_default, clear_errors, connect, locked, tracking_uri
 
 NAME = "songcast"

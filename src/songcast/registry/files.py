@@ -16,7 +16,7 @@ from songcast.bundle import MANIFEST, read_manifest
 from songcast.errors import BundleError, RegistryError
 from songcast.files import TEMPORARY_PREFIX, sha256_of_file
 from songcast.registry import Version, named
-from songcast.tracking.send import BUNDLE
+from songcast.tracking.run_data import BUNDLE
 from songcast.tracking.store import clear_errors, connect, database, import_mlflow, tracking_uri
 
 CARD, LINEAGE = "model_card.md", "lineage.json"

@@ -23,7 +23,7 @@ class Gate:
 def gate(candidate: Entry, ridge: Entry, champion: Entry | None) -> Gate:
     """Judge ``candidate`` by its numbers on passages that no fit has seen.
 
-    Each argument is what ``stage_log.measured`` gives: ``{"summary": numbers, "songs": {SLUG:
+    Each argument is what ``evaluation_log.measured`` gives: ``{"summary": numbers, "songs": {SLUG:
     numbers}}``, numbers being ``prediction_gain_db``, ``bits_per_sample``, ``lag_samples``,
     ``clipped_samples`` (how many predicted samples lie outside int16). ``champion`` is None
     where there is none, or where the candidate itself is the champion. Ridge must be beaten on

@@ -19,7 +19,7 @@ from songcast import registry
 from songcast.errors import RegistryError
 from songcast.registry import CHALLENGER, CHAMPION, NAME, Version
 from songcast.registry.gate import Gate, gate
-from songcast.tracking.stage_log import measured
+from songcast.tracking.evaluation_log import measured
 from songcast.tracking.store import clear_errors, connect, database, locked, tracking_uri
 
 HISTORY = "songcast.history."

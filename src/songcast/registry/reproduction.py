@@ -25,7 +25,7 @@ from songcast.registry import PARAMS, PARENT_WEIGHTS, Version
 from songcast.registry.comparison import bits_of_songs
 from songcast.registry.files import resolve
 from songcast.tracking import lineage
-from songcast.tracking.stage_log import measured
+from songcast.tracking.evaluation_log import measured
 
 # On another machine sums are taken in another order, and training multiplies the difference.
 # How much that is has not been measured: the tolerance is a choice.

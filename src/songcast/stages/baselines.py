@@ -13,7 +13,7 @@ from songcast.forecasting.keras_backend import import_keras
 from songcast.forecasting.notebook import Notebook, fit_notebook
 from songcast.forecasting.ridge import Ridge
 from songcast.stages import run_stage
-from songcast.tracking import StageRun, stage_run
+from songcast.tracking.stage_run import StageRun, stage_run
 
 log = logging.getLogger("songcast.baselines")
 

@@ -15,7 +15,7 @@ from songcast.files import MODELS, PLOTS, PREPARED
 from songcast.forecasting.keras_backend import import_keras
 from songcast.stages import run_stage
 from songcast.stages.fitting import history_csv, write_text
-from songcast.tracking import StageRun, stage_run
+from songcast.tracking.stage_run import StageRun, stage_run
 
 STAGE = "continuation"
 log = logging.getLogger("songcast.continuation")

@@ -17,7 +17,7 @@ from songcast.distributed.data_parallel import TensorflowTeam
 from songcast.errors import ParamsError
 from songcast.files import CHECKPOINTS, FEATURES, MODELS, PLOTS, atomic_path, root
 from songcast.forecasting.lstm import LstmForecaster
-from songcast.tracking import StageRun, stage_run
+from songcast.tracking.stage_run import StageRun, stage_run
 from songcast.training.batches import CropSampler
 from songcast.training.checkpoint import Checkpoint
 from songcast.training.feature_cache import SongFeatures, open_features

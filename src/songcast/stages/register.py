@@ -16,8 +16,9 @@ from songcast.registry import promotion
 from songcast.registry.model_card import model_card
 from songcast.report.results import EVALUATION, read_evaluation
 from songcast.stages import run_stage
-from songcast.tracking import deliver_kept, lineage
-from songcast.tracking.stage_log import KINDS, log_evaluations, measured, run_of
+from songcast.tracking import lineage
+from songcast.tracking.evaluation_log import KINDS, log_evaluations, measured
+from songcast.tracking.rebuild import ensure_run
 
 
 def register(folder: Path) -> dict[str, Any]:
@@ -29,8 +30,7 @@ def register(folder: Path) -> dict[str, Any]:
     numbers: dict[str, int] = {}
     entries = {kind: measured(evaluation, kind) for kind in (*KINDS, "ridge")}
     models = folder / "models"
-    deliver_kept()
-    runs = {kind: run_of(kind, models / kind) for kind in KINDS}
+    runs = {kind: ensure_run(kind, models / kind) for kind in KINDS}
     for kind, run_id in runs.items():
         with tempfile.TemporaryDirectory() as scratch:
             package = Path(scratch) / kind

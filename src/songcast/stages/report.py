@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from songcast.audio.songs import read_song, write_song
-from songcast.bundle import read_manifest
+from songcast.bundle import read_history, read_manifest
 from songcast.data.corpus import TEST, Corpus
 from songcast.files import LISTENING, METRICS, MODELS, PLOTS, PREPARED, REPORT, write_json
 from songcast.report.figures.files import draw_song, draw_summary
@@ -24,9 +24,9 @@ from songcast.report.page import Report, write_report
 from songcast.report.results import EVALUATION, read_evaluation
 from songcast.report.tracks import read_passages
 from songcast.stages import run_stage
-from songcast.tracking import read_history
-from songcast.tracking.send import flatten, lineage_tags
-from songcast.tracking.stage_log import KINDS
+from songcast.tracking.evaluation_log import KINDS
+from songcast.tracking.lineage import lineage_tags
+from songcast.tracking.run_data import flatten
 
 log = logging.getLogger("songcast.report")
 
@@ -46,7 +46,7 @@ def main() -> None:
         draw_song(passage, notebook, plots)
     log.info("report: figures of %d songs drawn", len(passages))
     extended = with_flac(evaluation, Corpus.open(PREPARED))
-    histories = {kind: read_history(Path(MODELS) / kind / "history.csv") for kind in KINDS}
+    histories = {kind: read_history(Path(MODELS) / kind) for kind in KINDS}
     figures = draw_summary(extended, retrained, histories, plots)
     write_bits(Path(PLOTS) / "bits.csv", extended["songs"])
     write_json(Path(METRICS) / "summary.json", short_summary(evaluation["summary"]))

@@ -1,8 +1,6 @@
-"""Where a model came from: code, songs, environment, machine. Small functions, no MLflow."""
+"""The lineage of a model: code, songs, environment, machine. Does not need MLflow."""
 
-import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 import re
@@ -15,10 +13,12 @@ from typing import Any
 
 import yaml
 
-from songcast.files import DATA, PREPARED
+from songcast.data.corpus import TRAIN, read_index
+from songcast.errors import CorpusError
+from songcast.files import DATA, PREPARED, root, sha256_of_file
 
-# What decides a result. Files that the pipeline itself writes (dvc.lock, metrics, plots) change
-# while it runs and say nothing about the code, so they do not count as dirt.
+# The files that determine a result. Files that the pipeline itself writes (dvc.lock, metrics,
+# plots) change while it runs, so they are not checked for changes.
 SOURCES = ("src", "params.yaml", "dvc.yaml", "data.dvc", "requirements.lock", "pyproject.toml")
 
 
@@ -28,6 +28,29 @@ class GitState:
 
     commit: str | None
     dirty: bool | None
+
+
+def here() -> Path:
+    """Return the folder in which the pipeline runs: a DVC experiment runs in a copy."""
+    return Path.cwd() if (Path.cwd() / "dvc.yaml").is_file() else root()
+
+
+def lineage_tags() -> dict[str, str]:
+    """Return the lineage of a run that starts now, as MLflow tags; unknown values are absent."""
+    folder = here()
+    git = git_state(folder)
+    found = {
+        "songcast.git_commit": git.commit,
+        "mlflow.source.git.commit": git.commit,
+        "songcast.git_dirty": None if git.dirty is None else str(git.dirty).lower(),
+        "songcast.data_hash": data_hash(folder),
+        "songcast.lock_sha256": lock_hash(folder),
+        "songcast.hardware": hardware(),
+        "songcast.backend": backend(),
+        "dvc.exp_name": os.environ.get("DVC_EXP_NAME"),
+        "dvc.stage": os.environ.get("DVC_STAGE"),
+    }
+    return {key: value for key, value in found.items() if value}
 
 
 def git_state(folder: Path) -> GitState:
@@ -40,7 +63,7 @@ def git_state(folder: Path) -> GitState:
 
 
 def data_hash(folder: Path) -> str | None:
-    """Return the md5 that ``data.dvc`` gives to all songs together, None without one."""
+    """Return the md5 of all songs together from ``data.dvc``, None without such a file."""
     try:
         content = yaml.safe_load((folder / "data.dvc").read_text())
         return str(content["outs"][0]["md5"])
@@ -49,15 +72,15 @@ def data_hash(folder: Path) -> str | None:
 
 
 def lock_hash(folder: Path) -> str | None:
-    """Return the sha256 of ``requirements.lock``, None without one."""
+    """Return the sha256 of ``requirements.lock``, None without such a file."""
     try:
-        return hashlib.sha256((folder / "requirements.lock").read_bytes()).hexdigest()
+        return sha256_of_file(folder / "requirements.lock")
     except OSError:
         return None
 
 
 def params(folder: Path) -> dict[str, Any]:
-    """Return the content of params.yaml as it stands, empty without one."""
+    """Return the content of params.yaml, empty if it is missing or invalid."""
     try:
         content = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError):
@@ -81,27 +104,27 @@ def seeds(params: Mapping[str, Any]) -> dict[str, int]:
 
 
 def songs(folder: Path) -> list[dict[str, Any]]:
-    """Return the prepared songs of ``folder``: slug, source, sha256, seconds, licence.
+    """Return the prepared songs of ``folder``: slug, source, sha256, seconds, learned, licence.
 
-    ``learned``: whether the fits heard it. ``licence``: what data/SOURCES.md says under the
-    heading of the file's name, None where it says nothing. Empty without prepared songs.
+    ``learned``: whether the song is in the training data. ``licence``: from data/SOURCES.md, under
+    the heading of the file's name; None if it is not stated. Empty without prepared songs.
     """
     try:
-        prepared = json.loads((folder / PREPARED / "songs.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        _, prepared = read_index(folder / PREPARED)
+    except CorpusError:
         return []
-    said = licences(folder / DATA / "SOURCES.md")
+    known = licences(folder / DATA / "SOURCES.md")
     excluded = set(params(folder).get("train", {}).get("exclude") or ())
     return [
         {
-            "slug": song["slug"],
-            "source": song["source"],
-            "sha256": song["sha256"],
-            "seconds": round(song["frames"] / song["sample_rate_hz"], 2),
-            "learned": "train" in song["splits"] and not excluded & {song["slug"], song["source"]},
-            "licence": said.get(song["source"]),
+            "slug": song.slug,
+            "source": song.source,
+            "sha256": song.sha256,
+            "seconds": round(song.frames / song.sample_rate_hz, 2),
+            "learned": TRAIN in song.splits and not excluded & {song.slug, song.source},
+            "licence": known.get(song.source),
         }
-        for song in prepared["songs"]
+        for song in prepared
     ]
 
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from songcast.tracking.send import Row, create_run, points_of, send_metrics, send_params
+from songcast.tracking.run_data import Row, points_of, send_metrics, send_params
+from songcast.tracking.runs import create_run
 from songcast.tracking.store import clear_errors, connect, experiment_id, locked, tracking_uri
 
 STAGE, SWEEP, TRIAL = "sweep", "songcast.sweep", "songcast.trial"

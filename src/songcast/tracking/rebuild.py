@@ -1,0 +1,79 @@
+"""Rebuild or complete runs from the outputs of their stages.
+
+DVC may restore outputs without running their stage, and the tracking server may be unreachable
+while a stage runs. A run is identified by its stage and its weights' sha256, so calling these
+functions again changes nothing.
+"""
+
+from pathlib import Path
+
+from songcast.bundle import read_history, read_manifest
+from songcast.tracking.run_data import (
+    logged_points,
+    points_of,
+    send_bundle,
+    send_metrics,
+    send_params,
+)
+from songcast.tracking.runs import (
+    PARENT,
+    create_run,
+    finished_run,
+    interrupted_run,
+    mark_running,
+    open_parent,
+)
+from songcast.tracking.store import clear_errors, connect, experiment_id, locked, tracking_uri
+
+
+def ensure_run(stage: str, bundle: Path) -> str:
+    """Return the finished run of ``stage`` with this bundle's weights.
+
+    A run that was interrupted is completed, a missing one is rebuilt: params, the metrics of
+    history.csv, the bundle, the tags. Raises ``TrackingError`` if the store cannot be
+    reached, ``BundleError`` for a bundle that is missing or altered.
+    """
+    manifest = read_manifest(bundle)
+    rows = read_history(bundle)
+    uri = tracking_uri()
+    with clear_errors(uri):
+        client = connect(uri)
+        experiment = experiment_id(client)
+        with locked(uri):
+            found = finished_run(client, experiment, stage, str(manifest["weights_sha256"]))
+            if found:
+                return found
+            run = interrupted_run(client, experiment, stage, rows)
+            if run is None:
+                parent = open_parent(client, experiment, stage)
+                run_id = create_run(client, stage, {"songcast.rebuilt": "true"}, parent)
+                run = client.get_run(run_id)
+            run_id, parent = str(run.info.run_id), str(run.data.tags[PARENT])
+            mark_running(client, experiment, run_id, parent)
+            known = logged_points(client, run)
+            missing = [point for point in points_of(rows) if (point[0], point[2]) not in known]
+            try:
+                send_params(client, run_id, manifest.get("params") or {})
+                send_metrics(client, run_id, missing)
+                send_bundle(client, run_id, bundle)
+            except BaseException:
+                for each in (run_id, parent):
+                    client.set_terminated(each, status="FAILED")
+                raise
+            for each in (run_id, parent):
+                client.set_terminated(each, status="FINISHED")
+            return run_id
+
+
+def ensure_parent() -> str:
+    """Return the finished parent run of the present execution, created if there is none.
+
+    Raises ``TrackingError`` if the store cannot be reached.
+    """
+    uri = tracking_uri()
+    with clear_errors(uri):
+        client = connect(uri)
+        run_id = open_parent(client, experiment_id(client))
+        if client.get_run(run_id).info.status != "FINISHED":
+            client.set_terminated(run_id, status="FINISHED")
+        return run_id

@@ -1,0 +1,150 @@
+"""Find and create runs: one for each stage, below a parent run for each execution of the pipeline.
+
+Stages are separate processes, so an execution is identified by what it computes: params, songs,
+DVC experiment and working folder. A stage joins the latest parent of its execution, so a pipeline
+that was interrupted and resumed has one parent. If that parent already holds a finished run of the
+stage, this is another execution and gets a new parent. All of it is stored as tags of the runs, so
+any MLflow server will do.
+
+A parent is RUNNING while one of its stages is; between two stages it has the status of the last.
+"""
+
+import contextlib
+import getpass
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from songcast.files import PARAMS
+from songcast.tracking import lineage
+from songcast.tracking.run_data import WEIGHTS, Row, logged_points, points_of, send_dataset
+from songcast.tracking.store import experiment_id, locked
+
+PARENT, STAGE = "mlflow.parentRunId", "songcast.stage"
+PIPELINE = "pipeline"
+WORKSPACE, EXECUTION = "songcast.workspace", "songcast.execution"
+
+
+def create_run(
+    client: Any,
+    stage: str,
+    tags: Mapping[str, Any],
+    parent: str | None = None,
+    name: str | None = None,
+    start_ms: int | None = None,
+) -> str:
+    """Start a run named after ``stage``, tagged with its lineage, below ``parent``.
+
+    ``start_ms``: since 1970; default now.
+    """
+    with contextlib.suppress(OSError, KeyError):  # a container may have no user name
+        tags = {"mlflow.user": getpass.getuser(), **tags}
+    every = {
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.name": f"songcast.stages.{stage}",
+        **lineage.lineage_tags(),
+        **_execution_tags(),
+        **tags,
+        **({PARENT: parent} if parent else {}),
+        STAGE: stage,
+    }
+    run = client.create_run(
+        experiment_id(client),
+        start_time=start_ms,
+        run_name=name or stage,
+        tags={k: str(v) for k, v in every.items()},
+    )
+    run_id = str(run.info.run_id)
+    send_dataset(client, run_id, "training" if parent else "evaluation")
+    return run_id
+
+
+def open_parent(client: Any, experiment: str, stage: str | None = None) -> str:
+    """Return the parent run that ``stage`` joins, created if there is none.
+
+    ``stage`` None: the latest parent of this execution, whichever stages it holds.
+    """
+    with locked(str(client.tracking_uri)):
+        found = _search(client, experiment, {STAGE: PIPELINE, **_execution_tags()})
+        if found:
+            parent = str(found[0].info.run_id)
+            of_stage = {STAGE: str(stage), PARENT: parent}
+            if not (stage and _search(client, experiment, of_stage, "FINISHED")):
+                return parent
+        name = " ".join(filter(None, (PIPELINE, os.environ.get("DVC_EXP_NAME"))))
+        return create_run(client, PIPELINE, {}, name=name)
+
+
+def mark_running(client: Any, experiment: str, run_id: str, parent: str) -> None:
+    """Mark the parent of ``run_id`` as running, and other running runs of this folder as killed.
+
+    A stage that gets SIGKILL cannot do so itself. Only one stage runs in a folder at once.
+    """
+    client.update_run(parent, status="RUNNING")
+    workspace = {WORKSPACE: _execution_tags()[WORKSPACE]}
+    for run in _search(client, experiment, workspace, "RUNNING"):
+        if run.info.run_id not in (run_id, parent):
+            client.set_terminated(run.info.run_id, status="KILLED")
+
+
+def finished_run(client: Any, experiment: str, stage: str, sha256: str) -> str | None:
+    """Return the first finished run of ``stage`` with these weights, None if there is none."""
+    found = _search(client, experiment, {STAGE: stage, WEIGHTS: sha256}, "FINISHED")
+    return str(found[-1].info.run_id) if found else None
+
+
+def interrupted_run(client: Any, experiment: str, stage: str, rows: Iterable[Row]) -> Any:
+    """Return the run that lost its connection while it logged ``rows``, None if there is none.
+
+    It is a run of this execution that did not finish and whose metrics all agree with ``rows``.
+    Training is deterministic, so the metrics of another model differ.
+    """
+    expected = {(key, step): value for key, value, step, _ in points_of(rows)}
+    for run in _search(client, experiment, {STAGE: stage, **_execution_tags()}):
+        unfinished = run.info.status in ("RUNNING", "KILLED")
+        if unfinished and logged_points(client, run).items() <= expected.items():
+            return run
+    return None
+
+
+def active_run(client: Any, run_id: str) -> Any:
+    """Return the run, None if it was deleted or is in another store."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+    return run if run.info.lifecycle_stage == "active" else None
+
+
+def _execution_tags() -> dict[str, str]:
+    """Return the tags that runs of one execution in one folder share."""
+    folder = lineage.here()
+    params = folder / PARAMS
+    computed = (
+        params.read_bytes() if params.is_file() else b"",
+        str(lineage.data_hash(folder)).encode(),
+        os.environ.get("DVC_EXP_NAME", "").encode(),
+    )
+    return {
+        WORKSPACE: _digest(str(folder.resolve()).encode()),
+        EXECUTION: _digest(*computed),
+    }
+
+
+def _search(
+    client: Any, experiment: str, tags: Mapping[str, str], status: str | None = None
+) -> list[Any]:
+    """Return the runs with these tags, newest first."""
+    clauses = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
+    clauses += [f"attributes.status = '{status}'"] if status else []
+    order = ["attributes.start_time DESC"]
+    return list(client.search_runs([experiment], " and ".join(clauses), order_by=order))
+
+
+def _digest(*parts: bytes) -> str:
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]

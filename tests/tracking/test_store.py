@@ -1,0 +1,125 @@
+"""The store is found, moves with its folder, and fails with a clear message."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers.mlflow_store import all_runs, make_bundle, run_of, use_repository
+from songcast.tracking import lineage
+from songcast.tracking import store as tracking_store
+from songcast.tracking.rebuild import ensure_run
+from songcast.tracking.stage_run import stage_run
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    return use_repository(tmp_path / "here", monkeypatch)
+
+
+def test_a_moved_repository_keeps_its_artifacts_and_takes_new_ones(
+    repository, tmp_path, monkeypatch
+):
+    mlflow = tracking_store.import_mlflow()
+    note = repository / "note.txt"
+    note.write_text("before the move")
+    with stage_run("train", {}) as run:
+        run.log_artifact(note)
+    moved = tmp_path / "there" / "with space"
+    moved.parent.mkdir()
+    shutil.move(repository, moved)
+    use_repository(moved, monkeypatch)
+    # Plain MLflow, as `mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db` opens it.
+    for uri in ("sqlite:///mlruns/mlflow.db", f"sqlite:///{moved}/mlruns/mlflow.db"):
+        plain = mlflow.MlflowClient(uri)
+        assert [f.path for f in plain.list_artifacts(run.run_id)] == ["note.txt"]
+        copy = plain.download_artifacts(run.run_id, "note.txt", str(tmp_path))
+        assert Path(copy).read_text() == "before the move"
+    with stage_run("train", {}) as later:
+        later.log_artifact(moved / "note.txt")
+    assert not repository.exists()
+    assert list(moved.glob(f"mlruns/artifacts/songcast/{later.run_id}/artifacts/note.txt"))
+
+
+def test_an_artifact_uri_cannot_leave_the_artifacts_folder(repository):
+    mlflow = tracking_store.import_mlflow()
+    from songcast.tracking.artifact_store import locate
+
+    database = repository / "mlruns" / "mlflow.db"
+    assert locate("songcast:/a/b", database) == repository / "mlruns" / "artifacts" / "a" / "b"
+    for uri in ("songcast:/../mlflow.db", "songcast:/a/%2e%2e/%2e%2e/x", "songcast:/a/../../.."):
+        with pytest.raises(mlflow.MlflowException, match="outside the artifacts folder"):
+            locate(uri, database)
+
+
+def test_mlflow_tracking_uri_moves_everything(repository, tmp_path, monkeypatch):
+    other = tmp_path / "server" / "other.db"
+    other.parent.mkdir()
+    shutil.copy(repository / "mlruns" / "mlflow.db", other)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{other}")
+    bundle = make_bundle(repository / "models" / "train", 1.0)
+    run_id = ensure_run("train", bundle)
+    assert os.environ["MLFLOW_TRACKING_URI"] == f"sqlite:///{other}"
+    assert run_of(run_id).info.status == "FINISHED"
+    assert list(other.parent.glob("artifacts/songcast/*/artifacts/bundle/bundle.json"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert all_runs() == []
+
+
+def test_logging_leaves_mlflows_process_wide_settings_alone(repository):
+    mlflow = tracking_store.import_mlflow()
+    before = mlflow.get_tracking_uri()
+    ensure_run("train", make_bundle(repository / "models" / "train", 1.0))
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+    assert mlflow.get_tracking_uri() == before
+
+
+@pytest.mark.parametrize(
+    ("code", "body"),
+    [(401, "You are not authenticated. Please see https://mlflow.org"), (403, "Permission denied")],
+)
+def test_a_server_that_refuses_is_not_called_dead(code, body):
+    said = tracking_store.explain(
+        "http://127.0.0.1:5000",
+        RuntimeError(
+            "API request to endpoint /api/2.0/mlflow/experiments/search failed with error code "
+            f"{code} != 200. Response body: '{body}'"
+        ),
+    )
+    assert f"refuses ({body.partition('.')[0]}): check MLFLOW_TRACKING_USERNAME" in said
+
+
+def test_importing_the_tracking_modules_does_not_import_mlflow():
+    modules = "sys, songcast.registry.promotion, songcast.stages.register"
+    code = f"import {modules}; print('mlflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_lineage_records_commit_changes_songs_and_environment(tmp_path):
+    def git(*words):
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *words], check=True)
+
+    assert lineage.git_state(tmp_path).commit is None
+    assert lineage.data_hash(tmp_path) is None
+    assert lineage.lock_hash(tmp_path) is None
+    (tmp_path / "params.yaml").write_text("a: 1\n")
+    (tmp_path / "dvc.lock").write_text("x")
+    (tmp_path / "data.dvc").write_text("outs:\n- md5: 0123abcd.dir\n  path: data\n")
+    (tmp_path / "requirements.lock").write_text("")
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-qm", "first")
+    assert lineage.data_hash(tmp_path) == "0123abcd.dir"
+    empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    assert lineage.lock_hash(tmp_path) == empty
+    (tmp_path / "dvc.lock").write_text("the pipeline writes this itself")
+    state = lineage.git_state(tmp_path)
+    assert len(state.commit) == 40
+    assert state.dirty is False
+    (tmp_path / "params.yaml").write_text("a: 2\n")
+    assert lineage.git_state(tmp_path).dirty is True
