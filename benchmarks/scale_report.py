@@ -1,14 +1,14 @@
-"""What benchmarks/scale.py found: tables, the extrapolation with its assumptions, the figure."""
+"""The page and the figure of benchmarks/scale.py: tables, and an extrapolation to 1 000 hours."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 HOURS, CORES, WORKERS = 1000, 64, 8
-# Of params.yaml: rows of a step, frames of a row; of a song, so much is learned from.
+# From params.yaml: crops per step, frames per crop, share of a song that is trained on.
 ROWS, CROP_FRAMES, TRAIN_SHARE = 16, 4096, 0.7
 RATE_HZ, CHANNELS = 44100, 2
-# Written by hand from what benchmarks/training.py printed on such a machine.
+# Written by hand from the output of benchmarks/training.py on a machine with a GPU.
 GPU = Path(__file__).parents[1] / "docs" / "gpu.json"
 
 Found = dict[str, Any]
@@ -17,15 +17,16 @@ Found = dict[str, Any]
 def markdown(found: Found) -> str:
     """Return docs/scale.md."""
     sections = (
-        "# How songcast grows",
-        f"Measured by `benchmarks/scale.py` on {found['cores']} cores "
-        f"([numbers](scale.json)); generated songs of {found['song_seconds']} s.",
-        "![Prepare grows with the songs; training with the workers](scale.png)",
+        "# Scale",
+        "This page shows how time and memory grow with the number of songs and workers. It was "
+        f"written by `benchmarks/scale.py` on a machine with {found['cores']} cores, from "
+        f"`docs/scale.json`. Songs are generated and last {found['song_seconds']} s.",
+        "![Time of prepare by hours of audio; training steps by workers](scale.png)",
         "## prepare",
         _prepare(found["prepare"]),
-        "What a process of prepare spends before its first song, which few songs cannot share out:",
+        "CPU time of a process before its first song, which matters for small collections:",
         _start(found["start"]),
-        "## train, shared by Ray workers of one core each",
+        "## train with Ray workers of one core each",
         _training(found["training"]),
         "## sweep",
         _sweep(found["sweep"], found["cores"]),
@@ -47,8 +48,8 @@ def efficiency(row: Found, alone: Found) -> float:
 
 def _prepare(rows: list[Found]) -> str:
     lines = [
-        "| songs | what | hours of audio per core minute | wall s | faster than 1 worker "
-        "| CPU against the bare decoder | MB per process |",
+        "| songs | program | hours of audio per core minute | wall s | speed-up over 1 worker "
+        "| CPU relative to the bare decoder | MB per process |",
         "|--:|---|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
@@ -73,7 +74,7 @@ def _per_minute(row: Found) -> float:
 
 
 def _start(rows: list[Found]) -> str:
-    lines, before = ["| loading | CPU s |", "|---|--:|"], 0.0
+    lines, before = ["| loads | CPU s |", "|---|--:|"], 0.0
     for row in rows:
         lines.append(f"| {row['start']} | {row['cpu_seconds'] - before:.2f} |")
         before = row["cpu_seconds"]
@@ -82,7 +83,7 @@ def _start(rows: list[Found]) -> str:
 
 def _training(rows: list[Found]) -> str:
     lines = [
-        "| workers | rows in a step | steps per second | rows per second | of the ideal |",
+        "| workers | batch size | steps per second | crops per second | efficiency |",
         "|--:|--:|--:|--:|--:|",
     ]
     lines += [
@@ -93,8 +94,8 @@ def _training(rows: list[Found]) -> str:
     megabytes = rows[0]["weights"] * 4 / 1e6
     lines += [
         "",
-        f"Each step sends {megabytes:.2f} MB of gradients. Two workers may share the batch of one, "
-        "which gives the same training sooner, or have as many rows each.",
+        f"Each step sends {megabytes:.2f} MB of gradients. Two workers either split the batch of "
+        "one worker, which gives the same training in less time, or use a larger batch.",
     ]
     return "\n".join(lines)
 
@@ -110,10 +111,10 @@ def trial_seconds(rows: list[Found], cores: int) -> tuple[float, float]:
 def _sweep(rows: list[Found], cores: int) -> str:
     cpu, wall = trial_seconds(rows, cores)
     return (
-        f"A trial that learns nothing (its process, Keras and the rest of songcast loaded, one row "
-        f"reported) takes {cpu:.1f} CPU s, and {wall:.1f} s of a core's time: the difference of "
-        f"{rows[1]['sweep']} and {rows[0]['sweep']} trials. The sweep itself starts and ends in "
-        f"{rows[0]['wall_seconds'] - wall * rows[0]['sweep'] / cores:.0f} s."
+        f"The overhead of one trial (starting a process, loading Keras and songcast, reporting one "
+        f"result) is {cpu:.1f} CPU s, or {wall:.1f} s of one core. It is the difference between "
+        f"{rows[1]['sweep']} and {rows[0]['sweep']} trials that do not train. The overhead of the "
+        f"sweep is {rows[0]['wall_seconds'] - wall * rows[0]['sweep'] / cores:.0f} s."
     )
 
 
@@ -130,21 +131,19 @@ def _extrapolation(found: Found) -> str:
             "| step | work | with | hours |",
             "|---|--:|---|--:|",
             f"| prepare | {prepare:.1f} core hours | {CORES} cores | {prepare / CORES:.2f} |",
-            f"| the experts' hearing | {hearing:.0f} core hours | {CORES} cores "
-            f"| {hearing / CORES:.1f} |",
-            f"| one pass of training | {steps / 1e6:.2f} million steps | {WORKERS} GPUs, each of "
+            f"| features | {hearing:.0f} core hours | {CORES} cores | {hearing / CORES:.1f} |",
+            f"| one epoch over all data | {steps / 1e6:.2f} million steps | {WORKERS} GPUs of "
             f"G steps per second | {steps / WORKERS / share / 3600:.0f} / G |",
             "",
-            "Assumed: the processor seconds per hour of audio stay what they are (above they do, "
-            "from a hundred songs on); the disk keeps up; every song is stereo, and processed "
-            "once, without augmentations. A pass sees every train frame of every channel once on "
-            "average; "
-            f"each of {WORKERS} workers has the rows of one ({WORKERS * ROWS} in a step), and each "
-            f"further one costs what the second did ({lost:.0%} of a step), so that "
-            f"{WORKERS} do {WORKERS * share:.1f} times the work of one: pessimistic where the "
-            "second worker shares this machine's memory and caches with the first, optimistic "
-            "where a slow network lies between. G is a GPU's own steps per second, which "
-            "`benchmarks/training.py --only ours --rows N` measures on a machine that has one:",
+            "Assumptions: CPU time per hour of audio stays constant (it does above, from a hundred "
+            "songs on); the disk is not a bottleneck; songs are stereo and not augmented. In one "
+            "epoch each training frame of each channel is seen once on average. Each of the "
+            f"{WORKERS} workers has the batch size of one ({WORKERS * ROWS} in all), and each "
+            f"additional worker costs as much as the second ({lost:.0%} of a step), so {WORKERS} "
+            f"workers are {WORKERS * share:.1f} times as fast as one. This is pessimistic because "
+            "the second worker shares memory and caches with the first on this machine, and "
+            "optimistic where the network between the machines is slow. "
+            "`benchmarks/training.py --only ours` measures G:",
             "",
             *_gpu(json.loads(GPU.read_text())),
         ]
@@ -153,8 +152,8 @@ def _extrapolation(found: Found) -> str:
 
 def _gpu(found: Found) -> list[str]:
     lines = [
-        f"| {found['device']}, {found['backend']}: rows in a step | steps per second "
-        "| amplitudes per second |",
+        f"| batch size ({found['device']}, {found['backend']}) | steps per second "
+        "| samples per second |",
         "|--:|--:|--:|",
     ]
     for row in found["steps"]:
@@ -175,20 +174,20 @@ def draw(found: Found, path: Path) -> None:
         mine = [row for row in found["prepare"] if (row["what"], row["workers"]) == what]
         hours = [row["audio_hours"] for row in mine]
         left.loglog(hours, [row["cpu_seconds"] for row in mine], "o-", label=_named(mine[0]))
-    left.set(xlabel="hours of audio", ylabel="processor seconds")
-    left.set_title("prepare grows with the songs, near the bare decoder", fontsize=10)
+    left.set(xlabel="hours of audio", ylabel="CPU seconds")
+    left.set_title("prepare and the bare decoder", fontsize=10)
     left.set_xticks(hours, [f"{value:.2g}" for value in hours])
     left.minorticks_off()
     rows = found["training"]
     names = [
-        f"{row['workers']} worker{'s'[: row['workers'] - 1]}\n{row['rows']} rows" for row in rows
+        f"{row['workers']} worker{'s'[: row['workers'] - 1]}\nbatch {row['rows']}" for row in rows
     ]
     right.bar(
         names, [row["workers"] * learned(rows[0]) for row in rows], color="0.9", label="ideal"
     )
     right.bar(names, [learned(row) for row in rows], label="measured")
-    right.set(ylabel="rows per second")
-    right.set_title("train, in workers of one core each", fontsize=10)
+    right.set(ylabel="crops per second")
+    right.set_title("train, workers of one core each", fontsize=10)
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)

@@ -1,4 +1,4 @@
-"""Takes the pictures of docs/tour.md anew, from the finished run of this repository.
+"""Takes the pictures of docs/tutorial.md anew, from the finished run of this repository.
 
     .venv/bin/python tests/browser/take_tour.py
 

@@ -13,7 +13,7 @@ from songcast import cli
 from songcast.audio.songs import read_song, write_song
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/serving.md")
+PAGES = ("docs/how-to/serve.md",)
 BLOCK = re.compile(r"<!-- example: (\w+) -->\n```\w*\n(.*?)```", re.DOTALL)
 EXAMPLES = [
     pytest.param(language, code, id=f"{page}-{language}")
