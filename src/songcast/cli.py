@@ -12,15 +12,12 @@ from typing import NoReturn
 
 import songcast
 from songcast.commands import (
-    compare,
     continue_,
-    history,
     models,
     predict,
     promote,
     pull,
     reproduce,
-    rollback,
     score,
     serve,
     summary,
@@ -36,10 +33,7 @@ COMMANDS = (
     predict,
     continue_,
     models,
-    compare,
     promote,
-    rollback,
-    history,
     pull,
     trace,
     reproduce,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import songcast
-from songcast import cli, registry
+from songcast import cli, commands, registry
 from songcast.audio.songs import read_song, write_song
 from songcast.commands import forecasting, models, score, ui
 from songcast.forecasting import keras_backend
@@ -327,12 +327,12 @@ def test_ui_on_a_port_in_use_is_one_line(capfd):
         taken.listen()
         port = taken.getsockname()[1]
         assert f"port {port} cannot be used" in refusal(capfd, "ui", "--port", str(port))
-    assert "is no port: give a number" in refusal(capfd, "ui", "--port", "0")
+    assert "is not a port: use a number" in refusal(capfd, "ui", "--port", "0")
 
 
 @pytest.mark.parametrize("host", ["no..host", "x" * 300, "nobody.invalid"])
 def test_a_host_that_cannot_be_is_one_line(capfd, host):
-    assert f"{host}: no address to listen on" in refusal(capfd, "serve", "--host", host)
+    assert f"{host}: not an address to listen on" in refusal(capfd, "serve", "--host", host)
 
 
 FAKE_SERVER = """
@@ -451,17 +451,16 @@ def test_misuse_is_one_line_that_names_the_help(capfd, arguments, said):
     assert "--help`" in line
 
 
-COMMANDS = [module.__name__.rpartition(".")[2].strip("_") for module in cli.COMMANDS]
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_help_has_an_example(capfd, command):
-    with pytest.raises(SystemExit) as ended:
-        cli.main([command, "--help"])
-    assert ended.value.code == 0
-    out = capfd.readouterr().out
-    assert f"example:\n  songcast {command}" in out
-    assert "%%" not in out
+def test_every_help_has_an_example(capfd):
+    (subparsers,) = cli.build_parser()._subparsers._group_actions
+    assert len(subparsers.choices) >= 15
+    for command in subparsers.choices:
+        with pytest.raises(SystemExit) as ended:
+            cli.main([command, "--help"])
+        assert ended.value.code == 0
+        out = capfd.readouterr().out
+        assert f"example:\n  songcast {command}" in out
+        assert "%%" not in out
 
 
 def test_version(capfd):
@@ -486,7 +485,7 @@ def fail_with(monkeypatch, error):
     def fail(_):
         raise error
 
-    monkeypatch.setattr(models, "run", fail)
+    monkeypatch.setattr(models, "list_models", fail)
 
 
 def test_ctrl_c_exits_with_130_and_a_bug_keeps_its_traceback(monkeypatch, capfd):
@@ -590,6 +589,6 @@ def test_the_package_offers_its_names_lazily():
 
 
 def test_port_numbers():
-    assert ui.port_number("65535") == 65535
+    assert commands.port_number("65535") == 65535
     with pytest.raises(argparse.ArgumentTypeError):
-        ui.port_number("five")
+        commands.port_number("five")

@@ -67,8 +67,11 @@ def home(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("space", "said"),
     [
-        ({"unit": [3]}, "sweep.space.unit is no key of train; those: "),
-        ({"units": [3, 0]}, "sweep.space.units has 0, which train.units cannot be; correct it"),
+        ({"unit": [3]}, "sweep.space.unit is not a key of train; use one of: "),
+        (
+            {"units": [3, 0]},
+            "sweep.space.units has 0, which is invalid for train.units; correct it",
+        ),
         ({"learning_rate": {"low": 0.1, "high": 0.01}}, "low 0.1 must be below high 0.01"),
         ({}, "sweep.space"),
     ],
@@ -164,7 +167,7 @@ def test_a_trial_that_diverged_is_the_last_and_no_advice(home, monkeypatch, caps
     assert main(["sweep"]) == 0
     said = capsys.readouterr().out
     assert ("dvc exp run -S train.units=4" in said) == learned
-    assert ("No trial has learned anything" in said) != learned
+    assert ("All trials failed or diverged" in said) != learned
 
 
 @pytest.mark.slow

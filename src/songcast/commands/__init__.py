@@ -1,34 +1,88 @@
-"""The commands of ``songcast``: one module each, with ``add`` (its arguments) and ``run``.
+"""The commands of ``songcast``: each module adds its commands to the parser and runs them.
 
-A module imports what is heavy inside ``run``: `songcast --help` loads them all.
+A command takes parsed arguments, prints its result on stdout, and returns its exit code. Heavy
+imports are inside the functions that need them, because `songcast --help` imports all modules.
 """
 
 import argparse
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 Subparsers = Any  # argparse's own class for them is private
 
 SONG_HELP = "wav, mp3, flac, ogg, m4a, ..."
+URI_HELP = "models:/songcast@champion, models:/songcast/3"
+BUNDLE_HELP = "models:/songcast@champion (the default), models:/songcast/3, or a bundle folder"
 
 
 def add_command(
     subparsers: Subparsers,
     name: str,
     run: Callable[[argparse.Namespace], int],
-    does: str,
-    more: str,
+    summary: str,
+    details: str,
     example: str,
+    json: bool = True,
 ) -> argparse.ArgumentParser:
-    """Add a command with its help text and return its parser. ``run`` returns the exit code."""
+    """Add a command and return its parser. ``run`` returns the exit code; ``json`` adds --json."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         name,
-        help=does,
-        description=textwrap.fill(f"{does[0].upper()}{does[1:]}. {more}", 88),
+        help=summary,
+        description=textwrap.fill(f"{summary[0].upper()}{summary[1:]}. {details}", 88),
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    if json:
+        parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.set_defaults(run=run)
     return parser
+
+
+def version_number(text: str) -> int:
+    """Parse a version, also as ``v3`` or ``models:/songcast/3``. Raises ``ArgumentTypeError``."""
+    digits = text.removeprefix("models:/songcast/").removeprefix("v")
+    if not (digits.isascii() and digits.isdecimal() and len(digits) < 10):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a version number; `songcast models` lists them"
+        )
+    return int(digits)
+
+
+def port_number(text: str) -> int:
+    """Parse a TCP port. Raises ``ArgumentTypeError``."""
+    if not (text.isdecimal() and 1 <= int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: use a number from 1 to 65535")
+    return int(text)
+
+
+def add_song_and_output(parser: argparse.ArgumentParser) -> None:
+    """Add SONG and -o OUT, see ``check_song_and_output``."""
+    parser.add_argument("song", metavar="SONG", help=SONG_HELP)
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT",
+        required=True,
+        help="file to write; the suffix gives the format: .wav .flac .ogg .mp3 .m4a",
+    )
+
+
+def check_song_and_output(arguments: argparse.Namespace) -> tuple[Path, Path, float]:
+    """Return SONG, OUT and the duration of SONG in seconds, 0 if its header does not give it.
+
+    Raises ``AudioError``, before anything is computed, for a SONG that is visibly not audio and
+    for an OUT that cannot be written or is SONG itself.
+    """
+    from songcast.audio.formats import audio_error
+    from songcast.audio.songs import check_writable, open_song
+
+    source, target = Path(arguments.song), Path(arguments.output)
+    with open_song(source) as reader:
+        seconds = reader.promised_seconds
+    if target.exists() and target.samefile(source):
+        raise audio_error(target, "is the song itself", "write to another file")
+    check_writable(target)
+    return source, target, seconds

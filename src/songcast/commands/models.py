@@ -1,33 +1,47 @@
-"""`songcast models`: the versions in the registry."""
+"""`songcast models` and `songcast compare`: the versions in the registry."""
 
 import argparse
 import datetime
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
-from songcast.commands import Subparsers, add_command
+from songcast.commands import Subparsers, add_command, version_number
 
 if TYPE_CHECKING:
     from songcast.registry import Version
+    from songcast.registry.comparison import Comparison
 
 EMPTY = "no model is registered yet: `make run` trains and registers two"
 
 
 def add(subparsers: Subparsers) -> None:
-    """Add the command."""
-    parser = add_command(
+    """Add the commands."""
+    add_command(
         subparsers,
         "models",
-        run,
+        list_models,
         "list the versions in the registry",
-        "Gain and bits are means over the songs' unseen passages. The champion is served; the "
-        "challenger wants to be.",
+        "Prediction gain and bits are means over the held-out passages. The server uses the "
+        "champion; the challenger is the best candidate.",
         "songcast models --json",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead")
+    parser = add_command(
+        subparsers,
+        "compare",
+        compare_versions,
+        "compare two versions song by song",
+        "Prints bits per sample of A minus bits per sample of B on the held-out passages, as "
+        "stored with the versions; a negative difference means that A is better. The mean has a "
+        "95 % confidence interval (bootstrap over songs). The gate requires that the whole "
+        "interval is below 0.",
+        "songcast compare 4 3",
+    )
+    for name in ("A", "B"):
+        parser.add_argument(name.lower(), metavar=name, type=version_number, help="a version")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def list_models(arguments: argparse.Namespace) -> int:
     """List the versions, newest first."""
     from songcast import registry
     from songcast.commands.forecasting import has_registry
@@ -35,31 +49,32 @@ def run(arguments: argparse.Namespace) -> int:
 
     versions = registry.versions() if has_registry() else []
     if arguments.json:
-        console.print_json({"versions": [as_json(version) for version in versions]})
+        console.print_json({"versions": [version_as_json(version) for version in versions]})
     elif not versions:
         print(EMPTY)
     else:
         columns = ["version", "kind", "aliases", "bits/sample", "gain dB", "age"]
-        console.print_table(columns, [as_row(version) for version in versions], left=3)
+        console.print_table(columns, [version_as_row(version) for version in versions], left=3)
     return 0
 
 
-def as_json(version: "Version") -> dict[str, Any]:
+def version_as_json(version: "Version") -> dict[str, Any]:
     """Return a version as an entry of the JSON document."""
     created = datetime.datetime.fromtimestamp(version.created_ms / 1000, datetime.UTC)
+    summary = version.evaluation.get("summary", {})
     return {
         "version": version.number,
         "kind": version.kind,
         "aliases": list(version.aliases),
-        "bits_per_sample": version.evaluation.get("summary", {}).get("bits_per_sample"),
-        "prediction_gain_db": version.evaluation.get("summary", {}).get("prediction_gain_db"),
+        "bits_per_sample": summary.get("bits_per_sample"),
+        "prediction_gain_db": summary.get("prediction_gain_db"),
         "created": created.isoformat(timespec="seconds"),
         "weights_sha256": version.weights_sha256,
         "run_id": version.run_id,
     }
 
 
-def as_row(version: "Version") -> list[str]:
+def version_as_row(version: "Version") -> list[str]:
     """Return a version as a row of the table."""
     from songcast.report.console import number
 
@@ -75,7 +90,7 @@ def as_row(version: "Version") -> list[str]:
 
 
 def age(seconds: float) -> str:
-    """Return how long ago something was, in its largest unit.
+    """Return an age in its largest unit.
 
     >>> age(5), age(200), age(90000)
     ('5 s', '3 min', '1 d')
@@ -84,3 +99,44 @@ def age(seconds: float) -> str:
         if seconds >= size:
             return f"{int(seconds / size)} {unit}"
     return f"{max(0, int(seconds))} s"
+
+
+def compare_versions(arguments: argparse.Namespace) -> int:
+    """Compare the versions."""
+    from songcast import registry
+    from songcast.commands.forecasting import require_registry
+    from songcast.errors import RegistryError
+    from songcast.registry.comparison import compare
+    from songcast.report import console
+
+    require_registry()
+    a, b = registry.version(arguments.a), registry.version(arguments.b)
+    result = compare(a.evaluation, b.evaluation)
+    if math.isnan(result.mean):
+        raise RegistryError(
+            f"versions {a.number} and {b.number} have no evaluated song in common: "
+            "compare versions that were evaluated on the same songs"
+        )
+    if arguments.json:
+        document = {
+            "a": a.number,
+            "b": b.number,
+            "mean_bits": result.mean,
+            "low_bits": result.low,
+            "high_bits": result.high,
+            "songs": dict(result.songs),
+        }
+        console.print_json(document)
+        return 0
+    rows = [[slug, f"{difference:+.4f}"] for slug, difference in result.songs.items()]
+    console.print_table(["song", f"bits/sample, {a.number} minus {b.number}"], rows)
+    print(f"mean {result.mean:+.4f}, 95 % interval {result.low:+.4f} to {result.high:+.4f}")
+    print(verdict(result, a.number, b.number))
+    return 0
+
+
+def verdict(result: "Comparison", a: int, b: int) -> str:
+    """Return which version is better."""
+    if result.high < 0:
+        return f"version {a} is better"
+    return f"version {b} is better" if result.low > 0 else "no significant difference"

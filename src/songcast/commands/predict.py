@@ -1,9 +1,14 @@
-"""`songcast predict`: the song as a model expects it, one sample ahead of the true past."""
+"""`songcast predict`: the forecast of a song as an audio file."""
 
 import argparse
 
-from songcast.commands import Subparsers, add_command
-from songcast.commands.one_song import add_song_and_output, check_song_and_output
+from songcast.commands import (
+    BUNDLE_HELP,
+    Subparsers,
+    add_command,
+    add_song_and_output,
+    check_song_and_output,
+)
 
 
 def add(subparsers: Subparsers) -> None:
@@ -13,21 +18,21 @@ def add(subparsers: Subparsers) -> None:
         "predict",
         run,
         "write the teacher-forced predicted song",
-        "Each of its samples is what the model expected, having heard the true samples before "
-        "it, rounded and limited to int16. Without --model: the champion of the registry.",
+        "Each sample is the mean of the model's forecast from the true samples before it, rounded "
+        "and limited to int16.",
         "songcast predict song.mp3 -o predicted.wav",
+        json=False,
     )
     add_song_and_output(parser)
     parser.add_argument(
         "--model",
         metavar="URI",
-        help="models:/songcast@champion (the default), models:/songcast/3, a bundle folder, "
-        "cascade, ridge, notebook or persistence",
+        help=f"{BUNDLE_HELP}; also cascade, ridge, notebook or persistence",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the predicted song; what can be refused is refused before computing."""
+    """Write the predicted song; invalid input is rejected before anything is computed."""
     from songcast.audio.formats import shown
     from songcast.audio.songs import read_song, write_song
     from songcast.commands.forecasting import CHAMPION_URI, clipped_mean, forecast, load_model

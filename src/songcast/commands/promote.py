@@ -1,66 +1,109 @@
-"""`songcast promote`: a version becomes champion."""
+"""`songcast promote`, `rollback` and `history`: changes of the champion."""
 
 import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from songcast.commands import Subparsers, add_command
+from songcast.commands import Subparsers, add_command, version_number
 
 if TYPE_CHECKING:
     from songcast.registry.promotion import Move
 
 
 def add(subparsers: Subparsers) -> None:
-    """Add the command."""
+    """Add the commands."""
     parser = add_command(
         subparsers,
         "promote",
-        run,
+        promote,
         "make a version the champion, if it passes the gate",
-        "The gate judges the numbers stored with the version: finite, lag 0, nothing clipped, "
-        "better than ridge, and better than the present champion beyond chance.",
+        "The gate checks the metrics stored with the version: they must be finite, lag 0, without "
+        "clipping, better than ridge, and significantly better than the present champion.",
         "songcast promote 3",
     )
     parser.add_argument("version", metavar="VERSION", type=version_number, help="such as 3")
-    parser.add_argument("--reason", metavar="TEXT", default="", help="why, for the history")
+    parser.add_argument("--reason", metavar="TEXT", default="", help="reason for the history")
     parser.add_argument(
         "--force",
         action="store_true",
-        help="promote it whatever the gate says; needs --reason, and is recorded",
+        help="promote it although the gate rejects it; requires --reason, and is recorded",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead")
+    parser = add_command(
+        subparsers,
+        "rollback",
+        rollback,
+        "make the previous champion the champion again",
+        "Run it twice to go back two champions. A version that was rolled back can become "
+        "champion again with `songcast promote --force` only.",
+        "songcast rollback --reason 'clicks in quiet passages'",
+    )
+    parser.add_argument("--reason", metavar="TEXT", default="", help="reason for the history")
+    add_command(
+        subparsers,
+        "history",
+        history,
+        "list all changes of the champion",
+        "Newest first, with time, user, old and new version and reason. The registry stores the "
+        "list, so all its users see the same one.",
+        "songcast history --json",
+    )
 
 
-def version_number(text: str) -> int:
-    """Parse a version, also as ``v3`` or ``models:/songcast/3``. Raises ``ArgumentTypeError``."""
-    digits = text.removeprefix("models:/songcast/").removeprefix("v")
-    if not (digits.isascii() and digits.isdecimal() and len(digits) < 10):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no version: give its number; `songcast models` lists them"
-        )
-    return int(digits)
-
-
-def run(arguments: argparse.Namespace) -> int:
+def promote(arguments: argparse.Namespace) -> int:
     """Promote the version."""
     from songcast.commands.forecasting import require_registry
     from songcast.registry import promotion
 
     require_registry()
-    print_move(
-        promotion.promote(arguments.version, arguments.reason, arguments.force), arguments.json
-    )
-    return 0
+    move = promotion.promote(arguments.version, arguments.reason, arguments.force)
+    return print_move(move, arguments.json)
 
 
-def print_move(move: "Move", as_json: bool) -> None:
-    """Say what moved."""
+def rollback(arguments: argparse.Namespace) -> int:
+    """Restore the previous champion."""
+    from songcast.commands.forecasting import require_registry
+    from songcast.registry import promotion
+
+    require_registry()
+    return print_move(promotion.rollback(arguments.reason), arguments.json)
+
+
+def print_move(move: "Move", as_json: bool) -> int:
+    """Print the new champion."""
     from songcast.report import console
 
     if as_json:
         console.print_json(asdict(move))
-        return
+        return 0
     before = "none" if move.before is None else f"version {move.before}"
     print(f"champion: version {move.after} (before: {before})")
     if move.overruled:
-        print(f"forced; the gate said: {'; '.join(move.overruled)}")
+        print(f"forced although the gate rejected it: {'; '.join(move.overruled)}")
+    return 0
+
+
+def history(arguments: argparse.Namespace) -> int:
+    """List the changes."""
+    from songcast.commands.forecasting import has_registry
+    from songcast.registry import promotion
+    from songcast.report import console
+
+    moves = promotion.history()[::-1] if has_registry() else []
+    if arguments.json:
+        console.print_json({"history": [asdict(move) for move in moves]})
+    elif not moves:
+        print("no champion yet: `make run` registers models, `songcast promote` selects one")
+    else:
+        rows = [
+            [
+                move.when,
+                move.who,
+                move.action,
+                console.MISSING if move.before is None else str(move.before),
+                str(move.after),
+                move.why + (f" (against: {'; '.join(move.overruled)})" if move.overruled else ""),
+            ]
+            for move in moves
+        ]
+        console.print_table(["time", "user", "action", "from", "to", "reason"], rows, left=6)
+    return 0

@@ -1,9 +1,9 @@
-"""`songcast pull`: a registered version as a folder."""
+"""`songcast pull`: copy a registered version into a folder."""
 
 import argparse
 from pathlib import Path
 
-from songcast.commands import Subparsers, add_command
+from songcast.commands import URI_HELP, Subparsers, add_command
 
 
 def add(subparsers: Subparsers) -> None:
@@ -13,13 +13,12 @@ def add(subparsers: Subparsers) -> None:
         "pull",
         run,
         "copy a registered version into a folder, with its model card",
-        "The weights' sha256 is verified; the folder appears whole or not at all, and is a "
-        "model by itself: `--model DIR`, `songcast.load(DIR)`. Without URI: the champion.",
+        "Verifies the sha256 of the weights; on failure, no folder is written. The folder can be "
+        "used as a model: `--model DIR`, `songcast.load(DIR)`. Without URI: the champion.",
         "songcast pull models:/songcast/3 my_model",
     )
-    parser.add_argument("uri", metavar="URI", nargs="?", help="models:/songcast@champion, .../3")
+    parser.add_argument("uri", metavar="URI", nargs="?", help=URI_HELP)
     parser.add_argument("folder", metavar="DIR", type=Path, help="a new folder")
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -30,15 +29,15 @@ def run(arguments: argparse.Namespace) -> int:
 
     uri = arguments.uri or CHAMPION_URI
     require_registry(uri)
-    found = registry_files.pull(uri, arguments.folder)
+    version = registry_files.pull(uri, arguments.folder)
+    digest = version.weights_sha256
     if arguments.json:
-        console.print_json(
-            {
-                "folder": str(arguments.folder),
-                "version": found.number,
-                "weights_sha256": found.weights_sha256,
-            }
-        )
+        document = {
+            "folder": str(arguments.folder),
+            "version": version.number,
+            "weights_sha256": digest,
+        }
+        console.print_json(document)
     else:
-        print(f"{arguments.folder}: version {found.number}, sha256 {found.weights_sha256[:12]}…")
+        print(f"{arguments.folder}: version {version.number}, sha256 {digest[:12]}…")
     return 0

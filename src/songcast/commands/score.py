@@ -1,4 +1,4 @@
-"""`songcast score`: how well each model forecasts each song."""
+"""`songcast score`: prediction gain and bits per sample of songs and models."""
 
 import argparse
 import math
@@ -24,8 +24,8 @@ def add(subparsers: Subparsers) -> None:
         "score",
         run,
         "forecast songs and print prediction gain and bits per sample",
-        "Every sample counts, cold start included. Without --model: the champion of the "
-        "registry, cascade, ridge and persistence.",
+        "Every sample counts, including those before the model has adapted. Without --model: the "
+        "champion of the registry, cascade, ridge and persistence.",
         "songcast score song.mp3 other.flac --model cascade --model models/train",
     )
     parser.add_argument("songs", metavar="SONG", nargs="+", help=SONG_HELP)
@@ -34,18 +34,17 @@ def add(subparsers: Subparsers) -> None:
         metavar="URI",
         action="append",
         help="models:/songcast@champion, models:/songcast/3, a bundle folder, cascade, ridge, "
-        "notebook or persistence; may be repeated",
+        "notebook or persistence; can be repeated",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Score the songs. Nothing is printed on stdout unless all of them could be scored."""
+    """Score the songs. Prints nothing on stdout if one of them fails."""
     from songcast.audio.songs import open_song, read_song
     from songcast.report import console
 
     seconds = 0.0
-    for path in arguments.songs:  # headers only: what is visibly no song costs no waiting
+    for path in arguments.songs:  # headers only, to reject invalid files early
         with open_song(path) as reader:
             seconds += reader.promised_seconds
     models = named_models(arguments.model) if arguments.model else default_models()
@@ -62,14 +61,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def named_models(uris: list[str]) -> dict[str, "Forecaster"]:
-    """Load the models that the user named. Raises ``SongcastError`` for the first that fails."""
+    """Load models by URI. Raises ``SongcastError`` for the first that fails."""
     from songcast.commands.forecasting import load_model
 
     return {uri: load_model(uri) for uri in dict.fromkeys(uris)}
 
 
 def default_models() -> dict[str, "Forecaster"]:
-    """Load champion, cascade, ridge and persistence; say which of them are not there yet."""
+    """Load champion, cascade, ridge and persistence, or those of them that exist."""
     from songcast import registry
     from songcast.bundle import MANIFEST
     from songcast.commands.forecasting import CHAMPION_URI, fitted_folder, has_registry, load_model
@@ -83,10 +82,10 @@ def default_models() -> dict[str, "Forecaster"]:
         "persistence": "persistence",
     }
     if not (has_registry() and registry.alias(champion)):
-        note("no champion is registered yet, so it is left out: `make run` makes one")
+        note("no champion is registered yet, skipped: `make run` registers one")
         del uris[champion]
     if not (fitted_folder(ridge) / MANIFEST).is_file():
-        note("ridge is not fitted yet, so it is left out: `make run` fits it")
+        note("ridge is not fitted yet, skipped: `make run` fits it")
         del uris[ridge]
     return {name: load_model(uri) for name, uri in uris.items()}
 
@@ -143,13 +142,13 @@ def print_scores(scores: list[dict[str, Any]]) -> None:
         rows = [
             [
                 name,
-                *(number(gain, 2) for gain in found["prediction_gain_db"]),
-                number(found["bits_per_sample"], 4),
-                ", ".join(map(str, dict.fromkeys(found["lag_samples"]))),
-                number(found["seconds"], 2),
-                number(seconds / found["seconds"], 2),
+                *(number(gain, 2) for gain in result["prediction_gain_db"]),
+                number(result["bits_per_sample"], 4),
+                ", ".join(map(str, dict.fromkeys(result["lag_samples"]))),
+                number(result["seconds"], 2),
+                number(seconds / result["seconds"], 2),
             ]
-            for name, found in score["forecasters"].items()
+            for name, result in score["forecasters"].items()
         ]
         print_table(columns, rows)
 

@@ -8,8 +8,8 @@ import signal
 import sys
 from typing import Any
 
-from songcast.commands import Subparsers, add_command
-from songcast.commands.ui import check_free, port_number
+from songcast.commands import BUNDLE_HELP, Subparsers, add_command, port_number
+from songcast.commands.ui import check_free
 
 HOST, PORT = "127.0.0.1", 8000
 TOKEN = "SONGCAST_TOKEN"
@@ -27,16 +27,13 @@ def add(subparsers: Subparsers) -> None:
         f"on this machine only unless --host is given; if {TOKEN} is set, clients must send that "
         "token.",
         "songcast serve --port 8001",
+        json=False,
     )
     parser.add_argument(
         "--port", type=port_number, default=PORT, help=f"port to listen on (default: {PORT})"
     )
     parser.add_argument("--host", default=HOST, help=f"address to listen on (default: {HOST})")
-    parser.add_argument(
-        "--model",
-        metavar="URI",
-        help="models:/songcast@champion (the default), models:/songcast/3, a bundle folder",
-    )
+    parser.add_argument("--model", metavar="URI", help=BUNDLE_HELP)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -24,6 +24,7 @@ def add(subparsers: Subparsers) -> None:
         "Prints the mean prediction gain and bits per sample of every forecaster on held-out "
         "passages, the champion and the challenger, and the files with details.",
         "songcast summary",
+        json=False,
     )
     parser.add_argument(
         "--markdown", action="store_true", help="print the table alone, as markdown"

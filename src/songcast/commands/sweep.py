@@ -1,4 +1,4 @@
-"""`songcast sweep`: which settings of train learn best."""
+"""`songcast sweep`: a search for better settings of train."""
 
 import argparse
 import json
@@ -16,17 +16,16 @@ if TYPE_CHECKING:
 
 def add(subparsers: Subparsers) -> None:
     """Add the command."""
-    parser = add_command(
+    add_command(
         subparsers,
         "sweep",
         run,
-        "try other settings of train",
+        "search for better settings of train",
         "Draws trials from sweep.space of params.yaml, trains them on Ray (RAY_ADDRESS, or this "
-        "machine), stops the worse ones early, and logs each as an MLflow run. Stopped, it goes "
-        "on where it was. Run it after `dvc repro prepare`.",
+        "machine), stops the worse ones early, and logs each as an MLflow run. You can interrupt "
+        "it at any time; it resumes where it stopped. Run `dvc repro prepare` first.",
         "songcast sweep",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -55,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     ]  # fmt: skip
     console.print_table([*keys, "epochs", "bits/sample"], rows)
     if known_bits(trials[0]) is None:
-        print("\nNo trial has learned anything: try others in sweep.space of params.yaml")
+        print("\nAll trials failed or diverged: change sweep.space of params.yaml")
         return 0
     best = " ".join(f"-S train.{key}={trials[0].values[key]}" for key in keys)
     print(f"\nTrain with the best: dvc exp run {best}")
@@ -63,23 +62,25 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def check(params: "Params") -> None:
-    """Raise ``ParamsError`` where a trial could draw what train cannot be."""
+    """Raise ``ParamsError`` if sweep.space has a key or a value that train does not accept."""
     from pydantic import ValidationError
 
     from songcast.config import Range, TrainParams
     from songcast.errors import ParamsError
 
-    for key, given in params.sweep.space.items():
+    for key, choices in params.sweep.space.items():
         if key not in TrainParams.model_fields:
             known = ", ".join(TrainParams.model_fields)
-            raise ParamsError(f"params.yaml: sweep.space.{key} is no key of train; those: {known}")
-        for value in (given.low, given.high) if isinstance(given, Range) else given:
+            raise ParamsError(
+                f"params.yaml: sweep.space.{key} is not a key of train; use one of: {known}"
+            )
+        for value in (choices.low, choices.high) if isinstance(choices, Range) else choices:
             try:
                 TrainParams.model_validate({**params.train.model_dump(), key: value})
             except ValidationError:
                 raise ParamsError(
-                    f"params.yaml: sweep.space.{key} has {value!r}, which train.{key} cannot be; "
-                    "correct it"
+                    f"params.yaml: sweep.space.{key} has {value!r}, which is invalid for "
+                    f"train.{key}; correct it"
                 ) from None
     if params.sweep.grace_epochs > params.train.epochs:
         raise ParamsError(
@@ -105,7 +106,7 @@ def known_bits(trial: "Trial") -> float | None:
 
 
 def sweep_key(root: Path, params: "Params") -> str:
-    """Return what the sweep is known by: its params, the songs and the code."""
+    """Return a key of the params, the songs and the code: with another key, trials run again."""
     from songcast.data.corpus import Corpus
     from songcast.files import PREPARED
     from songcast.training.fingerprint import fingerprint
@@ -115,14 +116,14 @@ def sweep_key(root: Path, params: "Params") -> str:
 
 
 def sweep(root: Path, params: "Params", folder: Path) -> list["Trial"]:
-    """Run the trials, or those that ``folder`` does not have yet, and read what they found."""
+    """Run the trials, except those that ``folder`` already has, and return all of them."""
     from songcast.distributed import cluster
     from songcast.tracking.sweep import Trial
 
     def trial(values: dict[str, Any], report: Callable[[dict[str, float]], None]) -> None:
         train(root, params, values, report)
 
-    found = cluster.tune(
+    results = cluster.tune(
         trial,
         params.sweep.space,
         trials=params.sweep.trials,
@@ -138,7 +139,7 @@ def sweep(root: Path, params: "Params", folder: Path) -> list["Trial"]:
             rows=read_rows(path / "result.json"),
             failed=(path / "error.txt").exists(),
         )
-        for name, values, path in found
+        for name, values, path in results
     ]
 
 
@@ -148,7 +149,7 @@ def train(
     values: dict[str, Any],
     report: Callable[[dict[str, float]], None],
 ) -> None:
-    """Train one trial, in a worker; ``report`` is told every epoch's row and may not return."""
+    """Train one trial in a worker; ``report`` gets the row of each epoch and may stop the trial."""
     import tempfile
 
     from songcast.config import TrainParams
@@ -180,10 +181,10 @@ def train(
 
 
 def read_rows(path: Path) -> Sequence[dict[str, float]]:
-    """Return the rows of metrics that Ray kept, one per epoch, the last where there are more."""
+    """Return the metrics that Ray stored, one row per epoch, the last of repeated ones."""
     rows: dict[float, dict[str, float]] = {}
     for line in path.read_text().splitlines() if path.exists() else ():
-        said = json.loads(line)
+        entry = json.loads(line)
         names = ("step", "train_bits_per_sample", "validation_bits_per_sample")
-        rows[said["step"]] = {name: float(said[name]) for name in names}
+        rows[entry["step"]] = {name: float(entry[name]) for name in names}
     return [rows[step] for step in sorted(rows)]

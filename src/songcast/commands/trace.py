@@ -1,10 +1,10 @@
-"""`songcast trace`: where a version came from."""
+"""`songcast trace`: the provenance of a version."""
 
 import argparse
 import json
 from typing import Any
 
-from songcast.commands import Subparsers, add_command
+from songcast.commands import URI_HELP, Subparsers, add_command
 
 UNKNOWN = "not recorded"
 
@@ -15,17 +15,16 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "trace",
         run,
-        "print the chain from a version to its songs",
-        "Weights, run, code, params, environment, machine, songs, and the version that it was "
-        "retrained from.",
+        "print the provenance of a version",
+        "Prints weights, run, code, params, environment, machine and songs of the version, and of "
+        "each version that it was retrained from.",
         "songcast trace models:/songcast@champion",
     )
-    parser.add_argument("uri", metavar="URI", help="models:/songcast@champion, models:/songcast/3")
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead")
+    parser.add_argument("uri", metavar="URI", help=URI_HELP)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the chain."""
+    """Print the chain of versions."""
     from songcast.commands.forecasting import require_registry
     from songcast.registry import trace as registry_trace
     from songcast.report import console
@@ -36,33 +35,37 @@ def run(arguments: argparse.Namespace) -> int:
         console.print_json({"chain": chain})
         return 0
     for place, entry in enumerate(chain):
-        print(("\nretrained from " if place else "") + heading(entry))
+        heading = f"{entry['uri']} ({', '.join([entry['kind'], *entry['aliases']])})"
+        print(("\nretrained from " if place else "") + heading)
         for name, value in lines(entry):
             print(f"  {name:<12}{value}")
     return 0
 
 
-def heading(entry: dict[str, Any]) -> str:
-    """Name the version."""
-    return f"{entry['uri']} ({', '.join([entry['kind'], *entry['aliases']])})"
-
-
 def lines(entry: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return what is known of a version, by name."""
+    """Return the properties of a version as names and texts."""
     dirty = {"true": ", with uncommitted changes", "false": ", clean"}.get(entry["git_dirty"], "")
-    found = [
+
+    def known(key: str, text: str = "{}") -> str:
+        return text.format(entry[key]) if entry[key] else UNKNOWN
+
+    return [
         ("weights", f"sha256 {entry['weights_sha256']}"),
-        ("run", entry["run_id"] or UNKNOWN),
-        ("code", f"commit {entry['git_commit']}{dirty}" if entry["git_commit"] else UNKNOWN),
-        ("lock", f"sha256 {entry['lock_sha256']}" if entry["lock_sha256"] else UNKNOWN),
-        ("backend", entry["backend"] or UNKNOWN),
-        ("machine", entry["hardware"] or UNKNOWN),
+        ("run", known("run_id")),
+        ("code", known("git_commit", f"commit {{}}{dirty}")),
+        ("lock", known("lock_sha256", "sha256 {}")),
+        ("backend", known("backend")),
+        ("machine", known("hardware")),
         ("seeds", json.dumps(entry["seeds"]) if entry["seeds"] else UNKNOWN),
         *(("params", f"{name}: {json.dumps(v)}") for name, v in entry["params"].items()),
-        ("data", f"data.dvc {entry['data_hash']}" if entry["data_hash"] else UNKNOWN),
+        ("data", known("data_hash", "data.dvc {}")),
+        *(
+            (
+                "song",
+                f"{song['sha256'][:12]} {song['source']}"
+                f"{'' if song['learned'] else ' (not used for training)'}; "
+                f"{song['licence'] or 'licence not stated'}",
+            )
+            for song in entry["songs"]
+        ),
     ]
-    for song in entry["songs"]:
-        heard = "" if song["learned"] else " (not learned from)"
-        licence = song["licence"] or "licence not stated"
-        found.append(("song", f"{song['sha256'][:12]} {song['source']}{heard}; {licence}"))
-    return found
