@@ -1,14 +1,14 @@
-"""What each part of the forecaster is worth: taken away or changed, one at a time.
+"""Ablation: the forecaster with one part removed or changed at a time.
 
-Two tables in Markdown, bits per sample. First the experts, without a network: the beginning of
-every prepared song under the network's bank, less one expert or one whole chain. Then the
-network: trained anew for each row on all songs but the last three, by a short recipe, and
-measured on validation passages of the songs it knows and of those three. Run in the
-repository, after `make run`; half an hour on one core:
+Prints two Markdown tables of bits per sample. The first one removes experts, one by one and chain
+by chain, from the filter bank of the network and measures the stacking on the beginning of every
+prepared song. The second one trains the network for each row, briefly, on all songs but the last
+three, and measures it on the validation passages of these songs and of the last three. Run it in
+the repository after `make run`; it takes half an hour on one core:
 
     .venv/bin/python benchmarks/ablation.py
 
-`--steps` of params.yaml (epochs x steps_per_epoch) trains each row as long as `make run` does.
+With `--steps` set to epochs x steps_per_epoch, each row trains as long as `make run` does.
 """
 
 import argparse
@@ -30,9 +30,9 @@ from songcast.report.console import note
 
 OTHERS = 3
 Row = dict[str, Any]
-# Name of the row, changes to params.yaml's train section, whether the LSTM keeps its memory.
+# Name of the row, changes to the train section of params.yaml, whether the network is recurrent.
 CHANGES: tuple[tuple[str, dict[str, Any], bool], ...] = (
-    ("all as it is", {}, True),
+    ("unchanged", {}, True),
     ("front end: the cascade's 13 experts", {"filter_bank": "cascade"}, True),
     ("front end: ridge", {"front_end": "ridge"}, True),
     ("front end: none", {"front_end": "none"}, True),
@@ -64,22 +64,22 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=150, help="of training, each row (150)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each song, experts (4)")
+    parser.add_argument("--steps", type=int, default=150, help="training steps of each row (150)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each song, first table (4)")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")
     return parser.parse_args()
 
 
 def expert_rows(songs: Sequence[PreparedSong], seconds: float) -> Iterator[Row]:
-    """The stacking's mean bits with the whole bank, then without each expert and each chain."""
+    """Yield the mean bits of the stacking, then those without each expert and each chain."""
     from songcast.forecasting.filter_bank import FilterBank, FilterBankSettings
 
     bank = FilterBankSettings.wide()
-    heard = []
+    passages = []
     for song in songs:
         samples = np.ascontiguousarray(song.samples[: round(seconds * song.sample_rate_hz)])
-        heard.append((samples, FilterBank(song.channels, bank).predict(samples)))
-        note(f"experts hear {song.slug}")
+        passages.append((samples, FilterBank(song.channels, bank).predict(samples)))
+        note(f"filter bank: {song.slug}")
     chain_of = [name.partition(":")[0] for name in bank.names]
     nothing: dict[str, list[int]] = {"nothing": []}
     parts = nothing | {name: [k] for k, name in enumerate(bank.names)}
@@ -88,14 +88,14 @@ def expert_rows(songs: Sequence[PreparedSong], seconds: float) -> Iterator[Row]:
     whole = None
     for name, removed in parts.items():
         kept = [k for k in range(len(bank.names)) if k not in removed]
-        bits = float(np.mean([combined_bits(x, means[..., kept]) for x, means in heard]))
+        bits = float(np.mean([combined_bits(x, means[..., kept]) for x, means in passages]))
         whole = bits if whole is None else whole
         note(f"without {name}: {bits:.4f}")
         yield {"name": name, "bits": bits, "against": bits - whole}
 
 
 def combined_bits(samples: Any, means: Any) -> float:
-    """Mean code length of ``samples`` when the stacking has these experts alone."""
+    """Return the mean code length of ``samples`` with these experts."""
     from songcast.forecasting.stacking import Stacking
 
     stacking = Stacking(samples.shape[1], means.shape[-1])
@@ -135,7 +135,7 @@ def train_and_measure(
     *,
     recurrent: bool,
 ) -> Row:
-    """Train on ``training``; mean bits on the validation passages of known and other songs."""
+    """Train on ``training``; return the mean bits of the validation passages of both groups."""
     from songcast.stages.fitting import fit_settings
     from songcast.stages.train import new_model
     from songcast.training.batches import CropSampler
@@ -144,7 +144,7 @@ def train_and_measure(
     from songcast.training.fit import fit, mean_bits
 
     model = new_model(params, training)
-    network = model.network if recurrent else without_memory(model.network)
+    network = model.network if recurrent else without_recurrence(model.network)
 
     def opened(songs: Sequence[PreparedSong], augmentations: int) -> list[Any]:
         return open_features(
@@ -167,16 +167,16 @@ def train_and_measure(
     if params.steps_per_epoch:
         with tempfile.TemporaryDirectory() as scratch:
             checkpoint = Checkpoint(Path(scratch), "ablation")
-            # One epoch: the weights are the moving average at the end, none are chosen.
+            # One epoch: the weights are the moving average at its end.
             fit(network, sampler, measured["known"], fit_settings(params), checkpoint, quiet)
     return {name: mean_bits(network, songs) for name, songs in measured.items()}
 
 
-def without_memory(network: Any) -> Any:
-    """Return the network with a dense layer, tanh, in the place of each LSTM."""
+def without_recurrence(network: Any) -> Any:
+    """Return the network with each LSTM replaced by a dense layer with tanh."""
     import keras
 
-    class Forgetful(keras.layers.Layer):
+    class Dense(keras.layers.Layer):
         def __init__(self, units: int, **kwargs: Any) -> None:
             super().__init__(**kwargs)
             self.dense = keras.layers.Dense(units, activation="tanh")
@@ -186,18 +186,18 @@ def without_memory(network: Any) -> Any:
 
     def replace(layer: Any) -> Any:
         if isinstance(layer, keras.layers.LSTM):
-            return Forgetful(layer.units, name=layer.name)
+            return Dense(layer.units, name=layer.name)
         return layer.__class__.from_config(layer.get_config())
 
     return keras.models.clone_model(network, clone_function=replace)
 
 
 def quiet(epoch: int, row: dict[str, float]) -> None:
-    """Say nothing after an epoch: there is one."""
+    """Print nothing after the only epoch."""
 
 
 def print_markdown(columns: Sequence[str], rows: Sequence[Row]) -> None:
-    """Print a table; differences have a sign."""
+    """Print a table; differences carry a sign."""
     print("| " + " | ".join(columns) + " |")
     print("|---|" + "--:|" * (len(columns) - 1))
     for row in rows:

@@ -1,10 +1,10 @@
 """Bits per sample of every forecaster and of lossless codecs, on the same songs.
 
-A forecaster's bits are a code length, so they stand beside what a codec writes: 8 × bytes of
-the file / samples. Every sample counts, cold start included, and a mono song stays mono. Codecs
-(flac, wavpack, mac, ofr, sac) are used where their programs are on PATH. Without songs, the
-prepared ones are measured; a fitted model has learned from the first part of those, so name
-other files to see how it does on the unknown.
+A forecaster's bits are a code length, so they compare with the size of a codec's file: 8 × bytes
+/ samples. Every sample counts, cold start included, and a mono song stays mono. The codecs flac,
+wavpack, mac, ofr and sac are used if their programs are on PATH. The default songs are the
+prepared ones; the models were trained on the first part of these, so name other files to measure
+unknown songs.
 
     .venv/bin/python benchmarks/accuracy.py song.wav other.flac
 """
@@ -38,12 +38,12 @@ from songcast.report.console import note, number, print_table
 
 ALWAYS = ("persistence", "cascade")
 FITTED = ("ridge", "notebook", "train", "retrain")
-Found = dict[str, Any]
+Results = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Codec:
-    """A lossless coder: its program, its files' suffix, and the arguments that code a wav."""
+    """A lossless codec: its program, the suffix of its files, and the arguments to encode a WAV."""
 
     program: str
     suffix: str
@@ -71,12 +71,14 @@ def main() -> int:
     arguments = parse_arguments()
     for path in arguments.songs:
         with open_song(path):
-            pass  # a wrong name is told before the long work
+            pass  # fail on a wrong name before the long work
     import_keras()
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it counts our warm-up as waste
+    logging.getLogger("tensorflow").setLevel(
+        logging.ERROR
+    )  # it warns about the retracing of our warm-up
     models = load_models(arguments.model)
     warm_up(models)
-    songs: dict[str, Found] = {}
+    songs: dict[str, Results] = {}
     for song in open_songs(arguments.songs, arguments.seconds):
         note(f"{song.name}: {song.seconds:.1f} s, {song.channels} ch, {song.sample_rate_hz} Hz")
         songs[song.name] = {
@@ -85,7 +87,7 @@ def main() -> int:
             "sample_rate_hz": song.sample_rate_hz,
             "coders": {
                 **forecast_all(models, song, alone=arguments.separately),
-                **encode_all(song, arguments.without_codecs),
+                **({} if arguments.without_codecs else encode_all(song)),
             },
         }
     summary = summarise(songs)
@@ -108,19 +110,21 @@ def parse_arguments() -> argparse.Namespace:
         help="as in `songcast score`; may be repeated; default: persistence, cascade, and the "
         "bundles of models/ that are there",
     )
-    parser.add_argument("--seconds", type=float, help="measure only the first seconds of each")
+    parser.add_argument("--seconds", type=float, help="measure only the first seconds of each song")
     parser.add_argument(
         "--separately",
         action="store_true",
-        help="let each forecaster hear alone, so that CPU is its own (slower)",
+        help="run each forecaster alone, to measure its CPU time (slower)",
     )
-    parser.add_argument("--without-codecs", action="store_true", help="forecasters only")
+    parser.add_argument(
+        "--without-codecs", action="store_true", help="measure only the forecasters"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")
     return parser.parse_args()
 
 
 def load_models(uris: list[str] | None) -> dict[str, Forecaster]:
-    """Return the forecasters by name; say which of the usual ones are not there."""
+    """Return the forecasters by name; report which of the default ones are missing."""
     if uris:
         return {uri: load(uri) for uri in uris}
     models = {name: load(name) for name in ALWAYS}
@@ -129,12 +133,12 @@ def load_models(uris: list[str] | None) -> dict[str, Forecaster]:
         if (folder / MANIFEST).is_file():
             models[name] = load(folder)
         else:
-            note(f"{name} is left out: {folder} is no bundle (`make run` makes it)")
+            note(f"{name} is left out: {folder} is not a bundle (`make run` makes it)")
     return models
 
 
 def warm_up(models: dict[str, Forecaster]) -> None:
-    """Compile what is compiled at first use, outside all timing."""
+    """Compile the functions that are compiled at first use, outside of all timing."""
     from songcast.evaluation.forecasts import forecast_passage
 
     for channels in (1, 2):
@@ -145,7 +149,7 @@ def warm_up(models: dict[str, Forecaster]) -> None:
 
 
 def open_songs(paths: list[str], seconds: float | None) -> Iterator[Song]:
-    """Yield the named songs, or the prepared ones; cut to their first ``seconds``."""
+    """Yield the named or the prepared songs, cut to their first ``seconds``."""
     songs = map(read_song, paths) if paths else (p.song() for p in Corpus.open(root() / PREPARED))
     for song in songs:
         frames = song.frames if seconds is None else round(seconds * song.sample_rate_hz)
@@ -154,26 +158,26 @@ def open_songs(paths: list[str], seconds: float | None) -> Iterator[Song]:
         )
 
 
-def forecast_all(models: dict[str, Forecaster], song: Song, *, alone: bool) -> dict[str, Found]:
+def forecast_all(models: dict[str, Forecaster], song: Song, *, alone: bool) -> dict[str, Results]:
     """Measure each forecaster on the whole song.
 
-    Those with the same experts hear them once, together, unless ``alone``; ``cpu_seconds`` is
-    that of the pass, ``shared_by`` how many took part in it.
+    Forecasters with the same front end share one pass unless ``alone``. ``cpu_seconds`` is the CPU
+    time of the pass, ``shared_by`` the number of forecasters in it.
     """
     from songcast.evaluation.forecasts import forecast_passage, measure
 
-    found: dict[str, Found] = {}
+    results: dict[str, Results] = {}
     for names in groups(models, alone=alone):
         start = time.process_time()
         forecasts = forecast_passage({n: models[n] for n in names}, song, 0, song.frames)
         spent = time.process_time() - start
         for name, forecast in forecasts.items():
-            found[name] = {**measure(forecast), "cpu_seconds": spent, "shared_by": len(names)}
-    return {name: found[name] for name in models}
+            results[name] = {**measure(forecast), "cpu_seconds": spent, "shared_by": len(names)}
+    return {name: results[name] for name in models}
 
 
 def groups(models: dict[str, Forecaster], *, alone: bool) -> list[list[str]]:
-    """Names of the forecasters that share experts."""
+    """Return the names of the forecasters, grouped by front end."""
     from songcast.evaluation.forecasts import front_end_of
 
     together: dict[Any, list[str]] = {}
@@ -183,58 +187,58 @@ def groups(models: dict[str, Forecaster], *, alone: bool) -> list[list[str]]:
     return list(together.values())
 
 
-def encode_all(song: Song, without: bool) -> dict[str, Found]:
-    """Code the song with every codec on PATH; one that fails is left out, and said so."""
-    found: dict[str, Found] = {}
+def encode_all(song: Song) -> dict[str, Results]:
+    """Encode the song with every codec on PATH; report a codec that fails and leave it out."""
+    results: dict[str, Results] = {}
     with tempfile.TemporaryDirectory() as scratch:
         wav = Path(scratch) / "song.wav"
         write_song(song, wav)
         for name, codec in CODECS.items():
-            if without or shutil.which(codec.program) is None:
+            if shutil.which(codec.program) is None:
                 continue
             out = wav.with_suffix(codec.suffix)
             before = children_cpu_seconds()
             command = [codec.program, *codec.arguments(wav, out)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode or not out.is_file():
-                said = (done.stderr or done.stdout).strip().splitlines() or ["no reason"]
-                note(f"{name} failed on {song.name}: {said[-1]}")
+                lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
+                note(f"{name} failed on {song.name}: {lines[-1]}")
                 continue
             bits = 8.0 * out.stat().st_size / song.samples.size
             spent = children_cpu_seconds() - before
-            found[name] = {"bits_per_sample": bits, "cpu_seconds": spent, "shared_by": 1}
-    return found
+            results[name] = {"bits_per_sample": bits, "cpu_seconds": spent, "shared_by": 1}
+    return results
 
 
 def children_cpu_seconds() -> float:
-    """CPU time of all programs that have ended."""
+    """Return the CPU time of all child processes that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
-def summarise(songs: dict[str, Found]) -> dict[str, Found]:
-    """Means over the songs of each coder that managed all of them."""
+def summarise(songs: dict[str, Results]) -> dict[str, Results]:
+    """Return the means over the songs of each coder that encoded all of them."""
     names = [name for song in songs.values() for name in song["coders"]]
     seconds = sum(song["frames"] / song["sample_rate_hz"] for song in songs.values())
-    summary: dict[str, Found] = {}
+    summary: dict[str, Results] = {}
     for name in dict.fromkeys(names):
-        found = [song["coders"][name] for song in songs.values() if name in song["coders"]]
-        if len(found) < len(songs):
-            note(f"{name} has no mean: it did not manage every song")
+        results = [song["coders"][name] for song in songs.values() if name in song["coders"]]
+        if len(results) < len(songs):
+            note(f"{name} has no mean: it failed on some songs")
             continue
-        gains = [mean_gain_db(one) for one in found]
+        gains = [mean_gain_db(one) for one in results]
         known = [gain for gain in gains if gain is not None]
         summary[name] = {
-            "bits_per_sample": fmean([one["bits_per_sample"] for one in found]),
+            "bits_per_sample": fmean([one["bits_per_sample"] for one in results]),
             "prediction_gain_db": fmean(known) if known else None,
-            "cpu_per_audio_second": sum(one["cpu_seconds"] for one in found) / seconds,
-            "shared_by": found[0]["shared_by"],
+            "cpu_per_audio_second": sum(one["cpu_seconds"] for one in results) / seconds,
+            "shared_by": results[0]["shared_by"],
         }
     return summary
 
 
-def print_results(songs: dict[str, Found], summary: dict[str, Found], *, alone: bool) -> None:
-    """Print one table: a row for each song, then means; a column for each coder."""
+def print_results(songs: dict[str, Results], summary: dict[str, Results], *, alone: bool) -> None:
+    """Print a table with a row for each song, rows of means and a column for each coder."""
     names = list(dict.fromkeys(name for song in songs.values() for name in song["coders"]))
     rows = [
         [slug, *(number(song["coders"].get(name, {}).get("bits_per_sample"), 3) for name in names)]
@@ -249,15 +253,15 @@ def print_results(songs: dict[str, Found], summary: dict[str, Found], *, alone: 
     print_table(["bits per sample", *names], rows)
     if not alone and any(entry["shared_by"] > 1 for entry in summary.values()):
         together = [name for name, entry in summary.items() if entry["shared_by"] > 1]
-        print(f"CPU of {', '.join(together)}: of one pass that they share; see --separately.")
+        print(f"CPU of {', '.join(together)}: of the pass that they share; see --separately.")
     missing = [n for n, codec in CODECS.items() if shutil.which(codec.program) is None]
     if missing:
-        print(f"Not on PATH, so left out: {', '.join(missing)}.")
+        print(f"Not on PATH: {', '.join(missing)}.")
 
 
-def mean_gain_db(found: Found) -> float | None:
-    """Mean over the channels of one song; codecs have none."""
-    known = [gain for gain in found.get("prediction_gain_db", ()) if gain is not None]
+def mean_gain_db(results: Results) -> float | None:
+    """Return the mean gain over the channels of one song; None for codecs."""
+    known = [gain for gain in results.get("prediction_gain_db", ()) if gain is not None]
     return fmean(known) if known else None
 
 

@@ -1,8 +1,7 @@
-"""The notebook's two activations, compared: ReLU against LeakyReLU, all else equal.
+"""The notebook's model with ReLU and with LeakyReLU, everything else equal.
 
-Both are trained with the pipeline's own function on the training passages of the prepared
-songs, and measured on the passages that no fit has seen. Run in the repository, after
-`make run`:
+Both are trained by the function of the pipeline on the training passages of the prepared songs
+and measured on the held-out passages. Run it in the repository after `make run`:
 
     .venv/bin/python benchmarks/activations.py
 """
@@ -26,7 +25,7 @@ from songcast.report.console import note, number, print_table
 
 ACTIVATIONS: tuple[Activation, ...] = ("relu", "leaky_relu")
 Measures = dict[str, Any]
-COLUMNS = ["song", *ACTIVATIONS, "error, x smaller"]
+COLUMNS = ["song", *ACTIVATIONS, "ratio of RMS errors"]
 
 
 def main() -> int:
@@ -41,8 +40,8 @@ def main() -> int:
         models[activation] = train(activation, passages, arguments)
     songs: dict[str, dict[str, Measures]] = {}
     for song in corpus:
-        found = forecast_passage(models, song.song(), *song.splits[TEST])
-        songs[song.slug] = {name: measure(forecast) for name, forecast in found.items()}
+        forecasts = forecast_passage(models, song.song(), *song.splits[TEST])
+        songs[song.slug] = {name: measure(forecast) for name, forecast in forecasts.items()}
         note(song.slug)
     gains = {slug: {name: mean_gain_db(m) for name, m in by.items()} for slug, by in songs.items()}
     gains["mean"] = {name: fmean([g[name] for g in gains.values()]) for name in ACTIVATIONS}
@@ -50,7 +49,7 @@ def main() -> int:
         print(json.dumps({"settings": vars(arguments), "gain_db": gains, "songs": songs}))
         return 0
     print(f"look_back {arguments.look_back}, {arguments.epochs} epochs of {arguments.windows}")
-    print("windows; prediction gain in dB on unseen passages, mean over channels")
+    print("windows; prediction gain in dB on held-out passages, mean over channels")
     print_table(COLUMNS, [row(slug, by) for slug, by in gains.items()])
     return 0
 
@@ -58,7 +57,7 @@ def main() -> int:
 def train(
     activation: Activation, passages: list[NDArray[np.int16]], arguments: argparse.Namespace
 ) -> Forecaster:
-    """Train the recipe with one activation, by the pipeline's own function."""
+    """Train the model with one activation."""
 
     def on_epoch(epoch: int, loss: float) -> None:
         note(f"{activation}: epoch {epoch + 1} of {arguments.epochs}, loss {loss:.2e}")
@@ -78,22 +77,22 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--epochs", type=int, default=20, help="the ancestor's 20 by default")
+    parser.add_argument("--epochs", type=int, default=20, help="20, as in the notebook, by default")
     parser.add_argument("--windows", type=int, default=100_000, help="windows per epoch")
-    parser.add_argument("--look-back", type=int, default=3, help="past samples seen (default: 3)")
+    parser.add_argument("--look-back", type=int, default=3, help="past samples (default: 3)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")
     return parser.parse_args()
 
 
-def mean_gain_db(found: Measures) -> float:
-    """Mean over the channels of one song, 0 where no channel has any."""
-    known = [gain for gain in found["prediction_gain_db"] if gain is not None]
+def mean_gain_db(measures: Measures) -> float:
+    """Mean over the channels of one song; 0 if no channel has a gain."""
+    known = [gain for gain in measures["prediction_gain_db"] if gain is not None]
     return fmean(known) if known else 0.0
 
 
 def row(name: str, gains: dict[str, float]) -> list[str]:
-    """One song: both gains, and how many times smaller LeakyReLU's RMS error is."""
+    """Both gains of one song, and the ratio of the RMS errors, ReLU / LeakyReLU."""
     relu, leaky = (gains[activation] for activation in ACTIVATIONS)
     smaller = 10.0 ** ((leaky - relu) / 20.0)
     return [name, number(relu, 2), number(leaky, 2), number(smaller, 1)]

@@ -1,10 +1,11 @@
-"""How fast songs go on: the engine against a plain Keras loop, on one core in one run.
+"""Speed of continuations compared with a plain Keras loop, on one core.
 
-Real-time factor: seconds of sound per CPU second of this process, priming left out and told
-apart. For mono and stereo at 16 and 44.1 kHz, one continuation and 16 in parallel threads, with
-the default network and a large one (random weights cost the same as learned ones). The plain
-loop calls ``predict`` once per sample, which is what SampleRNN implementations do. Retrieval is the
-growth of the resident set over a long continuation. Songs are synthetic; run it anywhere:
+The real-time factor is seconds of sound per CPU second of this process; reading the prompt is
+timed separately. It is measured in mono and stereo, at 16 and 44.1 kHz, for one continuation and
+for 16 in parallel threads, with the default network and a large one (random weights cost as much
+as trained ones). The plain loop calls ``predict`` once per sample, as SampleRNN implementations
+do. Memory is the growth of the resident set during a long continuation. The songs are synthetic,
+so the benchmark runs without `make run`:
 
     .venv/bin/python benchmarks/continuation.py
 """
@@ -33,13 +34,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each continuation (10)")
-    parser.add_argument("--minutes", type=float, default=10.0, help="of the long one (10)")
-    parser.add_argument("--core", type=int, default=0, help="which core (0)")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument(
+        "--seconds", type=float, default=10.0, help="length of each continuation (10)"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=10.0, help="length of the long continuation (10)"
+    )
+    parser.add_argument("--core", type=int, default=0, help="number of the core (0)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead")
     arguments = parser.parse_args()
     pin(arguments.core)
-    found = {
+    results = {
         "real_time_factors": [
             measure(size, channels, rate_hz, arguments.seconds)
             for size in (DEFAULT, LARGE)
@@ -50,14 +55,14 @@ def main() -> int:
         "long": long_run(arguments.minutes),
     }
     if arguments.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(results, indent=2))
     else:
-        print_results(found)
+        print_results(results)
     return 0
 
 
 def pin(core: int) -> None:
-    """Stay on one core, before any library counts them."""
+    """Restrict this process to one core, before a library counts the cores."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
     for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
@@ -66,7 +71,7 @@ def pin(core: int) -> None:
 
 
 def continuation_model(size: str) -> Any:
-    """Return a continuer with random weights."""
+    """Return a continuation model with random weights."""
     from songcast.continuation.model import ContinuationModel
     from songcast.continuation.network import build_network
     from songcast.continuation.settings import NetworkSettings
@@ -97,8 +102,8 @@ def measure(size: str, channels: int, rate_hz: int, seconds: float) -> dict[str,
     model, samples = continuation_model(size), song(channels, rate_hz)
     frames = round(seconds * rate_hz)
     model.generate(Prompt(samples, rate_hz), rate_hz // 4, 1.0, 0)  # compiles
-    priming, prompt = cpu_seconds(lambda: Prompt(samples, rate_hz))
-    hearing, stream = cpu_seconds(lambda: model.stream(prompt, frames, 1.0, 0))
+    reading, prompt = cpu_seconds(lambda: Prompt(samples, rate_hz))
+    encoding, stream = cpu_seconds(lambda: model.stream(prompt, frames, 1.0, 0))
     first, _ = cpu_seconds(lambda: next(stream))
     one, _ = cpu_seconds(lambda: list(stream))
 
@@ -112,7 +117,7 @@ def measure(size: str, channels: int, rate_hz: int, seconds: float) -> dict[str,
         "parameters": model.network.count_params(),
         "channels": channels,
         "sample_rate_hz": rate_hz,
-        "priming_seconds": priming + hearing,
+        "prompt_seconds": reading + encoding,
         "first_block_seconds": first,
         "one": seconds / (one + first),
         "parallel_16": PARALLEL * seconds / together,
@@ -120,7 +125,7 @@ def measure(size: str, channels: int, rate_hz: int, seconds: float) -> dict[str,
 
 
 def keras_loop(rate_hz: int, calls: int = 200) -> dict[str, Any]:
-    """One ``predict`` per sample, both channels of a stereo song in one batch."""
+    """Call ``predict`` once per sample, with both channels of a stereo song in one batch."""
     from songcast.continuation.features import FAST, FAST_FEATURES, SLOW, SLOW_FEATURES
 
     model = continuation_model(DEFAULT)
@@ -141,7 +146,7 @@ def keras_loop(rate_hz: int, calls: int = 200) -> dict[str, Any]:
 
 
 def long_run(minutes: float) -> dict[str, Any]:
-    """Growth of the resident set over a stereo continuation of which no block is kept."""
+    """Measure the growth of the resident set during a stereo continuation; blocks are dropped."""
     from songcast.continuation.conditioning import Prompt
 
     stream = continuation_model(DEFAULT).stream(
@@ -166,23 +171,23 @@ def cpu_seconds(action: Callable[[], Any]) -> tuple[float, Any]:
     return time.process_time() - began, result
 
 
-def print_results(found: dict[str, Any]) -> None:
-    keras = found["keras"]["real_time_factor"]
+def print_results(results: dict[str, Any]) -> None:
+    keras = results["keras"]["real_time_factor"]
     print("real-time factors on one core")
-    print("network  channels     Hz   one  16 parallel  priming s  first block ms  one / Keras")
-    for row in found["real_time_factors"]:
+    print("network  channels     Hz   one  16 parallel   prompt s  first block ms  one / Keras")
+    for row in results["real_time_factors"]:
         print(
             f"{row['network']:8} {row['channels']:8} {row['sample_rate_hz']:6}"
-            f" {row['one']:5.2f} {row['parallel_16']:12.2f} {row['priming_seconds']:10.2f}"
+            f" {row['one']:5.2f} {row['parallel_16']:12.2f} {row['prompt_seconds']:10.2f}"
             f" {1000 * row['first_block_seconds']:15.0f} {row['one'] / keras:12.0f}"
         )
     print(
-        f"plain Keras loop, stereo at 44100 Hz: {found['keras']['calls_per_second']:.1f} samples "
+        f"plain Keras loop, stereo at 44100 Hz: {results['keras']['calls_per_second']:.1f} samples "
         f"per second, {keras:.5f} x real time"
     )
     print(
-        f"{found['long']['minutes']:g} minutes: {found['long']['growth_mib']:+.1f} MiB on "
-        f"{found['long']['first_mib']:.0f} MiB"
+        f"{results['long']['minutes']:g} minutes: {results['long']['growth_mib']:+.1f} MiB on "
+        f"{results['long']['first_mib']:.0f} MiB"
     )
 
 

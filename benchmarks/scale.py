@@ -1,12 +1,12 @@
-"""How songcast grows: with songs, with workers, with trials. Best on a quiet machine.
+"""Growth of time and memory with songs, workers and trials. Run it on an idle machine.
 
-    .venv/bin/python benchmarks/scale.py                    all of it
-    .venv/bin/python benchmarks/scale.py --songs 10 100     less of prepare
+    .venv/bin/python benchmarks/scale.py                    everything
+    .venv/bin/python benchmarks/scale.py --songs 10 100     fewer songs for prepare
 
-Writes docs/scale.json, docs/scale.md and docs/scale.png. Songs are generated: 10 s of stereo
-noise, flac at 48 kHz, so that every one is decoded and resampled to 44.1 kHz. Every row is
-measured in a process of its own. Processor seconds are those of all its processes together, which
-other programs on the machine disturb little; training is measured by the wall clock.
+Writes docs/scale.json, docs/scale.md and docs/scale.png. The songs are generated: 10 s of stereo
+noise as FLAC at 48 kHz, so each one is decoded and resampled to 44.1 kHz. Each row is measured in
+a separate process. CPU seconds are the sum over all its processes, which other programs on the
+machine affect little; training is measured by the wall clock.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from scale_report import ROWS, draw, markdown
+from scale_report import BATCH_SIZE, draw, markdown
 from songcast.audio.resampling import resampled
 from songcast.audio.songs import Song, open_song, write_song
 
@@ -35,8 +35,8 @@ DOCS = ROOT / "docs"
 SONG_SECONDS, SOURCE_HZ, TARGET_HZ = 10, 48000, 44100
 POLL_SECONDS = 0.02
 TRAINING_SONGS, STEPS = 4, 60
-# (workers, rows of a step): two share the batch of one, or each has as many rows as one had.
-TEAMS = ((1, ROWS), (2, ROWS), (2, 2 * ROWS))
+# (workers, batch size): two workers share the batch of one, or use a batch twice as large.
+GROUPS = ((1, BATCH_SIZE), (2, BATCH_SIZE), (2, 2 * BATCH_SIZE))
 TRIALS = (2, 6)
 
 Row = dict[str, Any]
@@ -45,10 +45,10 @@ Row = dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure how songcast grows.")
     parser.add_argument("--songs", type=int, nargs="+", default=[10, 100, 1000])
-    parser.add_argument("--scratch", type=Path, help="a folder on the disk to be measured")
+    parser.add_argument("--scratch", type=Path, help="a folder on the disk to measure")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
-        found = {
+        results = {
             "song_seconds": SONG_SECONDS,
             "cores": len(os.sched_getaffinity(0)),
             "prepare": [
@@ -58,14 +58,14 @@ def main() -> None:
             "training": training_rows(Path(scratch) / "training"),
             "sweep": [measured(Path(scratch), "sweep", trials) for trials in TRIALS],
         }
-    DOCS.joinpath("scale.json").write_text(json.dumps(found, indent=2) + "\n")
-    DOCS.joinpath("scale.md").write_text(markdown(found))
-    draw(found, DOCS / "scale.png")
+    DOCS.joinpath("scale.json").write_text(json.dumps(results, indent=2) + "\n")
+    DOCS.joinpath("scale.md").write_text(markdown(results))
+    draw(results, DOCS / "scale.png")
     print(DOCS.joinpath("scale.md").read_text())
 
 
 def prepare_rows(scratch: Path, songs: int) -> list[Row]:
-    """Measure the bare decoder in one process and in two, and prepare with so many workers."""
+    """Measure the bare decoder in one and two processes, and prepare with as many workers."""
     home = scratch / str(songs)
     generate(home / "data", songs)
     shutil.copy(ROOT / "params.yaml", home)
@@ -82,19 +82,19 @@ def prepare_rows(scratch: Path, songs: int) -> list[Row]:
 
 
 def training_rows(home: Path) -> list[Row]:
-    """Measure steps of train on Ray, in one and in two workers of one core each."""
+    """Measure steps of train on one and on two Ray workers of one core each."""
     generate(home / "data", TRAINING_SONGS)
     shutil.copy(ROOT / "params.yaml", home)
     measured(home, "prepare", 1)
-    hearing = measured(home, "hear", 1)
-    audio_seconds = TRAINING_SONGS * SONG_SECONDS * hearing["heard_share"]
-    rows = [measured(home, "train", f"{workers} {rows}") for workers, rows in TEAMS]
-    per_second = hearing["hearing_cpu_seconds"] / audio_seconds
-    return [{**row, "hearing_cpu_per_audio_second": round(per_second, 3)} for row in rows]
+    features = measured(home, "features", 1)
+    audio_seconds = TRAINING_SONGS * SONG_SECONDS * features["train_share"]
+    rows = [measured(home, "train", f"{workers} {size}") for workers, size in GROUPS]
+    per_second = features["feature_cpu_seconds"] / audio_seconds
+    return [{**row, "feature_cpu_per_audio_second": round(per_second, 3)} for row in rows]
 
 
 def generate(folder: Path, songs: int) -> None:
-    """Write the songs: passages of one noise, each from another frame on."""
+    """Write the songs: passages of one noise that start one frame apart."""
     folder.mkdir(parents=True)
     frames = SONG_SECONDS * SOURCE_HZ
     noise = np.random.default_rng(0).normal(0, 600, (frames + songs, 2))
@@ -106,16 +106,16 @@ def generate(folder: Path, songs: int) -> None:
 
 
 def measured(home: Path, what: str, value: int | str) -> Row:
-    """Do ``what`` in a process of its own in folder ``home``, and watch it."""
+    """Run the child program ``what`` in folder ``home`` and measure it."""
     command = [sys.executable, __file__, "--child", what, str(value)]
     environment = {k: v for k, v in os.environ.items() if k != "DVC_ROOT"}
     start = time.perf_counter()
     with subprocess.Popen(command, cwd=home, env=environment, stdout=subprocess.PIPE) as process:
         cpu_seconds, peak_mb = watch(psutil.Process(process.pid))
-        said = process.stdout.read() if process.stdout else b""
+        output = process.stdout.read() if process.stdout else b""
     if process.returncode:
         sys.exit(f"{command}: exit {process.returncode}")
-    lines = [line for line in said.splitlines() if line.startswith(b"{")]
+    lines = [line for line in output.splitlines() if line.startswith(b"{")]
     row = {
         what: value,
         "cpu_seconds": round(cpu_seconds, 2),
@@ -128,7 +128,7 @@ def measured(home: Path, what: str, value: int | str) -> Row:
 
 
 def watch(process: psutil.Process) -> tuple[float, float]:
-    """Return the CPU seconds of the process and all its children, and the largest one's MB."""
+    """Return the CPU seconds of the process and its children, and the MB of the largest one."""
     seconds: dict[int, float] = {}
     peak_bytes = 0
     while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
@@ -143,11 +143,11 @@ def watch(process: psutil.Process) -> tuple[float, float]:
     return sum(seconds.values()), peak_bytes / 1e6
 
 
-# What the processes do, in the folder where they are started.
+# The child programs. They run in the folder in which they are started.
 
 
 def do_decode(processes: str) -> None:
-    """Decode and resample, and nothing else: what prepare cannot do without."""
+    """Only decode and resample: the lower bound of prepare."""
     paths, shares = sorted(Path("data").iterdir()), int(processes)
     others = [
         multiprocessing.get_context("fork").Process(target=decode_all, args=(paths[share::shares],))
@@ -161,7 +161,7 @@ def do_decode(processes: str) -> None:
 
 
 def decode_all(paths: list[Path]) -> None:
-    """Decode and resample the songs, one after the other."""
+    """Decode and resample the songs one by one."""
     for path in paths:
         with open_song(path) as reader:
             blocks = reader.blocks()
@@ -170,7 +170,7 @@ def decode_all(paths: list[Path]) -> None:
 
 
 def do_prepare(workers: str) -> None:
-    """Run prepare with so many workers."""
+    """Run prepare with this number of workers."""
     from songcast.distributed import engine
     from songcast.stages import prepare
 
@@ -179,65 +179,65 @@ def do_prepare(workers: str) -> None:
     prepare.main()
 
 
-# What a process of prepare loads before its first song, one part on top of the other.
+# The modules that a process of prepare loads before its first song, in order.
 STARTS = {
     "Python, NumPy, psutil and the decoder": "songcast.audio",
     "the rest of prepare": "songcast.stages.prepare",
-    "pydantic and YAML: params.yaml": "songcast.params",
+    "pydantic and YAML: params.yaml": "songcast.config",
 }
 
 
 def do_start(what: str) -> None:
-    """Load a part of prepare, after those before it."""
+    """Load the parts of prepare up to and including one."""
     for part, module in STARTS.items():
         __import__(module)
         if part == what:
             break
 
 
-def do_hear(_: str) -> None:
-    """Hear the songs through the experts, as train does before it begins."""
+def do_features(_: str) -> None:
+    """Compute the features of the songs, as train does before its first epoch."""
     opened("warm", 1)  # compiles
     start = time.process_time()
     features, _ = opened()
-    said = {
-        "hearing_cpu_seconds": time.process_time() - start,
-        "heard_share": features[0].splits["validation"][1] / (SONG_SECONDS * TARGET_HZ),
+    result = {
+        "feature_cpu_seconds": time.process_time() - start,
+        "train_share": features[0].splits["validation"][1] / (SONG_SECONDS * TARGET_HZ),
     }
-    print(json.dumps(said))
+    print(json.dumps(result))
 
 
-def do_train(team: str) -> None:
-    """Train the network of params.yaml for some steps: "WORKERS ROWS", on as many cores."""
+def do_train(group: str) -> None:
+    """Train the network of params.yaml for some steps; ``group`` is "WORKERS BATCH_SIZE"."""
     from songcast.distributed import cluster
     from songcast.stages.fitting import fit_on_cluster, fit_settings
     from songcast.training.checkpoint import Checkpoint
 
-    workers, rows = map(int, team.split())
-    # Ray promises each worker a core, and pins none: one alone would use the others too.
+    workers, batch_size = map(int, group.split())
+    # Ray does not pin its workers: without this a single worker would use all cores.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:workers])
-    _, sampler = opened(rows=rows)
+    _, sampler = opened(batch_size=batch_size)
     params, model = network()
-    changed = {"epochs": 2, "steps_per_epoch": STEPS, "batch_size": rows}
+    changed = {"epochs": 2, "steps_per_epoch": STEPS, "batch_size": batch_size}
     settings = fit_settings(params.model_copy(update=changed))
     ends: list[float] = []
     ray = cluster.import_ray()
     ray.init(address="local", num_cpus=workers, log_to_driver=False, logging_level="ERROR")
     checkpoint = Checkpoint(Path("checkpoints").absolute(), "")
-    # Nothing to validate: between the two epochs' ends lie the steps of the second alone.
+    # Without validation, only the steps of the second epoch lie between the ends of both epochs.
     fit_on_cluster(
         model, sampler, [], settings, checkpoint, workers,
         lambda *_: ends.append(time.perf_counter()),
     )  # fmt: skip
     ray.shutdown()
     shutil.rmtree("checkpoints")
-    said = {
+    result = {
         "workers": workers,
-        "rows": rows,
+        "batch_size": batch_size,
         "steps_per_second": round(STEPS / (ends[1] - ends[0]), 3),
         "weights": int(model.network.count_params()),
     }
-    print(json.dumps(said))
+    print(json.dumps(result))
 
 
 def network() -> tuple[Any, Any]:
@@ -251,20 +251,20 @@ def network() -> tuple[Any, Any]:
 
 
 def opened(
-    folder: str = "features", songs: int = TRAINING_SONGS, rows: int = ROWS
+    folder: str = "features", songs: int = TRAINING_SONGS, batch_size: int = BATCH_SIZE
 ) -> tuple[Any, Any]:
-    """Return the features of the first songs, and what draws crops from them."""
+    """Return the features of the first songs and a sampler of crops."""
     from songcast.data.corpus import Corpus
     from songcast.stages.fitting import open_crops
 
     params, model = network()
     corpus = Corpus.open(Path("prepared").absolute())
-    asked = params.model_copy(update={"batch_size": rows})
-    return open_crops(corpus.songs[:songs], model, asked, Path(folder).absolute())
+    changed = params.model_copy(update={"batch_size": batch_size})
+    return open_crops(corpus.songs[:songs], model, changed, Path(folder).absolute())
 
 
 def do_sweep(trials: str) -> None:
-    """Run trials that load what a trial loads, and learn nothing."""
+    """Run trials that load the modules of a trial but do not train."""
     from songcast.distributed import cluster
 
     def trial(_: dict[str, Any], report: Callable[[dict[str, float]], None]) -> None:
@@ -288,7 +288,7 @@ CHILDREN = {
     "decode": do_decode,
     "prepare": do_prepare,
     "start": do_start,
-    "hear": do_hear,
+    "features": do_features,
     "train": do_train,
     "sweep": do_sweep,
 }

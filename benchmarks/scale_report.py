@@ -6,47 +6,47 @@ from typing import Any
 
 HOURS, CORES, WORKERS = 1000, 64, 8
 # From params.yaml: crops per step, frames per crop, share of a song that is trained on.
-ROWS, CROP_FRAMES, TRAIN_SHARE = 16, 4096, 0.7
+BATCH_SIZE, CROP_FRAMES, TRAIN_SHARE = 16, 4096, 0.7
 RATE_HZ, CHANNELS = 44100, 2
 # Written by hand from the output of benchmarks/training.py on a machine with a GPU.
 GPU = Path(__file__).parents[1] / "docs" / "gpu.json"
 
-Found = dict[str, Any]
+Results = dict[str, Any]
 
 
-def markdown(found: Found) -> str:
+def markdown(results: Results) -> str:
     """Return docs/scale.md."""
     sections = (
         "# Scale",
         "This page shows how time and memory grow with the number of songs and workers. It was "
-        f"written by `benchmarks/scale.py` on a machine with {found['cores']} cores, from "
-        f"`docs/scale.json`. Songs are generated and last {found['song_seconds']} s.",
+        f"written by `benchmarks/scale.py` on a machine with {results['cores']} cores, from "
+        f"`docs/scale.json`. Songs are generated and last {results['song_seconds']} s.",
         "![Time of prepare by hours of audio; training steps by workers](scale.png)",
         "## prepare",
-        _prepare(found["prepare"]),
+        _prepare(results["prepare"]),
         "CPU time of a process before its first song, which matters for small collections:",
-        _start(found["start"]),
+        _start(results["start"]),
         "## train with Ray workers of one core each",
-        _training(found["training"]),
+        _training(results["training"]),
         "## sweep",
-        _sweep(found["sweep"], found["cores"]),
+        _sweep(results["sweep"], results["cores"]),
         f"## {HOURS:,} hours of songs".replace(",", " "),
-        _extrapolation(found),
+        _extrapolation(results),
     )
     return "\n\n".join(sections) + "\n"
 
 
-def learned(row: Found) -> float:
-    """Return the rows that a training learns from per second."""
-    return float(row["rows"] * row["steps_per_second"])
+def crops_per_second(row: Results) -> float:
+    """Return the crops per second."""
+    return float(row["batch_size"] * row["steps_per_second"])
 
 
-def efficiency(row: Found, alone: Found) -> float:
-    """Return what share of its workers' time goes into what one ``alone`` would do: 0 to 1."""
-    return learned(row) / (int(row["workers"]) * learned(alone))
+def efficiency(row: Results, alone: Results) -> float:
+    """Return the speed per worker relative to that of one worker ``alone``: 0 to 1."""
+    return crops_per_second(row) / (int(row["workers"]) * crops_per_second(alone))
 
 
-def _prepare(rows: list[Found]) -> str:
+def _prepare(rows: list[Results]) -> str:
     lines = [
         "| songs | program | hours of audio per core minute | wall s | speed-up over 1 worker "
         "| CPU relative to the bare decoder | MB per process |",
@@ -64,16 +64,16 @@ def _prepare(rows: list[Found]) -> str:
     return "\n".join(lines)
 
 
-def _named(row: Found) -> str:
+def _named(row: Results) -> str:
     what = {"decode": "bare decoder", "prepare": "prepare"}[row["what"]]
     return f"{what}, {row['workers']} worker{'s'[: row['workers'] - 1]}"
 
 
-def _per_minute(row: Found) -> float:
+def _per_minute(row: Results) -> float:
     return float(row["audio_hours"] / row["cpu_seconds"] * 60)
 
 
-def _start(rows: list[Found]) -> str:
+def _start(rows: list[Results]) -> str:
     lines, before = ["| loads | CPU s |", "|---|--:|"], 0.0
     for row in rows:
         lines.append(f"| {row['start']} | {row['cpu_seconds'] - before:.2f} |")
@@ -81,14 +81,14 @@ def _start(rows: list[Found]) -> str:
     return "\n".join(lines)
 
 
-def _training(rows: list[Found]) -> str:
+def _training(rows: list[Results]) -> str:
     lines = [
         "| workers | batch size | steps per second | crops per second | efficiency |",
         "|--:|--:|--:|--:|--:|",
     ]
     lines += [
-        f"| {row['workers']} | {row['rows']} | {row['steps_per_second']:.2f} | "
-        f"{learned(row):.0f} | {efficiency(row, rows[0]):.0%} |"
+        f"| {row['workers']} | {row['batch_size']} | {row['steps_per_second']:.2f} | "
+        f"{crops_per_second(row):.0f} | {efficiency(row, rows[0]):.0%} |"
         for row in rows
     ]
     megabytes = rows[0]["weights"] * 4 / 1e6
@@ -100,15 +100,15 @@ def _training(rows: list[Found]) -> str:
     return "\n".join(lines)
 
 
-def trial_seconds(rows: list[Found], cores: int) -> tuple[float, float]:
-    """Return the CPU seconds of one trial that learns nothing, and its core's wall seconds."""
+def trial_seconds(rows: list[Results], cores: int) -> tuple[float, float]:
+    """Return the overhead of one trial in CPU seconds and in wall seconds of one core."""
     few, many = rows
     trials = many["sweep"] - few["sweep"]
     cpu = (many["cpu_seconds"] - few["cpu_seconds"]) / trials
     return cpu, (many["wall_seconds"] - few["wall_seconds"]) * cores / trials
 
 
-def _sweep(rows: list[Found], cores: int) -> str:
+def _sweep(rows: list[Results], cores: int) -> str:
     cpu, wall = trial_seconds(rows, cores)
     return (
         f"The overhead of one trial (starting a process, loading Keras and songcast, reporting one "
@@ -118,12 +118,12 @@ def _sweep(rows: list[Found], cores: int) -> str:
     )
 
 
-def _extrapolation(found: Found) -> str:
-    row = [r for r in found["prepare"] if (r["what"], r["workers"]) == ("prepare", 2)][-1]
+def _extrapolation(results: Results) -> str:
+    row = [r for r in results["prepare"] if (r["what"], r["workers"]) == ("prepare", 2)][-1]
     prepare = row["cpu_seconds"] / row["audio_hours"] * HOURS / 3600
-    hearing = found["training"][0]["hearing_cpu_per_audio_second"] * HOURS * (1 - 0.2)
-    steps = HOURS * 3600 * RATE_HZ * CHANNELS * TRAIN_SHARE / (ROWS * CROP_FRAMES)
-    alone, *_, grown = found["training"]
+    features = results["training"][0]["feature_cpu_per_audio_second"] * HOURS * (1 - 0.2)
+    steps = HOURS * 3600 * RATE_HZ * CHANNELS * TRAIN_SHARE / (BATCH_SIZE * CROP_FRAMES)
+    alone, *_, grown = results["training"]
     lost = max(1 / efficiency(grown, alone) - 1, 0.0)
     share = 1 / (1 + (WORKERS - 1) * lost)
     return "\n".join(
@@ -131,14 +131,14 @@ def _extrapolation(found: Found) -> str:
             "| step | work | with | hours |",
             "|---|--:|---|--:|",
             f"| prepare | {prepare:.1f} core hours | {CORES} cores | {prepare / CORES:.2f} |",
-            f"| features | {hearing:.0f} core hours | {CORES} cores | {hearing / CORES:.1f} |",
+            f"| features | {features:.0f} core hours | {CORES} cores | {features / CORES:.1f} |",
             f"| one epoch over all data | {steps / 1e6:.2f} million steps | {WORKERS} GPUs of "
             f"G steps per second | {steps / WORKERS / share / 3600:.0f} / G |",
             "",
             "Assumptions: CPU time per hour of audio stays constant (it does above, from a hundred "
             "songs on); the disk is not a bottleneck; songs are stereo and not augmented. In one "
             "epoch each training frame of each channel is seen once on average. Each of the "
-            f"{WORKERS} workers has the batch size of one ({WORKERS * ROWS} in all), and each "
+            f"{WORKERS} workers has the batch size of one ({WORKERS * BATCH_SIZE} in all); each "
             f"additional worker costs as much as the second ({lost:.0%} of a step), so {WORKERS} "
             f"workers are {WORKERS * share:.1f} times as fast as one. This is pessimistic because "
             "the second worker shares memory and caches with the first on this machine, and "
@@ -150,19 +150,19 @@ def _extrapolation(found: Found) -> str:
     )
 
 
-def _gpu(found: Found) -> list[str]:
+def _gpu(results: Results) -> list[str]:
     lines = [
-        f"| batch size ({found['device']}, {found['backend']}) | steps per second "
+        f"| batch size ({results['device']}, {results['backend']}) | steps per second "
         "| samples per second |",
         "|--:|--:|--:|",
     ]
-    for row in found["steps"]:
+    for row in results["steps"]:
         millions = row["amplitudes_per_second"] / 1e6
-        lines.append(f"| {row['rows']} | {row['steps_per_second']:.1f} | {millions:.1f} M |")
-    return [*lines, "", str(found["note"])]
+        lines.append(f"| {row['batch_size']} | {row['steps_per_second']:.1f} | {millions:.1f} M |")
+    return [*lines, "", str(results["note"])]
 
 
-def draw(found: Found, path: Path) -> None:
+def draw(results: Results, path: Path) -> None:
     """Write the figure."""
     import matplotlib as mpl
 
@@ -171,21 +171,25 @@ def draw(found: Found, path: Path) -> None:
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for what in (("decode", 1), ("prepare", 1), ("prepare", 2)):
-        mine = [row for row in found["prepare"] if (row["what"], row["workers"]) == what]
+        mine = [row for row in results["prepare"] if (row["what"], row["workers"]) == what]
         hours = [row["audio_hours"] for row in mine]
         left.loglog(hours, [row["cpu_seconds"] for row in mine], "o-", label=_named(mine[0]))
     left.set(xlabel="hours of audio", ylabel="CPU seconds")
     left.set_title("prepare and the bare decoder", fontsize=10)
     left.set_xticks(hours, [f"{value:.2g}" for value in hours])
     left.minorticks_off()
-    rows = found["training"]
+    rows = results["training"]
     names = [
-        f"{row['workers']} worker{'s'[: row['workers'] - 1]}\nbatch {row['rows']}" for row in rows
+        f"{row['workers']} worker{'s'[: row['workers'] - 1]}\nbatch {row['batch_size']}"
+        for row in rows
     ]
     right.bar(
-        names, [row["workers"] * learned(rows[0]) for row in rows], color="0.9", label="ideal"
+        names,
+        [row["workers"] * crops_per_second(rows[0]) for row in rows],
+        color="0.9",
+        label="ideal",
     )
-    right.bar(names, [learned(row) for row in rows], label="measured")
+    right.bar(names, [crops_per_second(row) for row in rows], label="measured")
     right.set(ylabel="crops per second")
     right.set_title("train, workers of one core each", fontsize=10)
     for axes in (left, right):

@@ -1,8 +1,8 @@
-"""How `songcast serve` bears load, on this machine, in one run.
+"""`songcast serve` under load, on this machine.
 
-Clients send songs of five seconds, one after the other, as fast as they are answered. Then the
-same again while the champion moves back and forth. Told: latencies, songs per second, memory,
-and every answer that was none. Run after `make run`:
+Each client sends songs of five seconds, the next one as soon as the last is answered. Then they do
+the same while the alias champion moves. The output has latencies, songs per second, memory and
+the number of each status. Run it after `make run`:
 
     .venv/bin/python benchmarks/serving.py
 """
@@ -39,16 +39,16 @@ def main() -> int:
     arguments = parse_arguments()
     with copied_store(), served(arguments.model) as (url, server):
         bodies = list(songs(arguments.song_seconds))
-        ask(url, bodies[0])  # the decoder starts with the first song
-        found: dict[str, Any] = {"still": load(url, server, bodies, arguments)}
+        send(url, bodies[0])  # starts the decoder
+        results: dict[str, Any] = {"still": load(url, server, bodies, arguments)}
         if not arguments.model:
             with moving_champion() as moves:
-                found["moving"] = load(url, server, bodies, arguments)
-            found["moving"]["moves"] = len(moves)
+                results["moving"] = load(url, server, bodies, arguments)
+            results["moving"]["moves"] = len(moves)
     if arguments.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(results, indent=2))
     else:
-        for name, result in found.items():
+        for name, result in results.items():
             print(f"{name}: {describe(result)}")
     return 0
 
@@ -57,10 +57,10 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--clients", type=int, default=8, help="asking at once (8)")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of load, each time (60)")
+    parser.add_argument("--clients", type=int, default=8, help="number of clients (8)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="duration of each load (60)")
     parser.add_argument("--song-seconds", type=float, default=5.0, help="length of a song (5)")
-    parser.add_argument("--model", help="a bundle folder; then no champion is moved")
+    parser.add_argument("--model", help="a bundle folder; the alias is then not moved")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")
     return parser.parse_args()
 
@@ -86,7 +86,7 @@ def songs(seconds: float) -> Iterator[bytes]:
 def load(
     url: str, server: psutil.Process, bodies: list[bytes], arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """Ask for a while with all clients and return what was seen."""
+    """Send requests from all clients for a while and return the measures."""
     answers: list[tuple[int, float]] = []
     memory: list[int] = []
     stop = time.monotonic() + arguments.seconds
@@ -96,7 +96,7 @@ def load(
         turn = number
         while time.monotonic() < stop:
             before = time.perf_counter()
-            status = ask(url, bodies[turn % len(bodies)])
+            status = send(url, bodies[turn % len(bodies)])
             answers.append((status, time.perf_counter() - before))
             turn += 1
             if status in REFUSED:
@@ -130,14 +130,14 @@ def describe(result: dict[str, Any]) -> str:
     first, highest, last = result["memory_mb"]
     moves = f", champion moved {result['moves']} times" if "moves" in result else ""
     return (
-        f"answers {result['statuses']}, {result['songs_per_second']:.2f} songs per second, "
+        f"statuses {result['statuses']}, {result['songs_per_second']:.2f} songs per second, "
         f"p50 {result['p50_seconds']:.2f} s, p99 {result['p99_seconds']:.2f} s, "
         f"{result['cpu_seconds_per_song']:.2f} CPU seconds per song, "
-        f"memory {first} MB at first, {highest} at most, {last} at last{moves}"
+        f"memory {first} MB at the start, {highest} at most, {last} at the end{moves}"
     )
 
 
-def ask(url: str, body: bytes) -> int:
+def send(url: str, body: bytes) -> int:
     import httpx
 
     headers = {"content-type": "application/json"}
@@ -153,13 +153,13 @@ def ask(url: str, body: bytes) -> int:
 
 @contextmanager
 def copied_store() -> Iterator[None]:
-    """Work on a copy of the embedded store: its history is for real moves."""
+    """Use a copy of the embedded store, whose history is for real promotions."""
     from songcast.tracking.store import SQLITE, database, tracking_uri
 
     file = database(tracking_uri())
     if file is None:
         raise SystemExit(
-            "unset MLFLOW_TRACKING_URI: the champion of a server is not moved for this"
+            "unset MLFLOW_TRACKING_URI: this benchmark does not move the champion of a server"
         )
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "mlruns"
@@ -171,7 +171,7 @@ def copied_store() -> Iterator[None]:
 
 @contextmanager
 def served(model: str | None) -> Iterator[tuple[str, psutil.Process]]:
-    """Run `songcast serve` and give its URL and process."""
+    """Run `songcast serve` and yield its URL and process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -212,18 +212,18 @@ def moving_champion(every_seconds: float = MOVE_EVERY_SECONDS) -> Iterator[list[
 
 
 def private_bytes(server: psutil.Process) -> int:
-    """Return the memory of the server and its decoders that is theirs alone.
+    """Return the private memory of the server and its decoders in bytes.
 
-    Without the pages of libraries, which the kernel takes and gives back as it likes.
+    Shared pages of libraries are excluded, because the kernel loads and drops them at any time.
     """
-    found = 0
+    total = 0
     for process in (server, *server.children(recursive=True)):
         try:
             memory = process.memory_info()
-            found += memory.rss - memory.shared
+            total += memory.rss - memory.shared
         except psutil.NoSuchProcess:
             continue
-    return found
+    return total
 
 
 def cpu_seconds(server: psutil.Process) -> float:

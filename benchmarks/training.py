@@ -1,13 +1,13 @@
-"""How fast we train, against the notebook's recipe, on one core in one run.
+"""Training speed compared with the notebook's recipe, on one core.
 
-The unit is the amplitude: one sample of one channel that the loss judges. Ours: steps of the
-stage train (params.yaml) on crops of the prepared songs. Theirs: the ancestor's two LSTMs,
-three samples in, batches of 100, by the pipeline's own port. Each runs in a process of its own,
-pinned to the same core before TensorFlow starts, in turns; compiling is left out of the time.
-What the experts cost, once per song and setting, is told apart. Run after `make run`:
+The unit is the amplitude: one sample of one channel in the loss. "ours" runs steps of the stage
+train (params.yaml) on crops of the prepared songs. "notebook" trains the two LSTMs of the
+notebook, with three samples as input and batches of 100. Each runs in a separate process, pinned
+to the same core before TensorFlow starts, in turns. Compilation is excluded. The features, which
+are computed once per song and setting, are timed separately. Run it after `make run`:
 
     .venv/bin/python benchmarks/training.py
-    .venv/bin/python benchmarks/training.py --only ours --rows 128     on a GPU: its steps
+    .venv/bin/python benchmarks/training.py --only ours --batch-size 128     on a GPU
 """
 
 import argparse
@@ -28,7 +28,7 @@ import numpy as np
 from songcast.errors import SongcastError
 
 OURS, NOTEBOOK = "ours", "notebook"
-Found = dict[str, Any]
+Results = dict[str, Any]
 
 
 def main() -> int:
@@ -37,18 +37,18 @@ def main() -> int:
         print(json.dumps(run_alone(arguments)))
         return 0
     pin(arguments.core)
-    found: dict[str, list[Found]] = {OURS: [], NOTEBOOK: []}
+    results: dict[str, list[Results]] = {OURS: [], NOTEBOOK: []}
     for turn in range(arguments.rounds):
-        for name, results in found.items():
+        for name, rounds in results.items():
             print(f"round {turn + 1}: {name} ...", file=sys.stderr, flush=True)
-            results.append(run_child(name))
+            rounds.append(run_child(name))
     best = {
         name: max(results, key=lambda r: float(r["amplitudes_per_second"]))
-        for name, results in found.items()
+        for name, results in results.items()
     }
     ratio = best[OURS]["amplitudes_per_second"] / best[NOTEBOOK]["amplitudes_per_second"]
     if arguments.json:
-        print(json.dumps({"best": best, "ratio": ratio, "rounds": found}, indent=2))
+        print(json.dumps({"best": best, "ratio": ratio, "rounds": results}, indent=2))
         return 0
     print_results(best, ratio)
     return 0
@@ -58,63 +58,69 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=20.0, help="of training, each (20)")
-    parser.add_argument("--rounds", type=int, default=2, help="turns; the best one counts (2)")
+    parser.add_argument(
+        "--seconds", type=float, default=20.0, help="duration of each training (20)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=2, help="number of turns; the best one counts (2)"
+    )
     parser.add_argument(
         "--steps-per-execution",
         type=int,
         default=1,
-        help="of the notebook's fit; 1 as the ancestor did, 50 as the stage baselines does",
+        help="of the notebook's fit: 1 as in the notebook, 50 as in the stage baselines",
     )
-    parser.add_argument("--core", type=int, help="which core (default: the first allowed)")
+    parser.add_argument("--core", type=int, help="number of the core (default: the first allowed)")
     parser.add_argument(
         "--only",
         choices=(OURS, NOTEBOOK),
-        help="one of them, in this process, on all cores and the GPU",
+        help="train one of them in this process, on all cores and the GPU",
     )
-    parser.add_argument("--rows", type=int, help="crops in a step of ours (params.yaml: train)")
-    parser.add_argument("--experts", action="store_true", help="also time the experts (slower)")
+    parser.add_argument(
+        "--batch-size", type=int, help="crops in a step of ours (params.yaml: train)"
+    )
+    parser.add_argument("--features", action="store_true", help="also time the features (slow)")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")
     return parser.parse_args()
 
 
 def pin(core: int | None) -> None:
-    """Keep this process and its children on one core, where the system can do so."""
+    """Restrict this process and its children to one core, if the system supports it."""
     if not hasattr(os, "sched_setaffinity"):
-        print("this system cannot pin processes: all cores are used", file=sys.stderr)
+        print("this system cannot pin processes; all cores are used", file=sys.stderr)
         return
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0)) if core is None else core})
 
 
-def run_child(name: str) -> Found:
-    """Run one side in a process of its own, with this one's affinity and arguments."""
+def run_child(name: str) -> Results:
+    """Run one training in a new process with the same affinity and arguments."""
     command = [sys.executable, __file__, *sys.argv[1:], "--only", name]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         sys.exit(done.returncode)
-    found: Found = json.loads(done.stdout.splitlines()[-1])
-    return found
+    results: Results = json.loads(done.stdout.splitlines()[-1])
+    return results
 
 
-def run_alone(arguments: argparse.Namespace) -> Found:
-    """Measure one side, in this process."""
+def run_alone(arguments: argparse.Namespace) -> Results:
+    """Measure one training in this process."""
     from songcast.forecasting.keras_backend import import_keras
 
     import_keras()
     if arguments.only == NOTEBOOK:
-        found = train_notebook(arguments.seconds, arguments.steps_per_execution)
+        results = train_notebook(arguments.seconds, arguments.steps_per_execution)
     else:
-        found = train_ours(arguments.seconds, arguments.rows)
-        if arguments.experts:
-            found["experts_amplitudes_per_second"] = hear_experts()
+        results = train_ours(arguments.seconds, arguments.batch_size)
+        if arguments.features:
+            results["feature_amplitudes_per_second"] = time_features()
     # Linux counts in KiB, macOS in bytes.
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return {**found, "peak_memory_mb": peak / 1e6}
+    return {**results, "peak_memory_mb": peak / 1e6}
 
 
-def train_ours(seconds: float, rows: int | None) -> Found:
-    """Train the network of params.yaml on the prepared songs, reading ahead as the stage does."""
+def train_ours(seconds: float, batch_size: int | None) -> Results:
+    """Train the network of params.yaml on the prepared songs, with prefetching as in the stage."""
     from songcast.config import Params
     from songcast.data.corpus import Corpus
     from songcast.files import FEATURES, PARAMS, PREPARED, root
@@ -129,27 +135,27 @@ def train_ours(seconds: float, rows: int | None) -> Found:
     prepared = list(Corpus.open(root() / PREPARED))
     model = new_model(params, prepared)
     songs = open_features(prepared, model.front_end, params.step_frames, root() / FEATURES)
-    rows = rows or params.batch_size
+    batch_size = batch_size or params.batch_size
     sampler = CropSampler(
         songs,
-        batch_size=rows,
+        batch_size=batch_size,
         frames=params.crop_frames,
         look_back=params.look_back,
         seed=params.seed,
     )
     trainer = compile_trainer(model.network, fit_settings(params))
-    state = np.zeros((rows, *model.network.input_shape[-1][1:]), np.float32)
+    state = np.zeros((batch_size, *model.network.input_shape[-1][1:]), np.float32)
 
     def train(steps: int) -> None:
         batches = prefetch(partial(sampler.batch, 0), range(steps))
         for _, (inputs, target) in batches:
             trainer.train_on_batch([*inputs.values(), state], target)
 
-    return timed(train, rows * params.crop_frames, seconds)
+    return timed(train, batch_size * params.crop_frames, seconds)
 
 
-def train_notebook(seconds: float, steps_per_execution: int) -> Found:
-    """Train the notebook's recipe, with LeakyReLU, on the same songs."""
+def train_notebook(seconds: float, steps_per_execution: int) -> Results:
+    """Train the notebook's recipe with LeakyReLU on the same songs."""
     from songcast.data.corpus import TRAIN, Corpus
     from songcast.files import PREPARED, root
     from songcast.forecasting.notebook import BATCH, CHANNELS, build_network, draw_windows
@@ -168,8 +174,8 @@ def train_notebook(seconds: float, steps_per_execution: int) -> Found:
     return timed(train, BATCH * CHANNELS, seconds)
 
 
-def timed(train: Callable[[int], None], amplitudes_per_step: int, seconds: float) -> Found:
-    """Train for about ``seconds`` after a warm-up that compiles and tells how many steps fit."""
+def timed(train: Callable[[int], None], amplitudes_per_step: int, seconds: float) -> Results:
+    """Train for about ``seconds`` after a warm-up, which compiles and measures one step."""
     steps = 2
     train(steps)
     while True:
@@ -188,8 +194,8 @@ def timed(train: Callable[[int], None], amplitudes_per_step: int, seconds: float
     }
 
 
-def hear_experts() -> float:
-    """Amplitudes per second at which the experts hear the training songs, nothing cached."""
+def time_features() -> float:
+    """Return the amplitudes per second of computing the features, without the cache."""
     from songcast.config import Params
     from songcast.data.corpus import Corpus
     from songcast.files import PARAMS, PREPARED, root
@@ -206,26 +212,26 @@ def hear_experts() -> float:
     return sum(training_frames(song) * song.channels for song in songs) / spent
 
 
-def print_results(best: dict[str, Found], ratio: float) -> None:
-    """Print both sides and their ratio."""
+def print_results(best: dict[str, Results], ratio: float) -> None:
+    """Print both trainings and their ratio."""
     from songcast.report.console import number, print_table
 
     columns = ["training", "amplitudes/s", "amplitudes/CPU s", "steps", "peak memory, MB"]
     rows = [
         [
             name,
-            number(found["amplitudes_per_second"], 0),
-            number(found["amplitudes_per_cpu_second"], 0),
-            str(found["steps"]),
-            number(found["peak_memory_mb"], 0),
+            number(results["amplitudes_per_second"], 0),
+            number(results["amplitudes_per_cpu_second"], 0),
+            str(results["steps"]),
+            number(results["peak_memory_mb"], 0),
         ]
-        for name, found in best.items()
+        for name, results in best.items()
     ]
     print_table(columns, rows)
     print(f"ours / notebook: {ratio:.1f}")
-    experts = best[OURS].get("experts_amplitudes_per_second")
-    if experts:
-        print(f"before that, once per song: the experts hear {experts:.0f} amplitudes/s")
+    features = best[OURS].get("feature_amplitudes_per_second")
+    if features:
+        print(f"features, once per song: {features:.0f} amplitudes/s")
 
 
 if __name__ == "__main__":
