@@ -72,7 +72,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def expert_rows(songs: Sequence[PreparedSong], seconds: float) -> Iterator[Row]:
     """Yield the mean bits of the stacking, then those without each expert and each chain."""
-    from songcast.forecasting.filter_bank import FilterBank, FilterBankSettings
+    from songcast.forecasting.filter_bank import FilterBank
+    from songcast.forecasting.filter_bank_settings import FilterBankSettings
 
     bank = FilterBankSettings.wide()
     passages = []

@@ -284,7 +284,7 @@ def test_the_python_example_of_the_readme_runs(
 ) -> None:
     # Keras takes seconds to load, and the other tests here do not need it.
     from helpers.small_continuation import continuation_model
-    from songcast.forecasting.persistence import Persistence
+    from songcast.forecasting.baselines import Persistence
     from songcast.registry.models import Model
 
     (example,) = (b for b in blocks(ROOT / "README.md", "python") if "import songcast" in b)

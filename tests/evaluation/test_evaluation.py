@@ -8,10 +8,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from helpers.small_models import BANK, forecaster, front_end, music, randomised, ridge, song
 from songcast.evaluation.forecasts import finite, forecast_passage, front_end_of, measure, summarise
-from songcast.forecasting.cascade import Cascade
+from songcast.forecasting.baselines import Cascade, Persistence
 from songcast.forecasting.distribution import BLOCK_FRAMES
 from songcast.forecasting.forecaster import Forecast
-from songcast.forecasting.persistence import Persistence
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.linear_model import Ridge as SklearnRidge
 
 from helpers.small_models import RATE_HZ, distributions, music, song
+from songcast.forecasting.baselines import Persistence
 from songcast.forecasting.notebook import (
     DENSE_UNITS,
     LSTM_UNITS,
@@ -14,7 +15,6 @@ from songcast.forecasting.notebook import (
     draw_windows,
     fit_notebook,
 )
-from songcast.forecasting.persistence import Persistence
 from songcast.forecasting.ridge import LinearPredictor, Ridge
 
 

@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 
 from songcast.audio.songs import Song
 from songcast.errors import ParamsError
-from songcast.forecasting.cascade import Cascade
-from songcast.forecasting.filter_bank import FilterBank, FilterBankSettings, LeastSquares, Lms
+from songcast.forecasting.baselines import Cascade
+from songcast.forecasting.filter_bank import FilterBank
 from songcast.forecasting.filter_bank_kernels import least_squares
+from songcast.forecasting.filter_bank_settings import FilterBankSettings, LeastSquares, Lms
 from songcast.forecasting.linear_kernels import cholesky_solve
-from songcast.forecasting.stacking import StackedBlock, Stacking
+from songcast.forecasting.stacking import EncodedBlock, Stacking
 
 Samples = NDArray[np.int16]
 RATE_HZ = 44100
@@ -44,7 +45,7 @@ def song(samples: Samples) -> Song:
     return Song(samples=samples, sample_rate_hz=RATE_HZ, name="test")
 
 
-def hear(samples: Samples, bounds: list[int] | None = None) -> tuple[NDArray, StackedBlock]:
+def hear(samples: Samples, bounds: list[int] | None = None) -> tuple[NDArray, EncodedBlock]:
     """Means and combined blocks of ``samples`` heard in pieces cut at ``bounds``."""
     bank = FilterBank(samples.shape[1], SMALL)
     stacking = Stacking(samples.shape[1], len(bank.names))
@@ -54,13 +55,13 @@ def hear(samples: Samples, bounds: list[int] | None = None) -> tuple[NDArray, St
         blocks.append(stacking.combine(piece, means[-1]))
     joined = {
         name: np.concatenate([getattr(block, name) for block in blocks])
-        for name in StackedBlock.__dataclass_fields__
+        for name in EncodedBlock.__dataclass_fields__
     }
-    return np.concatenate(means), StackedBlock(**joined)
+    return np.concatenate(means), EncodedBlock(**joined)
 
 
-def assert_same(a: StackedBlock, b: StackedBlock, frames: int) -> None:
-    for name in StackedBlock.__dataclass_fields__:
+def assert_same(a: EncodedBlock, b: EncodedBlock, frames: int) -> None:
+    for name in EncodedBlock.__dataclass_fields__:
         np.testing.assert_array_equal(
             getattr(a, name)[:frames], getattr(b, name)[:frames], err_msg=name
         )

@@ -24,7 +24,7 @@ from songcast.forecasting.distribution import (
     VALUES,
     LogisticMixture,
 )
-from songcast.forecasting.filter_bank import FilterBankSettings, LeastSquares, Lms
+from songcast.forecasting.filter_bank_settings import FilterBankSettings, LeastSquares, Lms
 from songcast.forecasting.forecaster import Forecaster, ForecastSession
 from songcast.forecasting.lstm import LstmSession
 

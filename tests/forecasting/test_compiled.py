@@ -16,8 +16,8 @@ import hashlib, sys
 import numpy as np
 from helpers.small_continuation import continuation_model
 from helpers.small_models import RATE_HZ, music, song
-from songcast.forecasting.cascade import Cascade
-from songcast.forecasting.filter_bank import FilterBankSettings
+from songcast.forecasting.baselines import Cascade
+from songcast.forecasting.filter_bank_settings import FilterBankSettings
 heard = song(music(6000))
 bits = Cascade(FilterBankSettings.wide()).forecast(heard).bits
 more = continuation_model().continue_song(heard, 0.2).samples

@@ -12,13 +12,12 @@ from numpy.testing import assert_allclose, assert_array_equal
 from helpers.small_models import BANK, RATE_HZ, distributions, music, randomised, song, untrained
 from songcast.data.corpus import PreparedSong
 from songcast.errors import CorpusError
-from songcast.forecasting.bias_stage import BiasStage
-from songcast.forecasting.cascade import Cascade
+from songcast.forecasting.adaptation import BiasStage, ModelAveraging
+from songcast.forecasting.baselines import Cascade
 from songcast.forecasting.distribution import BLOCK_FRAMES, LogisticMixture
-from songcast.forecasting.filter_bank import FilterBankSettings
+from songcast.forecasting.filter_bank_settings import FilterBankSettings
 from songcast.forecasting.front_end import FrontEndSettings
 from songcast.forecasting.lstm import LstmForecaster
-from songcast.forecasting.model_averaging import ModelAveraging
 from songcast.forecasting.network import NetworkSettings, build_network
 from songcast.forecasting.stacking import Stacking
 from songcast.training import feature_cache
@@ -169,7 +168,7 @@ JAX_FORECAST = """
 import sys, numpy as np, keras
 from pathlib import Path
 from songcast.audio.songs import Song
-from songcast.forecasting.bias_stage import BiasStage
+from songcast.forecasting.adaptation import BiasStage
 from songcast.forecasting.lstm import LstmForecaster
 assert keras.backend.backend() == "jax"
 model = LstmForecaster.load(Path(sys.argv[1]))

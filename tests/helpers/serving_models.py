@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from songcast.audio.songs import Song
 from songcast.errors import ContinuationError
-from songcast.forecasting.persistence import Persistence
+from songcast.forecasting.baselines import Persistence
 from songcast.serving.app import create_app
 from songcast.serving.champion import Champion, ServedModel
 from songcast.serving.jobs import Limits

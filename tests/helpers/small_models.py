@@ -6,16 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from songcast.audio.songs import Song
-from songcast.forecasting.cascade import Cascade
+from songcast.forecasting.baselines import Cascade, Persistence
 from songcast.forecasting.distribution import LogisticMixture
-from songcast.forecasting.filter_bank import FilterBankSettings, LeastSquares, Lms
+from songcast.forecasting.filter_bank_settings import FilterBankSettings, LeastSquares, Lms
 from songcast.forecasting.forecaster import Forecaster, ForecastSession
 from songcast.forecasting.front_end import FrontEndKind, FrontEndSettings
 from songcast.forecasting.lstm import LstmForecaster
 from songcast.forecasting.network import NetworkSettings, build_network
 from songcast.forecasting.notebook import Notebook
 from songcast.forecasting.notebook import build_network as build_notebook
-from songcast.forecasting.persistence import Persistence
 from songcast.forecasting.ridge import Ridge
 from songcast.forecasting.stacking import Stacking
 

@@ -19,7 +19,7 @@ from songcast import cli
 from songcast.commands import forecasting
 from songcast.data.corpus import Corpus
 from songcast.errors import SongcastError
-from songcast.forecasting.persistence import Persistence
+from songcast.forecasting.baselines import Persistence
 from songcast.serving.jobs import Limits
 from songcast.stages.prepare import prepare
 

@@ -2,17 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from songcast import files
 from songcast.audio.songs import Song
 from songcast.bundle import read_manifest
 from songcast.errors import RegistryError
-from songcast.forecasting.distribution import LogisticMixture
-from songcast.forecasting.forecaster import Forecast, Forecaster, ForecastSession
+from songcast.forecasting.forecaster import Forecast, Forecaster
 from songcast.forecasting.keras_backend import quiet_startup
 from songcast.registry import CHAMPION, NAME
 from songcast.registry.models import REGISTRY_SCHEME, Model, load
@@ -64,9 +61,11 @@ def require_registry(uri: str = f"{REGISTRY_SCHEME}{NAME}") -> None:
 
 def forecast(model: Forecaster, song: Song, what: str, update: Update) -> Forecast:
     """Forecast ``song`` and report each block to ``update``, see ``console.progress``."""
-    if type(model).forecast is not Forecaster.forecast:
-        return model.forecast(song)
-    return _Watched(model, what, update).forecast(song)
+
+    def on_block(frames: int) -> None:
+        update(description=what, advance=frames / song.sample_rate_hz)
+
+    return model.forecast(song, on_block)
 
 
 def clipped_mean(result: Forecast, like: Song) -> Song:
@@ -74,35 +73,3 @@ def clipped_mean(result: Forecast, like: Song) -> Song:
     limits = np.iinfo(np.int16)
     samples = np.clip(np.rint(result.mean), limits.min, limits.max).astype(np.int16)
     return Song(samples=samples, sample_rate_hz=like.sample_rate_hz, name=like.name)
-
-
-class _Watched(Forecaster):
-    """A forecaster whose progress is seen."""
-
-    def __init__(self, model: Forecaster, what: str, update: Update) -> None:
-        self.name = model.name
-        self._model, self._what, self._update = model, what, update
-
-    def session(self, channels: int, sample_rate_hz: int) -> ForecastSession:
-        inner = self._model.session(channels, sample_rate_hz)
-
-        def heard(frames: int) -> None:
-            self._update(description=self._what, advance=frames / sample_rate_hz)
-
-        return _WatchedSession(inner, heard)
-
-
-class _WatchedSession(ForecastSession):
-    def __init__(self, inner: ForecastSession, heard: Callable[[int], None]) -> None:
-        self._inner, self._heard = inner, heard
-
-    def forecast_block(self, samples: NDArray[np.int16]) -> LogisticMixture:
-        return self.decode(self.encode(samples))
-
-    def encode(self, samples: NDArray[np.int16]) -> Any:
-        return self._inner.encode(samples)
-
-    def decode(self, encoded: Any) -> LogisticMixture:
-        mixture = self._inner.decode(encoded)
-        self._heard(len(mixture.locations))
-        return mixture

@@ -1,20 +1,17 @@
-"""Forecasting with many models at once, and what is measured of it. No files, no MLflow."""
+"""Forecasts of one passage by many models at once, and their measures."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from songcast.audio.songs import Song
 from songcast.forecasting import metrics
-from songcast.forecasting.cascade import Cascade
-from songcast.forecasting.distribution import BLOCK_FRAMES, HIGHEST, LOWEST, LogisticMixture
-from songcast.forecasting.forecaster import Forecast, Forecaster
-from songcast.forecasting.front_end import EncodedBlock, FrontEndSettings
-from songcast.forecasting.lstm import LstmForecaster, LstmSession
-from songcast.forecasting.prefetch import prefetch
-from songcast.forecasting.stacking import Stacking
+from songcast.forecasting.baselines import Cascade
+from songcast.forecasting.distribution import HIGHEST, LOWEST
+from songcast.forecasting.forecaster import Forecast, Forecaster, forecast_together
+from songcast.forecasting.front_end import FrontEndSettings
+from songcast.forecasting.lstm import LstmForecaster
 
 Measures = dict[str, Any]
 
@@ -22,113 +19,48 @@ Measures = dict[str, Any]
 def forecast_passage(
     models: Mapping[str, Forecaster], song: Song, start: int, stop: int
 ) -> dict[str, Forecast]:
-    """Forecast the frames [start, stop) with each model; the song is heard from its first frame.
+    """Forecast the frames [start, stop) of ``song`` with each model.
 
-    A model that forgets (``warm_up_frames``) is spared what it cannot remember. Models with the
-    same front end share one: its experts hear the song once.
+    The models process the song from its first frame; one with ``warm_up_frames`` starts that
+    many frames before the passage. Models with the same front end share it: its experts process
+    the song once.
     """
-    found: dict[str, Forecast] = {}
-    shared: dict[FrontEndSettings, dict[str, Forecaster]] = {}
+    groups: dict[FrontEndSettings | str, list[str]] = {}
     for name, model in models.items():
-        settings = front_end_of(model, models.values())
-        if settings is not None:
-            shared.setdefault(settings, {})[name] = model
-            continue
-        first = 0 if model.warm_up_frames is None else max(start - model.warm_up_frames, 0)
-        part = Song(
-            samples=song.samples[first:stop], sample_rate_hz=song.sample_rate_hz, name=song.name
+        groups.setdefault(front_end_of(model, models.values()) or name, []).append(name)
+    forecasts: dict[str, Forecast] = {}
+    for shared, names in groups.items():
+        group = [models[name] for name in names]
+        warm_up = start if group[0].warm_up_frames is None else group[0].warm_up_frames
+        found = forecast_together(
+            [model.session(song.channels, song.sample_rate_hz) for model in group],
+            song,
+            start,
+            stop,
+            first=max(start - warm_up, 0),
+            encode=None if isinstance(shared, str) else shared.open(song.channels).encode,
         )
-        found[name] = model.forecast(part).passage(start - first, stop - first)
-    for settings, group in shared.items():
-        found |= _forecast_together(settings, group, song, start, stop)
-    return {name: found[name] for name in models}
+        forecasts |= dict(zip(names, found, strict=True))
+    return {name: forecasts[name] for name in models}
 
 
 def front_end_of(model: Forecaster, models: Iterable[Forecaster] = ()) -> FrontEndSettings | None:
-    """Return the front end that ``model`` can listen through, None for one without.
+    """Return the front end that ``model`` can share with others, None for a model without one.
 
-    The cascade can take its experts from a network's wider bank that begins with them.
+    The cascade can share the wider bank of one of the ``models`` that begins with its experts.
     """
     if isinstance(model, LstmForecaster):
         return model.front_end if model.front_end.taps is None else None
     if not isinstance(model, Cascade):
         return None
-    chains = model.settings.chains
     wider = (
         other.front_end
         for other in models
         if isinstance(other, LstmForecaster)
         and other.front_end.kind == "cascade"
-        and other.front_end.filter_bank.chains[: len(chains)] == chains
+        and other.front_end.filter_bank.starts_with(model.settings)
     )
-    return next(wider, FrontEndSettings(kind="cascade", filter_bank=model.settings))
-
-
-def _forecast_together(
-    settings: FrontEndSettings,
-    models: Mapping[str, Forecaster],
-    song: Song,
-    start: int,
-    stop: int,
-) -> dict[str, Forecast]:
-    sessions = {name: _decoder(model, song.channels) for name, model in models.items()}
-    samples = np.ascontiguousarray(song.samples[start:stop])
-    parts: dict[str, list[tuple[NDArray[np.float64], NDArray[np.float64]]]]
-    parts = {name: [] for name in models}
-    for first, encoded in _encoded_blocks(settings, song, stop):
-        last = first + len(encoded.samples)
-        for name, decode in sessions.items():
-            mixture = decode(encoded)
-            if last <= start:
-                continue
-            wanted = _rows(mixture, max(start - first, 0))
-            inside = encoded.samples[max(start - first, 0) :]
-            parts[name].append((wanted.mean, wanted.bits(inside)))
-    return {
-        name: Forecast(
-            samples=samples,
-            mean=np.concatenate([mean for mean, _ in found]),
-            bits=np.concatenate([bits for _, bits in found]),
-        )
-        for name, found in parts.items()
-    }
-
-
-def _decoder(model: Forecaster, channels: int) -> Callable[[EncodedBlock], LogisticMixture]:
-    """Return what makes ``model``'s mixtures of a front end's blocks, encoded in order."""
-    if isinstance(model, LstmForecaster):
-        return LstmSession(model, channels).decode
-    if not isinstance(model, Cascade):
-        raise TypeError(f"{model.name} has no front end")
-    experts = len(model.settings.names)
-    stacking = Stacking(channels, experts)
-
-    def combine(encoded: EncodedBlock) -> LogisticMixture:
-        means = np.ascontiguousarray(encoded.means[..., :experts])
-        return stacking.combine(encoded.samples, means).mixture
-
-    return combine
-
-
-def _encoded_blocks(
-    settings: FrontEndSettings, song: Song, stop: int
-) -> Iterator[tuple[int, EncodedBlock]]:
-    """Yield (first frame, encoded block); a thread encodes the next block."""
-    front_end = settings.open(song.channels)
-
-    def encode(first: int) -> EncodedBlock:
-        block = song.samples[first : min(first + BLOCK_FRAMES, stop)]
-        return front_end.encode(np.ascontiguousarray(block))
-
-    return prefetch(encode, range(0, stop, BLOCK_FRAMES))
-
-
-def _rows(mixture: LogisticMixture, first: int) -> LogisticMixture:
-    return LogisticMixture(
-        weights=mixture.weights[first:],
-        locations=mixture.locations[first:],
-        scales=mixture.scales[first:],
-    )
+    return next(wider, model.front_end)
 
 
 def measure(forecast: Forecast) -> Measures:

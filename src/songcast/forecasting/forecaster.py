@@ -1,10 +1,11 @@
-"""The one interface of all forecasters: from the past alone, a distribution for the next sample.
+"""The interface of all forecasters, and the loop that runs them over a song.
 
-The law of causality: the distribution of channel c at frame t uses only frames < t, and
-channels < c of frame t.
+A forecaster gives a distribution for the next sample from the past alone. Causality: the
+distribution of channel c at frame t depends only on frames < t, and on channels < c of frame t.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,16 +19,18 @@ from songcast.forecasting.distribution import BLOCK_FRAMES, LogisticMixture
 from songcast.forecasting.metrics import bits_per_sample, prediction_gain_db
 from songcast.forecasting.prefetch import prefetch
 
+Samples = NDArray[np.int16]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """A teacher-forced forecast of a whole song.
+    """A teacher-forced forecast of a song, or of a passage of it.
 
     ``samples``: (frames, channels) int16, the song. ``mean``: (frames, channels) float64 in
-    LSB. ``bits``: (frames, channels) float64, code length of each sample.
+    LSB. ``bits``: (frames, channels) float64, the code length of each sample.
     """
 
-    samples: NDArray[np.int16]
+    samples: Samples
     mean: NDArray[np.float64]
     bits: NDArray[np.float64]
 
@@ -42,7 +45,7 @@ class Forecast:
         return bits_per_sample(self.bits)
 
     def passage(self, start: int, stop: int) -> "Forecast":
-        """The frames [start, stop): measured alone, though the past before them was heard."""
+        """Return the forecast of the frames [start, stop)."""
         return Forecast(
             samples=self.samples[start:stop],
             mean=self.mean[start:stop],
@@ -51,16 +54,17 @@ class Forecast:
 
 
 class ForecastSession(ABC):
-    """A forecaster listening to one song. State is carried from call to call."""
+    """A forecaster at work on one song. The state is carried from block to block."""
 
     @abstractmethod
-    def forecast_block(self, samples: NDArray[np.int16]) -> LogisticMixture:
-        """Return the distributions of ``samples`` (frames, channels), then learn from them.
+    def forecast_block(self, samples: Samples) -> LogisticMixture:
+        """Return the distributions of ``samples`` (frames, channels), then adapt to them.
 
-        Hearing a song in blocks of any size gives, bit for bit, what hearing it whole gives.
+        Processing a song in blocks of any size gives, bit for bit, the result of processing it
+        whole.
         """
 
-    def encode(self, samples: NDArray[np.int16]) -> Any:
+    def encode(self, samples: Samples) -> Any:
         """Do the first half of ``forecast_block``; it may run one block before ``decode``."""
         return samples
 
@@ -69,35 +73,78 @@ class ForecastSession(ABC):
         return self.forecast_block(encoded)
 
 
+def forecast_blocks(
+    sessions: Sequence[ForecastSession],
+    song: Song,
+    start: int = 0,
+    stop: int | None = None,
+    encode: Callable[[Samples], Any] | None = None,
+) -> Generator[tuple[int, Samples, list[LogisticMixture]]]:
+    """Forecast the frames [start, stop) of ``song`` with new ``sessions``, block by block.
+
+    Yields the first frame of each block, its samples and one mixture per session. All sessions
+    decode the result of ``encode``, by default the first session's own; a thread encodes the next
+    block meanwhile. The caller can show progress after each block, and cancel by closing the
+    generator.
+    """
+    stop = song.frames if stop is None else stop
+    encode = encode or sessions[0].encode
+    starts = range(start, stop, BLOCK_FRAMES)
+    blocks = (np.ascontiguousarray(song.samples[s : min(s + BLOCK_FRAMES, stop)]) for s in starts)
+    for first, (block, encoded) in zip(starts, prefetch(encode, blocks), strict=True):
+        yield first, block, [session.decode(encoded) for session in sessions]
+
+
+def forecast_together(
+    sessions: Sequence[ForecastSession],
+    song: Song,
+    start: int,
+    stop: int,
+    *,
+    first: int = 0,
+    encode: Callable[[Samples], Any] | None = None,
+    on_block: Callable[[int], None] | None = None,
+) -> list[Forecast]:
+    """Forecast the frames [start, stop) of ``song`` with each of the new ``sessions``.
+
+    The sessions process the song from frame ``first`` on. ``encode``: as in ``forecast_blocks``.
+    ``on_block`` is called with the number of frames after each block; an exception that it raises
+    cancels the forecast. Memory beyond the result does not grow with the song.
+    """
+    samples = song.samples[start:stop]
+    mean = np.empty((len(sessions), *samples.shape), np.float64)
+    bits = np.empty((len(sessions), *samples.shape), np.float64)
+    for at, block, mixtures in forecast_blocks(sessions, song, first, stop, encode):
+        skip = max(start - at, 0)
+        if skip < len(block):
+            rows = slice(at + skip - start, at + len(block) - start)
+            for k, mixture in enumerate(mixtures):
+                mean[k, rows] = mixture.mean[skip:]
+                bits[k, rows] = mixture.bits(block)[skip:]
+        if on_block:
+            on_block(len(block))
+    return [Forecast(samples=samples, mean=m, bits=b) for m, b in zip(mean, bits, strict=True)]
+
+
 class Forecaster(ABC):
     """Gives a distribution for every next sample of a song of one or two channels."""
 
     name: str
-    # How many past frames can matter; None: all of them.
+    # The number of past frames that affect a forecast noticeably; None: the whole past.
     warm_up_frames: int | None = None
 
     @abstractmethod
     def session(self, channels: int, sample_rate_hz: int) -> ForecastSession:
-        """Start listening to a song from its first frame."""
+        """Return a session for one song, at its first frame."""
 
-    def forecast(self, song: Song) -> Forecast:
+    def forecast(self, song: Song, on_block: Callable[[int], None] | None = None) -> Forecast:
         """Forecast every sample of ``song``, teacher-forced.
 
-        Memory beyond the result does not grow with the song. Raises ``AudioError`` for more
-        than two channels.
+        ``on_block``: as in ``forecast_together``. Raises ``AudioError`` for more than two channels.
         """
         check_channels(song)
-        session = self.session(song.channels, song.sample_rate_hz)
-        mean = np.empty(song.samples.shape, np.float64)
-        bits = np.empty(song.samples.shape, np.float64)
-        starts = range(0, song.frames, BLOCK_FRAMES)
-        blocks = (np.ascontiguousarray(song.samples[s : s + BLOCK_FRAMES]) for s in starts)
-        encoded_blocks = prefetch(session.encode, blocks)
-        for start, (block, encoded) in zip(starts, encoded_blocks, strict=True):
-            mixture = session.decode(encoded)
-            mean[start : start + BLOCK_FRAMES] = mixture.mean
-            bits[start : start + BLOCK_FRAMES] = mixture.bits(block)
-        return Forecast(samples=song.samples, mean=mean, bits=bits)
+        sessions = [self.session(song.channels, song.sample_rate_hz)]
+        return forecast_together(sessions, song, 0, song.frames, on_block=on_block)[0]
 
 
 def check_channels(song: Song) -> None:

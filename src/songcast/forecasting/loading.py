@@ -20,11 +20,11 @@ def load_forecaster(name: str | Path) -> Forecaster:
     'persistence'
     """
     if str(name) == "persistence":
-        from songcast.forecasting.persistence import Persistence
+        from songcast.forecasting.baselines import Persistence
 
         return Persistence()
     if str(name) == "cascade":
-        from songcast.forecasting.cascade import Cascade
+        from songcast.forecasting.baselines import Cascade
 
         return Cascade()
     return load_bundle(bundle_folder(name))

@@ -1,7 +1,7 @@
-"""The multi-song LSTM forecaster: hears through a front end, corrects what it says.
+"""The multi-song LSTM forecaster: a network that corrects the mixture of its front end.
 
-The final distribution is a Bayesian average of the network's mixture, the front end's own and the
-cascade's (``model_averaging``): where the network knows a song less well, it cannot lose much.
+The final distribution averages the network's mixture, the front end's own and the cascade's by
+recent code length (``adaptation``), so that an unusual song costs little.
 """
 
 from dataclasses import asdict
@@ -15,16 +15,15 @@ from numpy.typing import NDArray
 from songcast.bundle import NETWORK, read_arrays, read_manifest, read_network, write_bundle
 from songcast.errors import BundleError
 from songcast.forecasting import features
-from songcast.forecasting.bias_stage import BiasStage
+from songcast.forecasting.adaptation import BiasStage, ModelAveraging
 from songcast.forecasting.distribution import BLOCK_FRAMES, LogisticMixture
 from songcast.forecasting.features import Features
 from songcast.forecasting.forecaster import Forecaster, ForecastSession
-from songcast.forecasting.front_end import EncodedBlock, FrontEndSettings
-from songcast.forecasting.model_averaging import ModelAveraging, cascade_experts
+from songcast.forecasting.front_end import FrontEndSettings
 from songcast.forecasting.network import NetworkSettings
-from songcast.forecasting.stacking import Stacking
+from songcast.forecasting.stacking import EncodedBlock, Stacking
 
-Rows = NDArray[np.float32]
+F32 = NDArray[np.float32]
 
 
 class LstmForecaster(Forecaster):
@@ -41,10 +40,11 @@ class LstmForecaster(Forecaster):
         self._networks: dict[int, Any] = {}
 
     def network_for(self, channels: int) -> Any:
-        """The network for songs of so many channels, with the weights of now.
+        """Return the network for songs of ``channels`` channels, with the current weights.
 
-        TensorFlow compiles a network anew, with other rounding, when it meets a second batch
-        size: what a song gets would depend on the songs encoded before. So each has its own.
+        TensorFlow compiles a network again, with other rounding, when it meets a second batch
+        size. The result for a song would depend on the songs before, so each number of channels
+        has a copy.
         """
         import keras
 
@@ -54,11 +54,11 @@ class LstmForecaster(Forecaster):
         return self._networks[channels]
 
     def session(self, channels: int, sample_rate_hz: int) -> "LstmSession":  # noqa: ARG002
-        """Start listening; features are relative, so the sample rate does not matter."""
+        """Return a session for one song; features are relative, so any sample rate will do."""
         return LstmSession(self, channels)
 
     def save(self, folder: Path, details: dict[str, Any], history_csv: str = "") -> None:
-        """Write the bundle; ``details`` go into its bundle.json."""
+        """Write the bundle; ``details`` are added to its bundle.json."""
         taps = {f"taps_{n}": t for n, t in (self.front_end.taps or {}).items()}
         write_bundle(
             folder,
@@ -84,9 +84,9 @@ class LstmForecaster(Forecaster):
             "use that version, or train again with `make run`"
         )
         try:
-            said = manifest["network"]
-            settings = NetworkSettings(**{**said, "head_units": tuple(said["head_units"])})
-        except (KeyError, TypeError):  # settings that are not ours
+            shape = manifest["network"]
+            settings = NetworkSettings(**{**shape, "head_units": tuple(shape["head_units"])})
+        except (KeyError, TypeError):  # settings of another version
             raise another from None
         network = read_network(folder / NETWORK)
         arrays = read_arrays(folder) if manifest["front_end"]["kind"] == "ridge" else {}
@@ -100,11 +100,11 @@ class LstmForecaster(Forecaster):
 
 
 class LstmSession(ForecastSession):
-    """The network hearing one song, in blocks aligned to the song's first frame.
+    """The network at work on one song, in blocks aligned to the song's first frame.
 
-    Matrix kernels may round differently for other shapes or row positions. So a block begun is
-    evaluated again, padded, each time more of it is encoded: a sample always has the same place
-    in the same shape, and gets the same bits however the song is cut.
+    Matrix kernels may round differently for other shapes or row positions. Therefore an unfinished
+    block is evaluated again, zero-padded, each time more of it arrives: a sample always has the
+    same position in the same shape, so it gets the same bits however the song is divided.
     """
 
     def __init__(self, model: LstmForecaster, channels: int) -> None:
@@ -116,33 +116,33 @@ class LstmSession(ForecastSession):
         size = features.summary_size(settings.experts, settings.step_frames)
         self._past_summary = np.zeros((channels, 1, size), np.float32)
         self._state = np.zeros((channels, settings.layers, 2, settings.units), np.float32)
-        self._cascade_experts = cascade_experts(model.front_end)
+        self._cascade_experts = model.front_end.cascade_experts
         self._cascade = Stacking(channels, self._cascade_experts)
         self._bias_stage = BiasStage(channels)
         self._averaging = ModelAveraging(channels)
         self._begin_block(channels)
 
     def forecast_block(self, samples: NDArray[np.int16]) -> LogisticMixture:
-        """Return the distributions of ``samples`` (frames, channels), then learn from them."""
+        """Return the distributions of ``samples`` (frames, channels), then adapt to them."""
         return self.decode(self.encode(samples))
 
     def encode(self, samples: NDArray[np.int16]) -> EncodedBlock:
-        """Let the experts hear ``samples``: what the network says changes nothing for them."""
+        """Run the front end, which does not depend on the network."""
         return self._front_end.encode(samples)
 
     def decode(self, encoded: EncodedBlock) -> LogisticMixture:
-        """Do as ``hear`` does, for what a front end of the same settings has encoded already."""
+        """Run the network on a block of this or an equal front end, at any block size."""
         parts: list[LogisticMixture] = []
         start = 0
         while start < len(encoded.samples) or not parts:
             stop = min(start + BLOCK_FRAMES - self._filled, len(encoded.samples))
             own = encoded if stop - start == len(encoded.samples) else encoded.cut(start, stop)
-            rivals = [own.stacked.mixture]
+            others = [own.mixture]
             if self._cascade_experts:
-                means = np.ascontiguousarray(own.means[..., : self._cascade_experts])
-                rivals.append(self._cascade.combine(own.samples, means).mixture)
+                means = own.means[..., : self._cascade_experts]
+                others.append(self._cascade.combine(own.samples, means).mixture)
             network = self._bias_stage.correct(self._correct(own), own.samples)
-            parts.append(self._averaging.average(network, rivals, own.samples))
+            parts.append(self._averaging.average(network, others, own.samples))
             start = stop
         return LogisticMixture(
             weights=np.concatenate([part.weights for part in parts]),
@@ -156,29 +156,29 @@ class LstmSession(ForecastSession):
         self._filled = 0
 
     def _correct(self, encoded: EncodedBlock) -> LogisticMixture:
-        """The network's mixture for rows that fit into the block begun."""
+        """Return the network's mixture for frames that fit into the unfinished block."""
         first, self._filled = self._filled, self._filled + len(encoded.samples)
         self._block.write(first, encoded)
         if len(encoded.samples) == BLOCK_FRAMES:
             block = _whole_block(encoded, self._settings.experts, self._settings.step_frames)
         else:
             block = features.extract(self._block, self._settings.step_frames)
-        mixture, state = self._network.predict_on_batch(self._inputs(block))
-        found = absolute_mixture(np.asarray(mixture), block.unit, self._block.stacked.mean.T)
+        output, state = self._network.predict_on_batch(self._inputs(block))
+        mixture = absolute_mixture(np.asarray(output), block.unit, self._block.mean.T)
         if self._filled == BLOCK_FRAMES:
             self._state = np.asarray(state)
             self._past_residual = block.residual[:, BLOCK_FRAMES - self._settings.look_back :]
             self._past_summary = block.summary[:, -1:]
             self._begin_block(len(block.unit))
-        rows = slice(first, first + len(encoded.samples))
+        frames = slice(first, first + len(encoded.samples))
         return LogisticMixture(
-            weights=found.weights.swapaxes(0, 1)[rows],
-            locations=found.locations.swapaxes(0, 1)[rows],
-            scales=found.scales.swapaxes(0, 1)[rows],
+            weights=mixture.weights.swapaxes(0, 1)[frames],
+            locations=mixture.locations.swapaxes(0, 1)[frames],
+            scales=mixture.scales.swapaxes(0, 1)[frames],
         )
 
-    def _inputs(self, block: Features) -> list[Rows]:
-        """What was known before each sample: the block's streams, delayed where needed."""
+    def _inputs(self, block: Features) -> list[F32]:
+        """Return the network's inputs: the streams of the block, delayed where needed."""
         own = np.concatenate([self._past_residual, block.residual], axis=1)
         other = own[::-1] if len(own) == 2 else np.zeros_like(own)
         summary = np.concatenate([self._past_summary, block.summary[:, :-1]], axis=1)
@@ -187,21 +187,24 @@ class LstmSession(ForecastSession):
 
 @lru_cache(maxsize=2)
 def _whole_block(encoded: EncodedBlock, experts: int, step_frames: int) -> Features:
-    """Features of a whole block, shared by all networks that hear it through one front end.
+    """Return the features of a whole block, shared by all networks behind one front end.
 
-    Taken from a copy: arrays that lie otherwise in memory may round otherwise.
+    They are computed from a copy: arrays with another memory layout may round differently.
     """
-    _, channels, mixtures = encoded.stacked.weights.shape
-    block = EncodedBlock.blank(BLOCK_FRAMES, channels, experts, mixtures)
+    _, channels, components = encoded.weights.shape
+    block = EncodedBlock.blank(BLOCK_FRAMES, channels, experts, components)
     block.write(0, encoded)
     return features.extract(block, step_frames)
 
 
 def absolute_mixture(
-    mixture: Rows, unit: Rows, mean: NDArray[np.float64] | float = 0.0
+    output: F32, unit: F32, mean: NDArray[np.float64] | float = 0.0
 ) -> LogisticMixture:
-    """Turn the network's output (rows, n, 3 M), in units around ``mean``, into LSB."""
-    log_weights, locations, log_scales = np.split(mixture.astype(np.float64), 3, axis=-1)
+    """Convert the network's ``output`` (channels, n, 3 M) to LSB.
+
+    ``output`` is in units of ``unit`` (channels, n) LSB around ``mean`` (channels, n) LSB.
+    """
+    log_weights, locations, log_scales = np.split(output.astype(np.float64), 3, axis=-1)
     weights = np.exp(log_weights)
     lsb = unit[..., None].astype(np.float64)
     return LogisticMixture(

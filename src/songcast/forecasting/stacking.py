@@ -1,11 +1,11 @@
-"""Causal combination of the experts' means into one distribution per sample.
+"""Stacking: the experts' means of each sample become one distribution, causally.
 
-Two stackers (ridge regression on the experts' means, one quick and one slow to forget) give
-the locations, running mean errors at three speeds each give the scales, and the components
-are weighed by their recent code length.
+Two ridge regressions on the experts' means, one that forgets quickly and one that forgets slowly,
+give the locations. Running mean errors at three rates each give the scales. The components are
+weighted by their recent code length.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,45 +27,76 @@ from songcast.forecasting.stacking_kernels import (
 )
 
 STACK_FORGETTING = (0.995, 0.9995)
-# What is slow to forget is slow to change: solved less often, it says the same.
+# A regression that forgets slowly changes slowly: solving it less often gives the same result.
 STACK_SOLVE_EVERY = (16, 64)
 STACK_RIDGE = 1.0
 SCALE_RATES = (1 / 16, 1 / 64, 1 / 512)
-WEIGHT_MEMORY, LEAST_WEIGHT = 0.99, 1e-4
+WEIGHT_FORGETTING, LEAST_WEIGHT = 0.99, 1e-4
 ERROR_RATE = 1 / 128
 FIRST_ERROR_LSB = 100.0
-# Per scale rate: whatever the first sample is, one of the widths is about right. The quickest
-# forgets the widest soonest.
+# One per scale rate: for any first sample one of these widths is about right. The component with
+# the highest rate starts widest, because it adapts soonest.
 FIRST_RUNNING_LSB = (9000.0, 300.0, 10.0)
 
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
 
-@dataclass(frozen=True, kw_only=True)
-class StackedBlock:
-    """What the combiner knew before each sample of a block.
 
-    ``mean``: (frames, channels) float64, LSB, of the mixture. ``running_scales``: (frames,
-    channels, M) float64, LSB, each component's running mean |error|; the first half follows
-    the quick stacker, the second half the slow one, each from fast to slow. ``weights``,
-    ``locations``, ``scales``: (frames, channels, M) float64, the mixture; weights are above 0
-    and sum to 1. ``expert_error``: (frames, channels, experts) float32, LSB, each expert's
-    recent mean |error|.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EncodedBlock:
+    """A block of samples and the predictions of each sample from the past alone.
+
+    ``samples``: (frames, channels) int16. ``means``: (frames, channels, experts) float32, LSB,
+    each expert's prediction. ``mean``: (frames, channels) float64, LSB, of the mixture.
+    ``running_scales``: (frames, channels, M) float64, LSB, each component's running mean |error|;
+    the first half belongs to the quickly forgetting regression, the second half to the slow one,
+    each in the order of ``SCALE_RATES``. ``weights``, ``locations``, ``scales``: (frames,
+    channels, M) float64, the mixture; weights are positive and sum to 1. ``expert_error``:
+    (frames, channels, experts) float32, LSB, each expert's running mean |error|.
     """
 
-    mean: NDArray[np.float64]
-    running_scales: NDArray[np.float64]
-    weights: NDArray[np.float64]
-    locations: NDArray[np.float64]
-    scales: NDArray[np.float64]
-    expert_error: NDArray[np.float32]
+    samples: NDArray[np.int16]
+    means: F32
+    mean: F64
+    running_scales: F64
+    weights: F64
+    locations: F64
+    scales: F64
+    expert_error: F32
 
     @property
     def mixture(self) -> LogisticMixture:
         """The distributions of the block."""
         return LogisticMixture(weights=self.weights, locations=self.locations, scales=self.scales)
 
+    @classmethod
+    def blank(cls, frames: int, channels: int, experts: int, components: int) -> "EncodedBlock":
+        """Return a block of silence with finite values, as a buffer for ``write``."""
+        shape = (frames, channels)
+        return cls(
+            samples=np.zeros(shape, np.int16),
+            means=np.zeros((*shape, experts), np.float32),
+            mean=np.zeros(shape),
+            running_scales=np.ones((*shape, Stacking.components)),
+            weights=np.full((*shape, components), 1.0 / components),
+            locations=np.zeros((*shape, components)),
+            scales=np.ones((*shape, components)),
+            expert_error=np.ones((*shape, experts), np.float32),
+        )
+
+    def write(self, first: int, other: "EncodedBlock") -> None:
+        """Copy ``other`` into this block, from frame ``first`` on."""
+        for field in fields(self):
+            values = getattr(other, field.name)
+            getattr(self, field.name)[first : first + len(values)] = values
+
+    def cut(self, start: int, stop: int) -> "EncodedBlock":
+        """Return the frames [start, stop)."""
+        return EncodedBlock(**{f.name: getattr(self, f.name)[start:stop] for f in fields(self)})
+
 
 class Stacking:
-    """Stacks the experts' means, follows the error at several speeds; per channel, causal."""
+    """Combines the experts of one song; the channels are independent of each other."""
 
     components = len(STACK_FORGETTING) * len(SCALE_RATES)
     scale_rates = SCALE_RATES * len(STACK_FORGETTING)
@@ -74,10 +105,15 @@ class Stacking:
         self._experts = experts
         self._channels = [_Channel(experts) for _ in range(channels)]
 
-    def combine(self, samples: NDArray[np.int16], means: NDArray[np.float32]) -> StackedBlock:
-        """Combine ``means`` (frames, channels, experts) of ``samples``, then learn from them."""
-        # Channels first: every channel's rows are contiguous however few they are. Numba compiles
-        # another loop, rounding otherwise, for strided arrays; one frame alone is never strided.
+    def combine(self, samples: NDArray[np.int16], means: F32) -> EncodedBlock:
+        """Combine ``means`` (frames, channels, experts) in LSB, then adapt to ``samples``.
+
+        The state is carried from call to call: the result does not depend on the size of the
+        blocks, bit for bit.
+        """
+        # Channels first: the values of a channel are contiguous for any number of frames. Numba
+        # compiles another loop with other rounding for strided arrays, and the array of a single
+        # frame never counts as strided.
         shape = samples.shape[::-1]
         locations, running, weights = np.empty((3, *shape, self.components)).swapaxes(1, 2)
         errors = np.empty((*shape, self._experts), np.float32).swapaxes(0, 1)
@@ -90,7 +126,9 @@ class Stacking:
                 weights[:, c],
                 errors[:, c],
             )
-        return StackedBlock(
+        return EncodedBlock(
+            samples=samples,
+            means=means,
             mean=np.clip(np.einsum("tcm,tcm->tc", weights, locations), LOWEST, HIGHEST),
             running_scales=running,
             weights=weights,
@@ -105,7 +143,7 @@ class _Channel:
 
     def __init__(self, experts: int) -> None:
         settings = zip(STACK_FORGETTING, STACK_SOLVE_EVERY, strict=True)
-        self._stackers = [_Stacker(experts, *setting) for setting in settings]
+        self._regressions = [_Regression(experts, *setting) for setting in settings]
         self._frames = 0
         self._rates = np.array(Stacking.scale_rates)
         self._errors = np.full(experts, FIRST_ERROR_LSB)
@@ -113,25 +151,17 @@ class _Channel:
         self._log_weights = np.zeros(Stacking.components)
 
     def update(
-        self,
-        x: NDArray[np.float64],
-        means: NDArray[np.float32],
-        locations: NDArray[np.float64],
-        running: NDArray[np.float64],
-        weights: NDArray[np.float64],
-        errors: NDArray[np.float32],
+        self, x: F64, means: F32, locations: F64, running: F64, weights: F64, errors: F32
     ) -> None:
-        """Write the outputs of one block."""
+        """Predict ``x`` (frames,) from ``means``; write the other arguments of one block."""
         follow_errors(x, means, ERROR_RATE, self._frames, self._errors, errors)
-        stacked = np.stack(
-            [stacker.predict(x, means, errors) for stacker in self._stackers], axis=-1
-        )
-        locations[:] = np.repeat(stacked, len(SCALE_RATES), axis=-1)
+        predicted = [regression.predict(x, means, errors) for regression in self._regressions]
+        locations[:] = np.repeat(np.stack(predicted, axis=-1), len(SCALE_RATES), axis=-1)
         mix(
             x,
             locations,
             self._rates,
-            WEIGHT_MEMORY,
+            WEIGHT_FORGETTING,
             LEAST_WEIGHT,
             self._frames,
             self._running,
@@ -142,7 +172,9 @@ class _Channel:
         self._frames += len(x)
 
 
-class _Stacker:
+class _Regression:
+    """The state of one exponentially forgetting ridge regression on the experts."""
+
     def __init__(self, experts: int, forgetting: float, solve_every: int) -> None:
         self._forgetting = forgetting
         self._solve_every = solve_every
@@ -151,13 +183,8 @@ class _Stacker:
         self._vectors = np.zeros((3, experts))
         self._rows = np.zeros((RANK + 1, max(experts, RANK)))
 
-    def predict(
-        self,
-        x: NDArray[np.float64],
-        means: NDArray[np.float32],
-        errors: NDArray[np.float32],
-    ) -> NDArray[np.float64]:
-        """Return the stacked means (frames,) of one channel in LSB."""
+    def predict(self, x: F64, means: F32, errors: F32) -> F64:
+        """Return the stacked means (frames,) of one channel in LSB, then adapt to ``x``."""
         out = np.empty(len(x))
         stack(
             x,

@@ -1,6 +1,7 @@
 """The three tasks of a served model: forecast, continue, score."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -9,8 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from songcast.audio.songs import Song
 from songcast.errors import SongcastError
-from songcast.forecasting.distribution import BLOCK_FRAMES
-from songcast.forecasting.forecaster import check_channels
+from songcast.forecasting.forecaster import check_channels, forecast_blocks
 from songcast.registry.mlflow_model import DEFAULTS
 from songcast.registry.models import Model
 from songcast.serving.payload import encode_song
@@ -102,15 +102,14 @@ def forecast(model: Model, song: Song, check: Check) -> tuple[Samples, list[floa
     predicted = np.empty_like(song.samples)
     power, error = np.zeros(song.channels), np.zeros(song.channels)
     bits = 0.0
-    for start in range(0, song.frames, BLOCK_FRAMES):
-        check()
-        block = np.ascontiguousarray(song.samples[start : start + BLOCK_FRAMES])
-        mixture = session.forecast_block(block)
-        mean = mixture.mean
-        predicted[start : start + BLOCK_FRAMES] = np.clip(np.rint(mean), -32768, 32767)
-        power += np.sum(block.astype(np.float64) ** 2, axis=0)
-        error += np.sum((block - mean) ** 2, axis=0)
-        bits += float(np.sum(mixture.bits(block)))
+    with closing(forecast_blocks([session], song)) as blocks:
+        for start, block, (mixture,) in blocks:
+            check()
+            mean = mixture.mean
+            predicted[start : start + len(block)] = np.clip(np.rint(mean), -32768, 32767)
+            power += np.sum(block.astype(np.float64) ** 2, axis=0)
+            error += np.sum((block - mean) ** 2, axis=0)
+            bits += float(np.sum(mixture.bits(block)))
     return predicted, gains_db(power, error), bits / song.samples.size
 
 

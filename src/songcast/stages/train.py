@@ -47,7 +47,7 @@ def new_model(params: TrainParams, songs: Sequence[PreparedSong]) -> LstmForecas
     """
     import keras
 
-    from songcast.forecasting.filter_bank import FilterBankSettings
+    from songcast.forecasting.filter_bank_settings import FilterBankSettings
     from songcast.forecasting.network import NetworkSettings, build_network
     from songcast.forecasting.ridge import Ridge
     from songcast.forecasting.stacking import Stacking
