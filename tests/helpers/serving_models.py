@@ -1,7 +1,10 @@
-"""A quick model with all that is served, and a server around it, for tests. Not a test module."""
+"""A fast model for serving tests, and a server around it."""
 
 import contextlib
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,9 +24,9 @@ from songcast.serving.jobs import Limits
 
 
 class Echo(Persistence):
-    """Expects the last sample again, and goes on with noise around the song's own level.
+    """Forecasts the last sample; continues songs with noise.
 
-    ``delay_seconds``: how long each block of a continuation takes.
+    ``delay_seconds``: computing time of each block of a continuation.
     """
 
     name = "echo"
@@ -36,7 +39,7 @@ class Echo(Persistence):
         self, song: Song, seconds: float, temperature: float, seed: int
     ) -> Iterator[NDArray[np.int16]]:
         if song.frames < 100:
-            raise ContinuationError(f"{song.name}: too short to go on from: 100 frames at least")
+            raise ContinuationError(f"{song.name}: too short: send a song of 100 frames or more")
         return self._blocks(song, max(1, round(seconds * song.sample_rate_hz)), temperature, seed)
 
     def _blocks(
@@ -50,31 +53,24 @@ class Echo(Persistence):
             yield (rng.normal(0, 1000 * temperature, shape)).astype(np.int16)
 
 
-class Still(Champion):
-    """Serves one model that is no registered version."""
+class FixedModel(Champion):
+    """Serves one model that is not registered."""
 
     def __init__(self, model: Any) -> None:
         self.uri, self.reloads = "echo", 0
         self._stopping, self._watcher = threading.Event(), threading.Thread()
-        self.current = ServedModel(
-            model=model,
-            uri="echo",
-            alias=None,
-            version=None,
-            commit=None,
-            weights_sha256=None,
-        )
+        self.current = ServedModel(model=model, uri="echo")
 
 
 def app_of(
     model: Any, limits: Limits | None = None, token: str | None = None, *, local: bool = False
 ) -> Any:
-    return create_app(Still(model), limits or Limits(), token, local=local)
+    return create_app(FixedModel(model), limits or Limits(), token, local=local)
 
 
 @contextlib.contextmanager
 def running(app: Any) -> Iterator[httpx.Client]:
-    """Serve ``app`` on a real socket; gives a client of it."""
+    """Serve ``app`` on a socket; yield a client."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
@@ -89,3 +85,27 @@ def running(app: Any) -> Iterator[httpx.Client]:
         finally:
             server.should_exit = True
             thread.join()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def songcast_serve(*arguments: str, **options: Any) -> Iterator[tuple[Any, httpx.Client]]:
+    """Run `songcast serve`; yield its process and a client; end it by SIGTERM."""
+    port = str(free_port())
+    command = [sys.executable, "-m", "songcast.cli", "serve", "--port", port, *arguments]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options) as process,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300, trust_env=False) as client,
+    ):
+        try:
+            line = process.stdout.readline()  # type: ignore[union-attr]
+            assert line == f"songcast is serving at http://127.0.0.1:{port}  (Ctrl-C to stop)\n"
+            yield process, client
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=300) == 0

@@ -1,4 +1,4 @@
-"""The registered model as MLflow loads and serves it."""
+"""The registered model, loaded and served by MLflow."""
 
 import base64
 import json
@@ -31,7 +31,7 @@ RAW = json.dumps({"samples": [[0, 1], [32767, -32768], [5, 6]], "sample_rate_hz"
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """The champion of a repository, loaded by MLflow; its bundle is played by a quick model."""
+    """The champion of a repository, loaded by MLflow; a fast model replaces its bundle."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         repository = use_repository(tmp_path_factory.mktemp("here"), monkeypatch)
         make_bundle(repository / "models" / "train", 1.0)
@@ -55,7 +55,7 @@ def served(tmp_path_factory):
         yield model
 
 
-def test_the_served_model_answers_each_song(served):
+def test_the_model_returns_one_row_per_song(served):
     songs = {"song": [example_song(), RAW]}
     rows = served.predict(pd.DataFrame(songs), params={"format": "flac"})
     assert served.predict(songs, params={"format": "flac"}) == rows
@@ -73,21 +73,21 @@ def test_the_served_model_answers_each_song(served):
     assert scored["prediction_gain_db"] == rows[0]["prediction_gain_db"]
 
 
-def test_the_registered_model_holds_no_pickle(served):
+def test_the_registered_model_contains_no_pickle(served):
     folder = registry_files.resolve("models:/songcast@champion").parents[1]
     assert {"MLmodel", "code", "requirements.txt"} <= {p.name for p in folder.iterdir()}
     assert pickles_below(folder) == []
 
 
-def test_the_served_model_continues_songs(served):
+def test_the_model_continues_songs(served):
     params = {"task": "continue", "seconds": 0.5, "seed": 3}
     (row,) = served.predict({"song": example_song()}, params=params)
-    made = decode_song(row["audio"], "more")
-    assert (made.frames, made.sample_rate_hz) == (8000, 16_000)
+    continuation = decode_song(row["audio"], "more")
+    assert (continuation.frames, continuation.sample_rate_hz) == (8000, 16_000)
     assert (row["prediction_gain_db"], row["bits_per_sample"]) == (None, None)
 
 
-def test_the_clients_mistake_comes_back_as_invalid_parameter(served):
+def test_invalid_input_raises_invalid_parameter_value(served):
     mlflow = tracking_store.import_mlflow()
     for song, params, message in (
         (example_song(), {"task": "sing"}, "task: "),
@@ -103,7 +103,7 @@ def test_the_clients_mistake_comes_back_as_invalid_parameter(served):
         assert "/tmp" not in str(caught.value)
 
 
-def test_songcast_serve_answers_as_mlflows_scoring_server_does(served):
+def test_songcast_serve_responds_as_mlflows_scoring_server(served):
     from mlflow.pyfunc import scoring_server
 
     song = example_song()
@@ -115,24 +115,26 @@ def test_songcast_serve_answers_as_mlflows_scoring_server_does(served):
         {"instances": [song]},
         {"instances": [{"song": song}]},
     ]
+
+    def post(body):
+        return [client.post("/invocations", json=body) for client in clients]
+
     with running(scoring_server.init(served)) as theirs, running(app_of(Echo())) as ours:
+        clients = (theirs, ours)
         for form in forms:
-            expected = theirs.post("/invocations", json=form)
+            expected, response = post(form)
             assert expected.status_code == 200, expected.text
-            assert ours.post("/invocations", json=form).json() == expected.json(), list(form)
+            assert response.json() == expected.json(), list(form)
         for path in ("/ping", "/health"):
-            same = [
-                (a.status_code, a.content, a.headers["content-type"])
-                for a in (theirs.get(path), ours.get(path))
-            ]
-            assert same[0] == same[1]
-        wrong = {"inputs": ["###"]}
-        said = [client.post("/invocations", json=wrong) for client in (theirs, ours)]
-        assert [a.status_code for a in said] == [400, 422]
-        assert said[0].json()["error_code"] == said[1].json()["error_code"]
+            expected, response = [client.get(path) for client in clients]
+            assert (response.status_code, response.content) == (200, expected.content)
+            assert response.headers["content-type"] == expected.headers["content-type"]
+        expected, response = post({"inputs": ["###"]})
+        assert (expected.status_code, response.status_code) == (400, 422)
+        assert response.json()["error_code"] == expected.json()["error_code"]
 
 
-def test_a_song_that_cannot_be_read_names_itself_not_our_scratch_file():
+def test_decoding_errors_name_the_song_and_not_the_scratch_file():
     with pytest.raises(AudioError, match=r"^mine") as caught:
         decode_song(base64.b64encode(b"RIFF").decode(), "mine")
     assert "/tmp" not in str(caught.value)

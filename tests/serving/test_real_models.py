@@ -1,12 +1,12 @@
-"""Real processes: `mlflow models serve` and `songcast serve` on a real registered network."""
+"""`songcast serve` and `mlflow models serve` as processes, with a registered network."""
 
 import base64
+import contextlib
 import importlib.metadata
 import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from helpers.mlflow_store import evaluation_of, numbers, use_repository, write_evaluation
+from helpers.serving_models import free_port, songcast_serve
 from helpers.small_models import music, randomised
 from helpers.small_models import song as song_of
 from songcast import cli
@@ -33,7 +34,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory):
-    """A registered champion with a small network, and songs to ask about."""
+    """A repository with a small network as champion, and songs."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         folder = use_repository(tmp_path_factory.mktemp("here"), monkeypatch)
         for seed, kind in enumerate(("train", "retrain")):
@@ -48,77 +49,48 @@ def repository(tmp_path_factory):
         yield folder
 
 
-@pytest.fixture(scope="module", params=["songcast", "mlflow"])
-def server(request, repository):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    champion = ["mlflow", "models", "serve", "-m", "models:/songcast@champion"]
-    serve = {
-        "songcast": ["songcast.cli", "serve", "--port", port],
-        "mlflow": [*champion, "--env-manager", "local", "-p", port],
-    }[request.param]
-    command = [sys.executable, "-m", *serve]
+@contextlib.contextmanager
+def mlflow_serve(repository):
+    """Run `mlflow models serve`; yield a client."""
+    port = str(free_port())
+    command = [sys.executable, "-m", "mlflow", "models", "serve"]
+    command += ["-m", "models:/songcast@champion", "--env-manager", "local", "-p", port]
     with (repository / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300, trust_env=False) as client:
         deadline = time.monotonic() + 300
-        while not answers(client):
+        while not is_running(client):
             assert process.poll() is None, (repository / "log").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.5)
         yield client
     os.killpg(process.pid, signal.SIGTERM)
-    code = process.wait(timeout=60)
-    assert request.param == "mlflow" or code == 0
+    process.wait(timeout=60)
 
 
-def answers(client):
+def is_running(client):
     try:
         return client.get("/ping").status_code == 200
     except httpx.HTTPError:
         return False
 
 
-@pytest.mark.parametrize("suffix", ["wav", "mp3", "flac"])
-def test_the_predicted_wav_is_that_of_songcast_predict(server, repository, suffix):
-    path, out = repository / f"song.{suffix}", repository / "predicted.wav"
-    text = base64.b64encode(path.read_bytes()).decode()
-    answer = server.post("/invocations", json={"dataframe_records": [{"song": text}]})
-    assert answer.status_code == 200, answer.text
-    (row,) = answer.json()["predictions"]
-    assert cli.main(["predict", str(path), "-o", str(out)]) == 0
-    assert base64.b64decode(row["audio"]) == out.read_bytes()
-    assert len(row["prediction_gain_db"]) == 2
+def test_both_servers_predict_the_wav_of_songcast_predict(repository):
+    out = repository / "predicted.wav"
+    with songcast_serve() as (_, client), mlflow_serve(repository) as mlflow_client:
+        for suffix in ("wav", "mp3", "flac"):
+            path = repository / f"song.{suffix}"
+            assert cli.main(["predict", str(path), "-o", str(out)]) == 0
+            song = base64.b64encode(path.read_bytes()).decode()
+            for server in (client, mlflow_client):
+                response = server.post("/invocations", json={"dataframe_records": [{"song": song}]})
+                assert response.status_code == 200, response.text
+                (row,) = response.json()["predictions"]
+                assert base64.b64decode(row["audio"]) == out.read_bytes()
+                assert len(row["prediction_gain_db"]) == 2
 
 
-def test_requests_under_way_are_answered_before_the_server_ends(repository):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    command = [sys.executable, "-m", "songcast.cli", "serve", "--port", port]
-    with (
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300, trust_env=False) as client,
-    ):
-        assert process.stdout.readline().startswith("songcast is serving at")
-        path = repository / "long.wav"
-        write_song(song_of(music(300_000)), path)
-        body = json.dumps({"inputs": [base64.b64encode(path.read_bytes()).decode()]})
-        ask = [sys.executable, "-c", ASK, f"http://127.0.0.1:{port}/invocations"]
-        with subprocess.Popen(
-            ask, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as asking:
-            asking.stdin.write(body)
-            asking.stdin.close()
-            while "songcast_requests_in_progress 1.0" not in client.get("/metrics").text:
-                time.sleep(0.05)
-            process.send_signal(signal.SIGTERM)
-            assert asking.stdout.read() == "200"
-        assert process.wait(timeout=60) == 0
-
-
-ASK = textwrap.dedent("""
+REQUEST = textwrap.dedent("""
     import sys, urllib.request
     request = urllib.request.Request(
         sys.argv[1], sys.stdin.read().encode(), {"Content-Type": "application/json"}
@@ -127,38 +99,53 @@ ASK = textwrap.dedent("""
 """)
 
 
+def test_requests_in_progress_are_finished_before_the_server_ends(repository):
+    write_song(song_of(music(300_000)), repository / "long.wav")
+    song = base64.b64encode((repository / "long.wav").read_bytes()).decode()
+    with songcast_serve() as (process, client):
+        request = [sys.executable, "-c", REQUEST, f"{client.base_url}/invocations"]
+        with subprocess.Popen(
+            request, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as requesting:
+            requesting.stdin.write(json.dumps({"inputs": [song]}))
+            requesting.stdin.close()
+            while "songcast_requests_in_progress 1.0" not in client.get("/metrics").text:
+                time.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            assert requesting.stdout.read() == "200"
+        assert process.wait(timeout=60) == 0
+
+
 def closure(names):
-    """Return the names of all distributions that ``names`` bring along here."""
-    found, queue = set(), [canonical(name) for name in names]
+    """Return the names of the distributions ``names`` and of all their dependencies."""
+    distributions, queue = set(), [canonical(name) for name in names]
     while queue:
         name = queue.pop()
-        if name in found:
+        if name in distributions:
             continue
-        found.add(name)
+        distributions.add(name)
         try:
-            wanted = importlib.metadata.requires(name) or []
+            dependencies = importlib.metadata.requires(name) or []
         except importlib.metadata.PackageNotFoundError:
             continue
-        queue += [
-            canonical(re.match(r"[\w.-]+", line)[0]) for line in wanted if "extra ==" not in line
-        ]
-    return found
+        queue += [canonical(line) for line in dependencies if "extra ==" not in line]
+    return distributions
 
 
 def canonical(name):
     return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", name)[0]).lower()
 
 
-def test_the_recorded_requirements_are_enough(repository):
-    """A process that sees nothing but what the requirements bring loads and asks the model."""
-    # songcast's own store is no scheme that MLflow knows without songcast: by folder.
+def test_the_recorded_requirements_are_sufficient(repository):
+    """A process that can import only the requirements loads the model and predicts."""
+    # songcast:/ URIs need songcast itself, so the model is loaded from its folder.
     model = registry_files.resolve("models:/songcast@champion").parents[1]
     allowed = closure(requirements())
-    homes = importlib.metadata.packages_distributions()
+    modules = importlib.metadata.packages_distributions()
     hidden = sorted(
-        module for module, dists in homes.items() if not {canonical(d) for d in dists} & allowed
+        module for module, homes in modules.items() if not {canonical(h) for h in homes} & allowed
     )
-    hidden.remove("songcast")  # it travels with the model
+    hidden.remove("songcast")  # it is part of the model
     assert {"dvc", "librosa", "prometheus_client"} <= set(hidden)
     script = textwrap.dedent(f"""
         import base64, sys
