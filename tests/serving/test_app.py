@@ -10,8 +10,8 @@ import pytest
 from helpers.serving_models import Echo, app_of, running
 from songcast import cli
 from songcast.audio.songs import Song, read_song, write_song
+from songcast.registry.mlflow_model import example_song
 from songcast.serving.jobs import Limits
-from songcast.serving.package import example_song
 from songcast.serving.payload import decode_file
 
 SONG = example_song()
