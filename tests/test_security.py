@@ -18,7 +18,7 @@ from songcast import bundle
 from songcast.bundle import check_archive, read_arrays, read_network
 from songcast.errors import BundleError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 PAGE = (ROOT / "docs" / "security.md").read_text()
 
