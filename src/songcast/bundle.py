@@ -203,11 +203,11 @@ def _fix_dates(path: Path) -> None:
 
 
 def _number_shared_objects(config: bytes) -> bytes:
-    """Keras names shared objects by their address in memory: number them instead."""
+    """Replace the ids of shared objects, which Keras takes from memory addresses, by numbers."""
     seen: dict[bytes, int] = {}
 
-    def number(found: re.Match[bytes]) -> bytes:
-        return b'"shared_object_id": %d' % seen.setdefault(found[1], len(seen))
+    def number(match: re.Match[bytes]) -> bytes:
+        return b'"shared_object_id": %d' % seen.setdefault(match[1], len(seen))
 
     return re.sub(rb'"shared_object_id": (\d+)', number, config)
 
@@ -220,45 +220,45 @@ PARTS = re.compile(
     r"|keras\.src\.(models\.functional\.Functional|ops\.numpy\.\w+)"
     r"|songcast\.[\w.]+"
 )
-# How Keras writes the inputs of an operation: no class is looked up for these.
-PLACES = {"__keras_tensor__", "__slice__", "__ellipsis__"}
+# Keras writes the inputs of an operation like this; it looks up no class for them.
+PLACEHOLDERS = {"__keras_tensor__", "__slice__", "__ellipsis__"}
 
 
 def check_archive(path: Path) -> list[str]:
-    """Return the names of the members of a zip file that is safe to read.
+    """Return the names of the members of a zip file if it is safe to read.
 
-    Raises ``BundleError`` for a damaged one, and one that would unpack to more than it is: ours
-    are stored, not compressed.
+    Raises ``BundleError`` if it is damaged, contains paths or duplicate names, or is larger
+    unpacked than on disk: the archives of a bundle are not compressed.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
-        raise BundleError(f"{path}: not a whole archive ({error}); restore the bundle") from None
+        raise BundleError(f"{path}: damaged archive ({error}); restore the bundle") from None
     names = [member.filename for member in members]
     if sum(member.file_size for member in members) > path.stat().st_size:
-        raise BundleError(f"{path}: unpacks to more than it is: not written by songcast")
+        raise BundleError(f"{path}: larger unpacked than on disk; restore the bundle")
     if len(set(names)) < len(names) or any("/" in name or "\\" in name for name in names):
-        raise BundleError(f"{path}: holds paths, or a name twice: not written by songcast")
+        raise BundleError(f"{path}: contains paths or duplicate names; restore the bundle")
     return names
 
 
 def read_network(path: Path) -> Any:
-    """Return the Keras model in ``path``, to predict with; layers of ours must be imported.
+    """Return the Keras model in ``path`` for predictions; custom layers must be imported already.
 
-    Raises ``BundleError`` where it is damaged or made of parts that no network of ours has.
+    Raises ``BundleError`` if the file is damaged or has parts other than those of our networks.
     """
-    foreign: set[str] = set(check_archive(path)) ^ NETWORK_MEMBERS
-    if not foreign:
+    unexpected: set[str] = set(check_archive(path)) ^ NETWORK_MEMBERS
+    if not unexpected:
         with zipfile.ZipFile(path) as archive:
             config = archive.read(CONFIG)
         try:
-            foreign = {part for part in parts(json.loads(config)) if not PARTS.fullmatch(part)}
+            unexpected = {part for part in parts(json.loads(config)) if not PARTS.fullmatch(part)}
         except (ValueError, RecursionError):
-            foreign = {CONFIG}
-    if foreign:
+            unexpected = {CONFIG}
+    if unexpected:
         raise BundleError(
-            f"{path}: {sorted(foreign)[0]} is in no network of songcast's: not loaded"
+            f"{path}: missing or unexpected part ({sorted(unexpected)[0]}); restore the bundle"
         )
     import keras
 
@@ -270,10 +270,10 @@ def read_network(path: Path) -> Any:
 
 
 def parts(config: Any) -> Iterator[str]:
-    """Yield the full name of each class and function that a Keras config speaks of."""
+    """Yield the full name of each class and function in a Keras config."""
     if isinstance(config, dict):
         name = config.get("class_name")
-        if name is not None and str(name) not in PLACES:
+        if name is not None and str(name) not in PLACEHOLDERS:
             yield f"{config.get('module')}.{name}"
         config = list(config.values())
     if isinstance(config, list):

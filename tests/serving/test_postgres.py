@@ -1,7 +1,7 @@
 """The same on a real MLflow server: PostgreSQL behind it, artifacts through it.
 
 Wants Debian's `postgresql`; skipped, saying so, without.
-Run alone: `python -m pytest -m slow tests/test_serving_postgres.py`.
+Run it with: `python -m pytest -m slow tests/serving/test_postgres.py`.
 """
 
 import base64
