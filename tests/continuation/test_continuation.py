@@ -1,4 +1,4 @@
-"""A song goes on: from its own past, as asked, the same for the same seed, at its own level."""
+"""Continuations: requests, determinism, level, retrieval, bundles, the command."""
 
 import itertools
 import json
@@ -35,16 +35,16 @@ def rms(samples):
 
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("rate_hz", [8000, 48000, 96000])
-def test_it_goes_on_at_the_songs_rate_and_channels_at_about_its_level(model, channels, rate_hz):
-    heard = piece(rate_hz, channels, rate_hz)
-    more = model.continue_song(heard, seconds=0.1)
+def test_continuation_keeps_rate_channels_and_level(model, channels, rate_hz):
+    prompt = piece(rate_hz, channels, rate_hz)
+    more = model.continue_song(prompt, seconds=0.1)
     assert more.samples.dtype == np.int16
     assert more.samples.shape == (round(0.1 * rate_hz), channels)
     assert more.sample_rate_hz == rate_hz
-    assert 0.5 < rms(more.samples) / rms(heard.samples) < 2
+    assert 0.5 < rms(more.samples) / rms(prompt.samples) < 2
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_another_sound(model):
+def test_seed_determines_the_continuation(model):
     first, again, other = (
         model.continue_song(piece(), 1.0, seed=seed).samples for seed in (3, 3, 4)
     )
@@ -52,7 +52,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_another_sound(model):
     assert np.mean(first != other) > 0.5
 
 
-def test_streamed_blocks_together_are_the_continuation_and_come_at_once(model):
+def test_streamed_blocks_equal_the_whole_continuation(model):
     stream = model.stream_song(piece(), 1.0, seed=2)
     first = next(stream)
     assert 0 < len(first) < RATE_HZ // 4
@@ -60,19 +60,19 @@ def test_streamed_blocks_together_are_the_continuation_and_come_at_once(model):
     np.testing.assert_array_equal(whole, model.continue_song(piece(), 1.0, seed=2).samples)
 
 
-def test_many_at_once_are_what_each_is_alone(model):
+def test_several_seeds_at_once_equal_single_ones(model):
     together = model.continue_songs(piece(), 0.5, 1.0, seeds=range(4))
-    for seed, found in enumerate(together):
+    for seed, result in enumerate(together):
         np.testing.assert_array_equal(
-            found.samples, model.continue_song(piece(), 0.5, seed=seed).samples
+            result.samples, model.continue_song(piece(), 0.5, seed=seed).samples
         )
 
 
 @pytest.mark.parametrize("frames", [8, 100, 1500, 9000])
-def test_short_songs_go_on_too(model, frames):
-    heard = piece(frames)
-    more = model.continue_song(heard, 0.5).samples
-    assert 0.2 < rms(more) / rms(heard.samples) < 5
+def test_short_songs_can_be_continued(model, frames):
+    prompt = piece(frames)
+    more = model.continue_song(prompt, 0.5).samples
+    assert 0.2 < rms(more) / rms(prompt.samples) < 5
 
 
 @pytest.mark.parametrize(
@@ -85,18 +85,18 @@ def test_short_songs_go_on_too(model, frames):
     ],
     ids=["tone", "dc", "square", "full-scale noise"],
 )
-def test_hard_signals_stay_near_their_level(model, signal):
-    heard = Song(samples=signal.astype(np.int16)[:, None], sample_rate_hz=RATE_HZ, name="hard")
-    more = model.continue_song(heard, 4.0).samples[RATE_HZ:]
-    assert 10 ** (-6 / 20) < rms(more) / rms(heard.samples) < 10 ** (6 / 20)
+def test_extreme_signals_stay_near_their_level(model, signal):
+    prompt = Song(samples=signal.astype(np.int16)[:, None], sample_rate_hz=RATE_HZ, name="hard")
+    more = model.continue_song(prompt, 4.0).samples[RATE_HZ:]
+    assert 10 ** (-6 / 20) < rms(more) / rms(prompt.samples) < 10 ** (6 / 20)
 
 
-def test_silence_goes_on_as_silence(model):
-    heard = Song(samples=np.zeros((30000, 2), np.int16), sample_rate_hz=RATE_HZ, name="rest")
-    assert not np.any(model.continue_song(heard, 1.0).samples)
+def test_silence_continues_as_silence(model):
+    prompt = Song(samples=np.zeros((30000, 2), np.int16), sample_rate_hz=RATE_HZ, name="rest")
+    assert not np.any(model.continue_song(prompt, 1.0).samples)
 
 
-def test_what_is_clipped_is_counted(model):
+def test_clipped_samples_are_counted(model):
     loud = np.random.default_rng(0).choice([-32768, 32767], (20000, 1)).astype(np.int16)
     stream = model.stream_song(Song(samples=loud, sample_rate_hz=RATE_HZ, name="loud"), 1.0)
     samples = np.concatenate(list(stream))
@@ -111,18 +111,18 @@ def test_what_is_clipped_is_counted(model):
         ({"seconds": -2.0}, "seconds is -2"),
         ({"seconds": float("nan")}, "seconds is nan"),
         ({"seconds": 3601.0}, "seconds is 3601"),
-        ({"temperature": -0.1}, "temperature is -0.1: must be a number from 0 upwards"),
+        ({"temperature": -0.1}, "temperature is -0.1: must be 0 or more"),
         ({"temperature": float("inf")}, "temperature is inf"),
         ({"seed": -1}, "seed is -1"),
     ],
 )
-def test_what_cannot_be_asked_is_a_clear_error_at_once(model, settings, said):
+def test_invalid_requests_fail_at_once(model, settings, said):
     for ask in (model.continue_song, model.stream_song):
         with pytest.raises(ContinuationError, match=said):
             ask(piece(), **settings)
 
 
-def test_a_song_shorter_than_the_look_back_or_with_three_channels_is_a_clear_error(model):
+def test_too_short_and_three_channel_songs_are_refused(model):
     with pytest.raises(ContinuationError, match="piece: 7 frames are too short"):
         model.continue_song(piece(7))
     three = Song(samples=np.zeros((999, 3), np.int16), sample_rate_hz=RATE_HZ, name="three")
@@ -130,7 +130,7 @@ def test_a_song_shorter_than_the_look_back_or_with_three_channels_is_a_clear_err
         model.continue_song(three)
 
 
-# The memory.
+# Retrieval.
 
 
 def melody(seconds=12, seed=0):
@@ -142,23 +142,23 @@ def melody(seconds=12, seed=0):
     return np.concatenate([once, once])
 
 
-def test_the_memory_finds_where_the_song_was_like_this_to_the_sample():
+def test_retrieval_finds_a_repetition_to_the_sample():
     signal = melody()
-    heard = signal[: 9 * RATE_HZ]
-    place = Retrieval(heard, RATE_HZ).find(len(heard))
+    prompt = signal[: 9 * RATE_HZ]
+    place = Retrieval(prompt, RATE_HZ).find(len(prompt))
     assert place is not None
     assert place.frame == 3 * RATE_HZ
     assert place.distance_db < 1.5
 
 
-def test_a_song_too_short_for_a_memory_has_none():
+def test_retrieval_in_a_short_song_returns_none():
     signal = melody()[:4000]
     assert Retrieval(signal, RATE_HZ).find(4000) is None
 
 
-def test_the_guide_never_runs_out_and_visits_more_than_one_passage():
-    heard = np.stack([melody()] * 2, axis=1).astype(np.int16)
-    prompt = Prompt(heard, RATE_HZ)
+def test_conditioning_never_ends_and_uses_several_passages():
+    prompt = np.stack([melody()] * 2, axis=1).astype(np.int16)
+    prompt = Prompt(prompt, RATE_HZ)
     conditioning = Conditioning(prompt, np.random.default_rng(0), 4)
     blocks = [next(conditioning) for _ in range(4 + 30 * RATE_HZ // prompt.rows.block)]
     assert len({block.distance_db for block in blocks}) > 2
@@ -208,21 +208,21 @@ def test_the_manifest_of_a_package_covers_the_continuation_model(bundle, tmp_pat
 
 
 @pytest.mark.parametrize("uri", ["persistence", "cascade"])
-def test_a_model_that_only_forecasts_says_so(uri):
+def test_baselines_cannot_continue(uri):
     with pytest.raises(ContinuationError, match=f"{uri} forecasts and cannot continue songs"):
         load(uri).continue_song(piece())
 
 
-def test_an_lstm_without_its_network_says_so(tmp_path):
+def test_a_bundle_without_a_continuation_model_cannot_continue(tmp_path):
     randomised().save(tmp_path / "old", {})
     with pytest.raises(ContinuationError, match="lstm forecasts and cannot continue"):
         load(tmp_path / "old").continue_song(song(music(2000)))
 
 
-def test_a_continuation_bundle_alone_is_no_forecaster(bundle):
+def test_a_continuation_bundle_is_not_a_forecaster_and_vice_versa(bundle):
     with pytest.raises(BundleError, match="unknown kind 'continuation'"):
         load(bundle.parent / "continuation")
-    with pytest.raises(BundleError, match="no continuation network"):
+    with pytest.raises(BundleError, match="no continuation model"):
         ContinuationModel.load(bundle)
 
 
@@ -239,18 +239,18 @@ def generate(wav, bundle, *more):
     return cli.main(arguments), out
 
 
-def test_the_command_writes_the_song_and_then_its_continuation(wav, bundle, model, capsys):
+def test_command_writes_the_song_followed_by_its_continuation(wav, bundle, model, capsys):
     code, out = generate(wav, bundle, "--seconds", "0.5", "--seed", "7")
     assert code == 0
     said = capsys.readouterr().out
     assert "x real time" in said and "samples clipped" in said
-    found, heard = read_song(out), read_song(wav)
-    np.testing.assert_array_equal(found.samples[: heard.frames], heard.samples)
-    more = model.continue_song(heard, 0.5, seed=7).samples
-    np.testing.assert_array_equal(found.samples[heard.frames :], more)
+    result, prompt = read_song(out), read_song(wav)
+    np.testing.assert_array_equal(result.samples[: prompt.frames], prompt.samples)
+    more = model.continue_song(prompt, 0.5, seed=7).samples
+    np.testing.assert_array_equal(result.samples[prompt.frames :], more)
 
 
-def test_the_continuation_alone_and_one_json_document(wav, bundle, capsys):
+def test_command_writes_only_the_continuation_and_json(wav, bundle, capsys):
     code, out = generate(wav, bundle, "--seconds", "0.5", "--only", "--json")
     assert code == 0
     said = json.loads(capsys.readouterr().out)
@@ -272,7 +272,7 @@ def test_the_continuation_alone_and_one_json_document(wav, bundle, capsys):
         (("--seconds", "1", "-o", "out.xyz"), "out.xyz: cannot write xyz"),
     ],
 )
-def test_a_users_mistake_is_one_line_exit_2_and_leaves_no_file(wav, bundle, more, said, capsys):
+def test_invalid_arguments_exit_2_with_one_line_and_no_file(wav, bundle, more, said, capsys):
     code, out = generate(wav, bundle, *more)
     assert code == 2
     caught = capsys.readouterr()
@@ -283,7 +283,7 @@ def test_a_users_mistake_is_one_line_exit_2_and_leaves_no_file(wav, bundle, more
     assert not out.exists()
 
 
-def test_the_song_itself_is_never_overwritten(wav, bundle, capsys):
+def test_the_input_file_is_never_overwritten(wav, bundle, capsys):
     before = wav.read_bytes()
     code = cli.main(
         ["continue", str(wav), "-o", str(wav), "--seconds", "1", "--model", str(bundle)]

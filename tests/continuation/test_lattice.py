@@ -1,4 +1,4 @@
-"""The filters of a continuation are stable whatever happens, exact inverses, and fit their song."""
+"""Lattice filters: stability, exact inversion, fit."""
 
 import numpy as np
 import pytest
@@ -33,11 +33,11 @@ def rows(seed=0, frames=4 * BLOCK):
 
 
 @pytest.mark.parametrize("fit", [Lattice.burg, Lattice.windowed])
-def test_a_fit_finds_the_filter_that_made_the_signal(fit):
+def test_fit_recovers_the_generating_filter(fit):
     signal, denominator = resonant()
-    found = fit(signal[None], ORDER)
-    np.testing.assert_allclose(polynomial(found.reflection[0])[:5], denominator, atol=0.1)
-    assert found.level[0] == pytest.approx(np.std(signal), rel=0.15)
+    result = fit(signal[None], ORDER)
+    np.testing.assert_allclose(polynomial(result.reflection[0])[:5], denominator, atol=0.1)
+    assert result.level[0] == pytest.approx(np.std(signal), rel=0.15)
 
 
 @pytest.mark.parametrize("fit", [Lattice.burg, Lattice.windowed])
@@ -53,16 +53,16 @@ def test_a_fit_finds_the_filter_that_made_the_signal(fit):
     ],
     ids=["silence", "dc", "tone", "square", "click", "few"],
 )
-def test_every_reflection_is_below_one_and_the_ringing_dies(fit, signal):
-    found = fit(signal[None], 64)
-    assert np.all(np.abs(found.reflection) < 1)
-    assert np.all(found.level > 0)
-    ringing = LatticeState(1, 64).synthesise(np.eye(1, 4000) * 30.0, found, found)
+def test_filters_are_stable_for_extreme_signals(fit, signal):
+    result = fit(signal[None], 64)
+    assert np.all(np.abs(result.reflection) < 1)
+    assert np.all(result.level > 0)
+    ringing = LatticeState(1, 64).synthesise(np.eye(1, 4000) * 30.0, result, result)
     assert np.all(np.isfinite(ringing))
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_synthesis_undoes_analysis_while_the_filters_move(channels):
+def test_synthesis_inverts_analysis_with_moving_filters(channels):
     signal = rows()[:channels]
     filters = [Lattice.windowed(rows(seed)[:channels], ORDER) for seed in range(5)]
     there, back = LatticeState(channels, ORDER), LatticeState(channels, ORDER)
@@ -74,23 +74,23 @@ def test_synthesis_undoes_analysis_while_the_filters_move(channels):
         )
 
 
-def test_two_rows_at_once_are_what_each_is_alone():
+def test_two_rows_equal_single_rows():
     signal, whole = rows(), Lattice.burg(rows(), ORDER)
     both = LatticeState(2, ORDER).analyse(signal, whole, whole)
     for r in range(2):
         alone = Lattice.burg(signal[r : r + 1], ORDER)
-        found = LatticeState(1, ORDER).analyse(signal[r : r + 1], alone, alone)
-        np.testing.assert_allclose(found[0], both[r], rtol=1e-9, atol=1e-9)
+        result = LatticeState(1, ORDER).analyse(signal[r : r + 1], alone, alone)
+        np.testing.assert_allclose(result[0], both[r], rtol=1e-9, atol=1e-9)
 
 
-def test_white_excitation_at_unit_level_sounds_at_the_filters_level():
-    found = Lattice.burg(rows(), ORDER)
+def test_white_noise_gives_the_level_of_the_filter():
+    result = Lattice.burg(rows(), ORDER)
     noise = np.random.default_rng(1).normal(0, 1, (2, 60000))
-    sound = LatticeState(2, ORDER).synthesise(noise, found, found)
-    np.testing.assert_allclose(np.std(sound[:, 5000:], axis=1), found.level, rtol=0.15)
+    sound = LatticeState(2, ORDER).synthesise(noise, result, result)
+    np.testing.assert_allclose(np.std(sound[:, 5000:], axis=1), result.level, rtol=0.15)
 
 
-def test_jumping_filters_at_random_cannot_make_it_explode():
+def test_random_filter_changes_keep_the_output_bounded():
     rng = np.random.default_rng(0)
     state = LatticeState(2, 64)
 

@@ -5,7 +5,7 @@ import pytest
 
 from helpers.small_continuation import SETTINGS, continuation_model
 from songcast.continuation.features import FAST, SLOW
-from songcast.continuation.sampler import FUTURE, Drawing, Engine, Weights
+from songcast.continuation.sampler import FUTURE, Sampler, SamplingOptions, Weights
 from songcast.training.continuation_examples import EDGES, crop
 
 BLOCK, BLOCKS = 1024, 3
@@ -25,20 +25,20 @@ def excitations(rows, seed=0):
 
 def forced(model, own, passage):
     """The mixtures of the engine, hearing ``own`` and ``passage``: (rows, frames, 3 M + 1)."""
-    engine = Engine(Weights.of(model.network), len(own), BLOCK)
-    found = []
+    engine = Sampler(Weights.of(model.network), len(own), BLOCK)
+    result = []
     for i in range(BLOCKS):
         here, after = i * BLOCK, (i + 1) * BLOCK
         ahead = passage[:, after : after + FUTURE]
         engine.force(own[:, here:after], passage[:, here:after], ahead, NEAR)
-        found.append(engine.mixtures.copy())
-    return np.concatenate(found, axis=1)
+        result.append(engine.mixtures.copy())
+    return np.concatenate(result, axis=1)
 
 
 @pytest.mark.parametrize("rows", [1, 2])
-def test_forced_it_gives_the_teacher_forced_distribution_of_keras(model, rows):
+def test_forced_output_equals_keras(model, rows):
     own, passage = excitations(rows, 1), excitations(rows, 2)
-    found = forced(model, own, passage)
+    result = forced(model, own, passage)
     steps = BLOCKS * BLOCK // SLOW
     size = (steps + EDGES) * SLOW
 
@@ -48,16 +48,16 @@ def test_forced_it_gives_the_teacher_forced_distribution_of_keras(model, rows):
     near = np.tile(np.float32(NEAR), (steps, 1))
     for r in range(rows):
         order = [r, *[other for other in range(rows) if other != r]]
-        heard, played = framed(own[order]), framed(passage[order])
+        prompt, played = framed(own[order]), framed(passage[order])
         inputs = crop(
-            heard, played, near, heard, SETTINGS.look_back, np.arange(steps * SLOW // FAST)
+            prompt, played, near, prompt, SETTINGS.look_back, np.arange(steps * SLOW // FAST)
         )[:-1]
         expected = np.asarray(model.network.predict_on_batch([x[None] for x in inputs]))[0]
-        np.testing.assert_allclose(found[r], expected, atol=1e-4)
+        np.testing.assert_allclose(result[r], expected, atol=1e-4)
         assert np.ptp(expected[:, SETTINGS.mixtures], axis=0) > 0.1
 
 
-def test_the_past_alone_decides(model):
+def test_output_depends_only_on_the_past(model):
     own, passage = excitations(2, 1), excitations(2, 2)
     before = forced(model, own, passage)
     changed = own.copy()
@@ -68,10 +68,10 @@ def test_the_past_alone_decides(model):
 
 
 def drawn(model, temperature, copy_share, seed=0, passage=None):
-    engine = Engine(Weights.of(model.network), 1, BLOCK)
+    engine = Sampler(Weights.of(model.network), 1, BLOCK)
     passage = excitations(1, 2) if passage is None else passage
     rng = np.random.default_rng(seed)
-    drawing = Drawing(temperature=temperature, copy_share=copy_share)
+    drawing = SamplingOptions(temperature=temperature, copy_share=copy_share)
     parts = []
     for i in range(BLOCKS):
         here, after = i * BLOCK, (i + 1) * BLOCK
@@ -81,21 +81,21 @@ def drawn(model, temperature, copy_share, seed=0, passage=None):
     return np.concatenate(parts, axis=1), engine
 
 
-def test_a_share_of_one_plays_the_passage_as_it_is(model):
+def test_copy_share_one_copies_the_passage(model):
     passage = excitations(1, 2)
-    found, _ = drawn(model, 1.0, 1.0)
-    np.testing.assert_allclose(found, np.clip(passage[:, : BLOCKS * BLOCK], -12, 12), atol=1e-3)
+    result, _ = drawn(model, 1.0, 1.0)
+    np.testing.assert_allclose(result, np.clip(passage[:, : BLOCKS * BLOCK], -12, 12), atol=1e-3)
 
 
-def test_without_temperature_nothing_is_left_to_chance(model):
+def test_temperature_zero_is_deterministic(model):
     np.testing.assert_array_equal(drawn(model, 0.0, 0.5, 1)[0], drawn(model, 0.0, 0.5, 2)[0])
     assert np.any(drawn(model, 1.0, 0.5, 1)[0] != drawn(model, 1.0, 0.5, 2)[0])
 
 
-def test_what_is_drawn_is_distributed_as_the_mixture_says(model):
+def test_samples_follow_the_mixture(model):
     """Each draw's place in its own distribution is uniform: Rosenblatt's transform."""
-    found, engine = drawn(model, 1.0, 0.0, passage=np.zeros_like(excitations(1)))
-    x, mixture = found[0, -BLOCK:, None], engine.mixtures[0]
+    result, engine = drawn(model, 1.0, 0.0, passage=np.zeros_like(excitations(1)))
+    x, mixture = result[0, -BLOCK:, None], engine.mixtures[0]
     m = SETTINGS.mixtures
     z = (x - mixture[:, m : 2 * m]) / np.exp(mixture[:, 2 * m : 3 * m])
     places = np.sum(np.exp(mixture[:, :m]) / (1.0 + np.exp(-z)), axis=1)

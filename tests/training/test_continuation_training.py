@@ -1,4 +1,4 @@
-"""Continuing is practised on what may be heard alone, and learned."""
+"""Continuing is practised on what may be prompt alone, and learned."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from helpers.small_continuation import SETTINGS, continuation_model
 from helpers.small_models import music
 from songcast.continuation.conditioning import Prompt
 from songcast.continuation.features import FAST, SLOW
-from songcast.continuation.holdout import first_holdout_frame, learnable_frames
+from songcast.continuation.holdout import first_holdout_frame, usable_frames
 from songcast.continuation.network import build_network
 from songcast.data.corpus import PreparedSong, split_frames
 from songcast.errors import CorpusError
@@ -15,7 +15,7 @@ from songcast.evaluation.continuations import by_horizon, summarise
 from songcast.evaluation.songs import continue_song, listened_frames
 from songcast.report.figures.continuation import distance_over_horizon
 from songcast.training.continuation import FitSettings, fit
-from songcast.training.continuation_examples import PICKED, Length, Sampler, practice
+from songcast.training.continuation_examples import PICKED, Length, Sampler, make_examples
 
 RATE_HZ = 8000
 FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
@@ -41,46 +41,46 @@ def prepared(folder, seconds=8.0, held_out=False, seed=0, fractions=FRACTIONS):
     )
 
 
-def test_the_end_is_unheard_and_half_of_a_short_song(tmp_path):
+def test_holdout_is_the_end_or_half_of_a_short_song(tmp_path):
     long, short = prepared(tmp_path, 40.0), prepared(tmp_path, 8.0)
     assert first_holdout_frame(long, 10.0) == 30 * RATE_HZ
-    assert learnable_frames(long, 10.0) == 28 * RATE_HZ  # its train passage
-    assert first_holdout_frame(short, 10.0) == learnable_frames(short, 10.0) == 4 * RATE_HZ
+    assert usable_frames(long, 10.0) == 28 * RATE_HZ  # its train passage
+    assert first_holdout_frame(short, 10.0) == usable_frames(short, 10.0) == 4 * RATE_HZ
     assert first_holdout_frame(short, 0.5) == short.splits["test"][0]
 
 
-def test_a_song_held_out_is_not_practised_on(tmp_path):
-    assert learnable_frames(prepared(tmp_path, held_out=True), 1.0) == 0
+def test_a_held_out_song_is_not_used_for_training(tmp_path):
+    assert usable_frames(prepared(tmp_path, held_out=True), 1.0) == 0
 
 
-def test_a_song_held_out_is_continued_from_where_it_has_a_past(tmp_path):
+def test_a_held_out_song_is_continued_from_its_later_part(tmp_path):
     assert first_holdout_frame(prepared(tmp_path, 8.0, held_out=True), 10.0) == 4 * RATE_HZ
     assert first_holdout_frame(prepared(tmp_path, 40.0, held_out=True), 10.0) == 30 * RATE_HZ
 
 
 @pytest.mark.parametrize("seconds", [8.0, 0.08, 2 / RATE_HZ, 1 / RATE_HZ])
-def test_a_song_held_out_is_measured_and_heard_whatever_its_length(tmp_path, seconds):
+def test_held_out_songs_of_any_length_are_measured(tmp_path, seconds):
     song, model = prepared(tmp_path, seconds, held_out=True), continuation_model()
-    found = continue_song(model, song, 1.0, 0.5)
-    (track,) = found.tracks.values()
+    result = continue_song(model, song, 1.0, 0.5)
+    (track,) = result.tracks.values()
     start, stop = listened_frames(song, 0.5)
     prompt = Prompt(song.samples[:start], RATE_HZ)
     np.testing.assert_array_equal(track, model.generate(prompt, stop - start, 1.0, 0))
-    known = [value is not None for value in found.measures["loop"]["log_mel_distance_db"]]
+    known = [value is not None for value in result.measures["loop"]["log_mel_distance_db"]]
     assert known == [seconds >= 2.0, seconds >= 2.0, False, False]
     others = continue_song(model, prepared(tmp_path, 8.0, seed=1), 1.0, 0.5)
-    summary = summarise({"a": found.measures, "b": others.measures})
+    summary = summarise({"a": result.measures, "b": others.measures})
     assert all(value is not None for value in summary["loop"]["log_mel_distance_db"][:2])
 
 
-def test_views_see_and_follow_nothing_beyond_what_may_be_heard(tmp_path):
+def test_examples_do_not_depend_on_held_out_frames(tmp_path):
     song = prepared(tmp_path)
-    frames = learnable_frames(song, 2.0)
-    before = practice([(song, frames)], 3, CROP_STEPS * SLOW, 1)
+    frames = usable_frames(song, 2.0)
+    before = make_examples([(song, frames)], 3, CROP_STEPS * SLOW, 1)
     changed = np.load(song.path)
     changed[frames:] = 7
     np.save(song.path, changed)
-    after = practice([(song, frames)], 3, CROP_STEPS * SLOW, 2)
+    after = make_examples([(song, frames)], 3, CROP_STEPS * SLOW, 2)
     assert len(before[0]) == 3
     assert len(before[1]) == 1
     for ours, others in zip(before, after, strict=True):
@@ -89,59 +89,59 @@ def test_views_see_and_follow_nothing_beyond_what_may_be_heard(tmp_path):
             np.testing.assert_array_equal(a.passage, b.passage)
 
 
-def test_what_is_checked_with_is_not_learned_from():
+def test_validation_frames_are_not_used_for_training():
     length = Length.of(RATE_HZ, CROP_STEPS * SLOW)
     frames = 6 * RATE_HZ
-    cuts = length.cuts(frames - length.followed, 5)
+    cuts = length.cuts(frames - length.after, 5)
     assert cuts == sorted(set(cuts))
     assert len(cuts) == 5
-    assert max(cuts) + length.followed <= frames - length.followed
-    assert min(cuts) > length.heard
+    assert max(cuts) + length.after <= frames - length.after
+    assert min(cuts) > length.before
 
 
-def test_a_passages_guide_knows_only_what_was_before_the_cut(tmp_path):
+def test_conditioning_depends_only_on_frames_before_the_cut(tmp_path):
     song = prepared(tmp_path)
-    frames = learnable_frames(song, 2.0)
-    (view, *_), _ = practice([(song, frames)], 1, CROP_STEPS * SLOW, 1)
+    frames = usable_frames(song, 2.0)
+    (view, *_), _ = make_examples([(song, frames)], 1, CROP_STEPS * SLOW, 1)
     length = Length.of(RATE_HZ, CROP_STEPS * SLOW)
-    (cut,) = length.cuts(frames - length.followed, 1)
+    (cut,) = length.cuts(frames - length.after, 1)
     changed = np.load(song.path)
     changed[cut:] = np.random.default_rng(0).integers(-9999, 9999, changed[cut:].shape)
     np.save(song.path, changed)
-    (other, *_), _ = practice([(song, frames)], 1, CROP_STEPS * SLOW, 1)
+    (other, *_), _ = make_examples([(song, frames)], 1, CROP_STEPS * SLOW, 1)
     np.testing.assert_array_equal(view.passage, other.passage)
-    assert np.any(view.own[:, length.heard :] != other.own[:, length.heard :])
+    assert np.any(view.own[:, length.before :] != other.own[:, length.before :])
 
 
-def test_songs_that_are_too_short_are_a_clear_error(tmp_path):
+def test_too_short_songs_are_an_error(tmp_path):
     song = prepared(tmp_path, 0.5)
-    with pytest.raises(CorpusError, match="no song is long enough to practise continuing"):
-        practice([(song, 2000)], 4, CROP_STEPS * SLOW, 1)
+    with pytest.raises(CorpusError, match="no song is long enough to train its continuation"):
+        make_examples([(song, 2000)], 4, CROP_STEPS * SLOW, 1)
 
 
 @pytest.mark.usefixtures("few_open_files")
-def test_practice_on_many_songs_holds_no_open_files(tmp_path, monkeypatch):
+def test_many_songs_do_not_exhaust_open_files(tmp_path, monkeypatch):
     song = prepared(tmp_path)
     monkeypatch.setattr(
-        "songcast.training.continuation_examples.view", lambda samples, *_: len(samples)
+        "songcast.training.continuation_examples.make_example", lambda samples, *_: len(samples)
     )
-    songs = [(song, learnable_frames(song, 1.0))] * 300  # beyond the limit
-    learned, _ = practice(songs, 300, CROP_STEPS * SLOW, 2)
-    assert learned == [learnable_frames(song, 1.0)] * 300
+    songs = [(song, usable_frames(song, 1.0))] * 300  # beyond the limit
+    learned, _ = make_examples(songs, 300, CROP_STEPS * SLOW, 2)
+    assert learned == [usable_frames(song, 1.0)] * 300
 
 
 @pytest.fixture(scope="module")
 def samplers(tmp_path_factory):
     folder = tmp_path_factory.mktemp("songs")
     songs = [prepared(folder, seed=seed) for seed in range(2)]
-    views = practice([(s, learnable_frames(s, 1.0)) for s in songs], 8, CROP_STEPS * SLOW, 2)
+    views = make_examples([(s, usable_frames(s, 1.0)) for s in songs], 8, CROP_STEPS * SLOW, 2)
     return tuple(
-        Sampler(found, rows=4, steps=CROP_STEPS, look_back=SETTINGS.look_back, seed=1)
-        for found in views
+        Sampler(result, rows=4, steps=CROP_STEPS, look_back=SETTINGS.look_back, seed=1)
+        for result in views
     )
 
 
-def test_batches_have_the_networks_shapes_and_are_the_same_each_time(samplers):
+def test_batches_fit_the_network_and_are_deterministic(samplers):
     learn, _ = samplers
     inputs, target = learn.batch(0, 0)
     picked = min(PICKED, CROP_STEPS * SLOW // FAST)
@@ -153,7 +153,7 @@ def test_batches_have_the_networks_shapes_and_are_the_same_each_time(samplers):
     assert np.any(learn.batch(0, 1)[1] != target)
 
 
-def test_what_is_heard_drifts_and_what_is_to_be_said_does_not(samplers):
+def test_noise_changes_inputs_and_not_targets(samplers):
     learn, _ = samplers
     noisy, target = learn.batch(0, 0)
     clean, same = learn.batch(0, 0, noisy=False)
@@ -161,7 +161,7 @@ def test_what_is_heard_drifts_and_what_is_to_be_said_does_not(samplers):
     assert np.any(noisy[0] != clean[0])
 
 
-def test_the_network_learns(samplers):
+def test_fit_reduces_the_validation_loss(samplers):
     import keras
 
     keras.utils.set_random_seed(0)
@@ -178,16 +178,16 @@ def test_the_network_learns(samplers):
 # Measures by horizon.
 
 
-def test_measures_are_none_where_the_song_is_too_short():
+def test_measures_are_none_for_horizons_beyond_the_song():
     x = music(RATE_HZ * 2, 2)
-    found = by_horizon(x, x, RATE_HZ)
-    assert found["log_mel_distance_db"] == [0.0, 0.0, 0.0, None]
-    assert found["onset_correlation"][0] is None
-    assert found["onset_correlation"][1] == pytest.approx(1.0)
-    assert found["level_difference_db"][:3] == [0.0, 0.0, 0.0]
+    result = by_horizon(x, x, RATE_HZ)
+    assert result["log_mel_distance_db"] == [0.0, 0.0, 0.0, None]
+    assert result["onset_correlation"][0] is None
+    assert result["onset_correlation"][1] == pytest.approx(1.0)
+    assert result["level_difference_db"][:3] == [0.0, 0.0, 0.0]
 
 
-def test_the_summary_is_the_mean_of_songs_that_have_it_and_of_amounts_of_differences():
+def test_summary_averages_known_values_and_absolute_differences():
     songs = {
         "a": {"loop": {"log_mel_distance_db": [2.0, None], "level_difference_db": [-3.0, None]}},
         "b": {"loop": {"log_mel_distance_db": [4.0, 5.0], "level_difference_db": [1.0, None]}},
@@ -197,16 +197,16 @@ def test_the_summary_is_the_mean_of_songs_that_have_it_and_of_amounts_of_differe
     }
 
 
-def test_the_figure_says_where_the_model_is_nearest():
+def test_figure_title_names_the_horizons_where_the_model_is_nearest():
     def entry(*values):
         return {"log_mel_distance_db": list(values)}
 
-    found = {"continuation": entry(3.0, 9.0, None), "paste": entry(4.0, 5.0, None)}
+    result = {"continuation": entry(3.0, 9.0, None), "paste": entry(4.0, 5.0, None)}
     drawn = distance_over_horizon(
         {
             "horizons_seconds": [[0, 0.1], [0.1, 1], [1, 5]],
-            "summary": found,
-            "songs": {"a": found},
+            "summary": result,
+            "songs": {"a": result},
         }
     )
     assert drawn.get_suptitle() == (

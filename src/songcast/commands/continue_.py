@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     from songcast.audio.formats import shown
     from songcast.audio.songs import Song, read_song, write_song
     from songcast.commands.forecasting import CHAMPION_URI, load_model
-    from songcast.continuation.limits import check_request
+    from songcast.continuation.settings import check_request
     from songcast.report import console
 
     check_request(arguments.seconds, arguments.temperature, arguments.seed)

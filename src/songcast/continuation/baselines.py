@@ -1,4 +1,4 @@
-"""What people really use to make a song longer: the baselines of continuing."""
+"""Baselines for continuation: simple ways to make a song longer."""
 
 from collections.abc import Callable, Mapping
 
@@ -13,30 +13,30 @@ LOOP_SECONDS = 1.0
 
 
 def silence(prompt: Prompt, frames: int) -> Samples:
-    """Nothing."""
+    """Return silence."""
     return np.zeros((frames, len(prompt.rows)), np.int16)
 
 
 def loop(prompt: Prompt, frames: int) -> Samples:
-    """The last second, again and again."""
+    """Repeat the last second."""
     rows = prompt.rows
     return _repeated(rows.samples[max(rows.stop - rows.frames(LOOP_SECONDS), 0) :], frames)
 
 
 def burg(prompt: Prompt, frames: int) -> Samples:
-    """High-order linear extrapolation: the filter of the last second, ringing on by itself."""
+    """Linear extrapolation: the Burg filter of the last second, run without excitation."""
     rows = prompt.rows
     state = LatticeState(len(rows), rows.order)
-    heard = rows.between(rows.stop - rows.frames(LOOP_SECONDS), rows.stop)
-    state.analyse(heard, prompt.seed, prompt.seed)
+    end = rows.between(rows.stop - rows.frames(LOOP_SECONDS), rows.stop)
+    state.analyse(end, prompt.seed, prompt.seed)
     ringing = state.synthesise(np.zeros((len(rows), frames)), prompt.seed, prompt.seed)
     return to_int16((rows.rotation.T @ ringing).T)[0]
 
 
 def paste(prompt: Prompt, frames: int) -> Samples:
-    """What followed where the song was most like its end, from there again and again."""
+    """Repeat the song from the place that resembles its end most."""
     rows = prompt.rows
-    place = prompt.memory.find(rows.stop)
+    place = prompt.retrieval.find(rows.stop)
     return _repeated(rows.samples[place.frame if place else 0 :], frames)
 
 

@@ -1,8 +1,9 @@
-"""The conditioning of a continuation: block by block, the filters and what the memory plays.
+"""Conditioning of a continuation: for each block, the filters and a retrieved excitation.
 
-A song ends at frame ``stop``. Before it the filter is the seed's own, fitted to the last second;
-from there it moves to the filters of the remembered passage, so that harmony goes on. What drove
-the remembered passage through its filters, its *excitation*, is what the network listens to.
+A song ends at frame ``stop``. Up to there the filter is the one fitted to the last second of the
+song. After it the filter follows the filters of the retrieved passage, so that the harmony
+continues. The *excitation* of the retrieved passage (the passage after inverse filtering) is an
+input of the network.
 """
 
 import math
@@ -20,29 +21,29 @@ from songcast.forecasting.distribution import HIGHEST, LOWEST
 F64 = NDArray[np.float64]
 
 BLOCK_SECONDS = 0.093
-# The filters hear this much: as long as a period of the lowest notes asks for.
+# Length of the filters: a period of the lowest notes.
 ORDER_SECONDS = 0.0116
 MIN_ORDER, MAX_ORDER = 32, 1024
-# Fewer frames than this for each coefficient say nothing sure about it, only ring.
+# A coefficient fitted on fewer frames than this is unreliable and makes the filter ring.
 FRAMES_PER_STAGE = 4
 SEED_SECONDS = 1.0
-# The least that a window can be centred in.
+# The shortest song in which a window can be centred.
 MIN_FRAMES = 2
-# What came longer ago is forgotten.
-MEMORY_SECONDS = 600.0
+# Retrieval searches at most this much of the past.
+RETRIEVAL_SECONDS = 600.0
 LEVEL_SECONDS, PASSAGE_SECONDS = 1.0, 10.0
 MAX_GAIN = 2.0
-# Between two remembered passages, in blocks.
+# Length of the cross-fade between two passages, in blocks.
 FADE_SHARE = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """What guides one block.
+    """The conditioning of one block.
 
     ``first``, ``last``: the filters at its two ends. ``excitation``: (rows, frames) float64, of
-    the remembered passage, near unit level; ``distance_db``: how unlike the present that
-    passage's beginning was, None without a memory.
+    the retrieved passage, near unit level. ``distance_db``: distance between the start of that
+    passage and the prompt's end, None without a passage.
     """
 
     first: Lattice
@@ -52,12 +53,12 @@ class Block:
 
     @property
     def nearness(self) -> tuple[float, float]:
-        """What the network hears of the memory: 1 where there is one, its distance in 10 dB."""
+        """Two inputs of the network: 1 if a passage was retrieved, and its distance in 10 dB."""
         return (0.0, 0.0) if self.distance_db is None else (1.0, self.distance_db / 10.0)
 
 
 class Rows:
-    """A song turned so that its channels share nothing: nearly their sum and difference.
+    """A song rotated so that its rows are uncorrelated: roughly sum and difference of the channels.
 
     ``samples`` (frames, channels) int16; ``rotation`` (rows, channels) is orthogonal.
     """
@@ -96,19 +97,19 @@ class Rows:
 
 
 class Prompt:
-    """A song as it stands at its end: ``rows``, the filter that its end has, its memory.
+    """A song to be continued: its ``rows``, the filter of its end, and the retrieval index.
 
-    ``samples``: (frames, channels) int16. Before the first of less than two stands silence.
+    ``samples``: (frames, channels) int16. A song of fewer than two frames is padded with silence.
     """
 
     def __init__(self, samples: NDArray[np.int16], sample_rate_hz: int) -> None:
         if len(samples) < MIN_FRAMES:
             samples = np.pad(samples, ((MIN_FRAMES - len(samples), 0), (0, 0)))
-        kept = samples[max(len(samples) - round(MEMORY_SECONDS * sample_rate_hz), 0) :]
+        kept = samples[max(len(samples) - round(RETRIEVAL_SECONDS * sample_rate_hz), 0) :]
         rotation = principal_axes(kept[-round(PASSAGE_SECONDS * sample_rate_hz) :])
         rows = Rows(kept, sample_rate_hz, rotation)
         self.rows = rows
-        self.memory = Retrieval(rows.between(0, rows.stop)[0], sample_rate_hz)
+        self.retrieval = Retrieval(rows.between(0, rows.stop)[0], sample_rate_hz)
         last = Passage(rows, rows.stop).filters(0)
         end = rows.between(max(rows.stop - rows.frames(SEED_SECONDS), 0), rows.stop)
         self.seed = Lattice.burg(end, rows.order).at_level(last.level)
@@ -124,13 +125,13 @@ def principal_axes(samples: NDArray[np.int16]) -> F64:
     x = samples.astype(np.float64)
     _, vectors = np.linalg.eigh(x.T @ x)
     rotation = vectors[:, ::-1].T
-    # Of an axis the song decides the direction, not the sign.
+    # The sign of an eigenvector is arbitrary: make its largest component positive.
     largest = rotation[np.arange(len(rotation)), np.argmax(np.abs(rotation), axis=1)]
     return np.ascontiguousarray(rotation * np.where(largest < 0, -1.0, 1.0)[:, None])
 
 
 class Passage:
-    """A passage followed block by block: block ``i`` begins at ``origin + i * block``."""
+    """A passage processed block by block: block ``i`` begins at ``origin + i * block``."""
 
     def __init__(
         self, rows: Rows, origin: int, gain: float = 1.0, distance_db: float = 0.0
@@ -141,24 +142,24 @@ class Passage:
         self._filters: dict[int, Lattice] = {}
 
     def filters(self, index: int) -> Lattice:
-        """Return the passage's own filters where block ``index`` begins."""
+        """Return the filters of the passage at the start of block ``index``."""
         if index not in self._filters:
             start = self.origin + index * self._rows.block
             half = min(2 * self._rows.block, self._rows.stop // 2)
             centre = max(min(start, self._rows.stop - half), half)
-            found = Lattice.windowed(
+            lattice = Lattice.windowed(
                 self._rows.between(centre - half, centre + half), self._rows.order
             )
             self._filters = {i: k for i, k in self._filters.items() if i >= index - 1}
-            self._filters[index] = found.at_level(found.level * self.gain)
+            self._filters[index] = lattice.at_level(lattice.level * self.gain)
         return self._filters[index]
 
     def excitation(
         self, index: int, first_level: F64 | None = None, last_level: F64 | None = None
     ) -> F64:
-        """Return what drove block ``index``, at the passage's own or these levels.
+        """Return the excitation of block ``index``, at the passage's or at given levels.
 
-        Blocks come in order.
+        Call it for consecutive blocks: the filters carry state.
         """
         first, last = self.filters(index), self.filters(index + 1)
         if first_level is not None:
@@ -171,16 +172,19 @@ class Passage:
 
 
 class Conditioning:
-    """Guides one continuation; block 0 begins at the song's end. ``rng`` chooses later passages."""
+    """The conditioning blocks of one continuation; block 0 begins at the end of the prompt.
 
-    def __init__(self, prompt: Prompt, rng: np.random.Generator, heard_blocks: int) -> None:
-        self._prime, self._rows, self._rng = prompt, prompt.rows, rng
-        self._index = -heard_blocks
-        self._visits = prompt.memory.no_visits()
+    ``rng`` chooses later passages. ``prompt_blocks``: number of blocks before the end.
+    """
+
+    def __init__(self, prompt: Prompt, rng: np.random.Generator, prompt_blocks: int) -> None:
+        self._prompt, self._rows, self._rng = prompt, prompt.rows, rng
+        self._index = -prompt_blocks
+        self._visits = prompt.retrieval.no_visits()
         self._passage: Passage | None = None
         rows = self._rows
         self._target = rows.level(rows.stop - rows.frames(PASSAGE_SECONDS), rows.stop)
-        place = prompt.memory.find(rows.stop)
+        place = prompt.retrieval.find(rows.stop)
         if place is not None:
             length = rows.frames(LEVEL_SECONDS)
             now = rows.level(rows.stop - length, rows.stop)
@@ -212,13 +216,13 @@ class Conditioning:
 
     def _filters(self, index: int) -> Lattice:
         if index <= 0 or self._passage is None:
-            return self._prime.seed
+            return self._prompt.seed
         return self._passage.filters(index)
 
     def _jump(self, old: Passage, index: int, before: F64) -> tuple[Passage, F64]:
-        """Follow another passage from block ``index`` on; return it and its faded beginning."""
+        """Switch to another passage at block ``index``; return it and the cross-faded block."""
         rows, start = self._rows, index * self._rows.block
-        place = self._prime.memory.find_another(old.origin + start, self._visits, self._rng)
+        place = self._prompt.retrieval.find_another(old.origin + start, self._visits, self._rng)
         if place is None:
             return old, before
         stop = min(place.frame + rows.frames(PASSAGE_SECONDS), rows.stop)
@@ -231,8 +235,8 @@ class Conditioning:
         return new, before * np.cos(angle) + after * np.sin(angle)
 
 
-def _gain(wanted: float, found: float) -> float:
-    return min(max(wanted / found, 1.0 / MAX_GAIN), MAX_GAIN)
+def _gain(target: float, level: float) -> float:
+    return min(max(target / level, 1.0 / MAX_GAIN), MAX_GAIN)
 
 
 def to_int16(samples: F64) -> tuple[NDArray[np.int16], int]:

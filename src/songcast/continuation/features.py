@@ -1,7 +1,7 @@
-"""What the network hears of the excitations: levels per step, and the samples near each sample.
+"""Input features of the continuation network: levels per step, and samples near each sample.
 
-Training and the engine share these compiled functions, so that they cannot differ. Excitations
-are near unit level; all features are logarithms of levels, or samples compressed by arcsinh.
+Training and sampling share these compiled functions, so that they cannot differ. Excitations are
+near unit level; all features are logarithms of levels, or samples compressed by arcsinh.
 """
 
 import math
@@ -9,6 +9,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from songcast.continuation.settings import AHEAD
 from songcast.forecasting.linear_kernels import compiled, inlined
 
 F32 = NDArray[np.float32]
@@ -17,15 +18,13 @@ F64 = NDArray[np.float64]
 # Samples per step of the slow and of the fast LSTM.
 SLOW, FAST = 512, 64
 QUARTERS = 4
-# How far ahead of the present the passage is seen by the head, and as far back.
-AHEAD = 4
-# own and other quarters and edges, the passage's own, its neighbours, other's, whether, how near
+# Quarters and edges of both rows and of the passage; its neighbours; its other row; nearness.
 SLOW_FEATURES = 2 * (QUARTERS + 1) + (QUARTERS + 1) + 2 + 1 + 2
 FAST_FEATURES = 6
 LEVEL_FLOOR = 1e-4
-# Between the levels' logarithms and what networks like.
+# Scales log levels to a range of about one.
 LEVEL_SCALE = 0.5
-# Excitations beyond this are no music but a filter that does not fit.
+# Larger excitations come from a filter that does not fit, not from music.
 LIMIT = 30.0
 
 
@@ -57,14 +56,14 @@ def slow_features(own: F32, passage: F32, t: int, nearness: F32, out: F32) -> No
     """Fill ``out`` (rows, SLOW_FEATURES) for the step that begins at frame ``t``.
 
     ``own``, ``passage`` (rows, frames): of ``own`` only frames < t are read, of ``passage`` up
-    to two steps beyond. ``nearness`` (2,): 1 with a memory, and how unlike it is in 10 dB.
+    to two steps beyond. ``nearness`` (2,): 1 if a passage was retrieved, and its distance in 10 dB.
     """
     rows = len(own)
     quarter = SLOW // QUARTERS
     for r in range(rows):
         place = 0
         for i in range(2):
-            # A song of one row has no other: it hears itself again.
+            # A song of one row has no other row and uses itself again.
             x = own[(r + i) % rows]
             for q in range(QUARTERS):
                 out[r, place] = log_level(x, t - SLOW + q * quarter, t - SLOW + (q + 1) * quarter)
@@ -98,7 +97,7 @@ def fast_features(own: F32, passage: F32, t: int, out: F32) -> None:
 
 @inlined
 def sight(own: F32, passage: F32, t: int, look_back: int, out: F32) -> None:
-    """Fill ``out`` (look_back + 2 AHEAD,): what the head sees of one row before sample ``t``."""
+    """Fill ``out`` (look_back + 2 AHEAD,): the samples of one row that the head sees at ``t``."""
     for i in range(look_back):
         out[i] = math.asinh(own[t - look_back + i])
     for i in range(2 * AHEAD):

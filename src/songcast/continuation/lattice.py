@@ -1,8 +1,8 @@
-"""The stable linear part: lattice filters of reflection coefficients, all |k| < 1.
+"""Normalised lattice filters of reflection coefficients, all |k| < 1.
 
-In its normalised form every stage is a rotation, so the energy of the state never grows, however
-quickly the coefficients move: running free, the filter cannot explode. Driven by white noise of
-unit variance it sounds at unit level; ``level`` sets how loud that is.
+In the normalised form every stage is a rotation. The energy of the state never grows, however
+quickly the coefficients change, so the filter is stable on its output. White noise of unit variance
+gives an output of unit level; ``level`` scales it.
 
 Sources: Burg, "Maximum entropy spectral analysis", 1975; Gray & Markel, "A normalized digital
 filter structure", IEEE TASSP 1975; Haykin, "Adaptive Filter Theory", chapter 3.
@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from songcast.forecasting.linear_kernels import compiled
 
 F64 = NDArray[np.float64]
-# How near to the unit circle a resonance may come: white excitation never rings for ever.
+# Limit of |k|: keeps resonances away from the unit circle.
 MAX_REFLECTION = 0.9999
 # Added to the power at delay zero, as a share of it: 90 dB below the signal.
 WHITE_SHARE = 1e-9
-# No level is lower, in LSB: digital silence has one, too.
+# Lowest level in LSB, also for digital silence.
 MIN_LEVEL_LSB = 0.02
-# A signal predicted but for this share of its power needs no further stages.
-NOTHING_LEFT = 1e-10
-# Coefficients are interpolated between two knots this many times in a stretch of it.
+# Fitting stops when the remaining share of the power is below this.
+MIN_RESIDUAL_SHARE = 1e-10
+# Coefficients are interpolated in this many steps per block.
 STEPS = 16
 # Rows that are filtered at once.
 LANES = 2
@@ -40,7 +40,7 @@ class Lattice:
 
     @classmethod
     def burg(cls, signal: F64, order: int) -> "Lattice":
-        """Fit sharply, on a short ``signal`` (rows, frames) in LSB: the end of what was heard."""
+        """Fit by Burg's method: high resolution on a short ``signal`` (rows, frames) in LSB."""
         reflection = np.zeros((len(signal), order))
         level = _level(np.mean(signal**2, axis=1))
         for row, k, rms in zip(signal, reflection, level, strict=True):
@@ -49,7 +49,7 @@ class Lattice:
 
     @classmethod
     def windowed(cls, signal: F64, order: int) -> "Lattice":
-        """Fit quickly, by the autocorrelation of a Hann-windowed ``signal`` (rows, frames)."""
+        """Fit by the autocorrelation of a Hann-windowed ``signal`` (rows, frames) in LSB: fast."""
         window = np.hanning(signal.shape[1] + 2)[1:-1]
         size = 2 * max(signal.shape[1], order + 1)
         spectrum = np.abs(np.fft.rfft(signal * window, size)) ** 2
@@ -67,14 +67,14 @@ class Lattice:
 
 
 class LatticeState:
-    """What the filters of ``rows`` rows remember, normalised: (2, order + 1) float64."""
+    """The state of the filters of ``rows`` rows, normalised: (2, order + 1) float64."""
 
     def __init__(self, rows: int, order: int) -> None:
         self._rows = rows
         self._backward = np.zeros((LANES, order + 1))
 
     def analyse(self, signal: F64, first: Lattice, last: Lattice) -> F64:
-        """Return the excitation of ``signal`` (rows, frames), the filters going first to last."""
+        """Return the excitation of ``signal`` (rows, frames); filters move from first to last."""
         return self._run(True, signal, first, last)
 
     def synthesise(self, excitation: F64, first: Lattice, last: Lattice) -> F64:
@@ -106,7 +106,7 @@ def run(
 ) -> None:
     """Filter ``x`` (2, frames) into ``out``; carries ``backward`` (2, order + 1).
 
-    A stage waits for the one before it: two rows at once cost hardly more time than one.
+    A stage depends on the one before it, so two rows at once take little more time than one.
     """
     order = first.shape[1]
     k, c, i, ki = np.empty((4, order, 2))
@@ -154,7 +154,7 @@ def burg(signal: F64, floor: float, reflection: F64) -> None:
     forward, backward = signal.copy(), signal.copy()
     gain = 1.0
     for m in range(min(len(reflection), n - 1)):
-        if gain <= NOTHING_LEFT:
+        if gain <= MIN_RESIDUAL_SHARE:
             break
         f, b = forward[m + 1 :], backward[m : n - 1]
         product, power = 0.0, 0.0
@@ -178,7 +178,7 @@ def levinson(correlation: F64, reflection: F64) -> None:
     a, reverse = np.zeros(order + 1), np.zeros(order + 1)
     a[0] = 1.0
     error = correlation[0]
-    least = error * NOTHING_LEFT
+    least = error * MIN_RESIDUAL_SHARE
     for m in range(order):
         if error <= least:
             break

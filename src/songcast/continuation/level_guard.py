@@ -1,7 +1,7 @@
-"""The level guard: a continuation stays as loud as the song's end, give or take what it did there.
+"""The level guard keeps a continuation near the level of the end of the song.
 
-It measures what the filters give over the last seconds, and where that leaves the range which
-the song itself keeps to, brings it back; slowly, so that no beat is flattened.
+It measures the level of the output over the last seconds. Where the level leaves the range that
+the song itself has, a slow gain brings it back; it is slow so that it does not flatten beats.
 """
 
 import math
@@ -13,17 +13,17 @@ from songcast.continuation.conditioning import PASSAGE_SECONDS, Prompt
 
 F64 = NDArray[np.float64]
 
-# Levels are means over this long.
+# Time constant of the level measurement.
 SECONDS = 0.75
-# The range on either side is the song's own, within these bounds; so is the correction.
+# Limits of the allowed range on either side, and of the correction.
 LEAST_DB, MOST_DB = 1.0, 3.0
 STRONGEST_DB = 15.0
-# How much of a wanted change comes in each block.
-HASTE = 0.5
+# Share of the gain change that is applied in each block.
+CORRECTION_SHARE = 0.5
 
 
 class LevelGuard:
-    """Guards the rows of one continuation, block by block."""
+    """Keeps the level of the rows of one continuation, block by block."""
 
     def __init__(self, prompt: Prompt) -> None:
         rows = prompt.rows
@@ -40,14 +40,14 @@ class LevelGuard:
         self._range_db = min(max(float(np.mean(levels)), LEAST_DB), MOST_DB)
         self._gain_db = 0.0
 
-    def keep(self, rows: F64) -> F64:
-        """Return a block (rows, frames) in LSB at the level it may have."""
+    def apply(self, rows: F64) -> F64:
+        """Return the block (rows, frames) in LSB, with the correcting gain applied."""
         self._power += self._share * (_power(rows) - self._power)
         over = _decibels(self._power) - self._target_db
-        wanted = min(max(over, -self._range_db), self._range_db) - over
-        wanted = min(max(wanted, -STRONGEST_DB), STRONGEST_DB)
+        target = min(max(over, -self._range_db), self._range_db) - over
+        target = min(max(target, -STRONGEST_DB), STRONGEST_DB)
         before = self._gain_db
-        self._gain_db += HASTE * (wanted - before)
+        self._gain_db += CORRECTION_SHARE * (target - before)
         ramp = np.linspace(before, self._gain_db, rows.shape[1])
         return np.asarray(rows * 10.0 ** (ramp / 20.0))
 

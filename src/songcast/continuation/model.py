@@ -1,4 +1,4 @@
-"""The continuation of a song: primed on what it was, then free."""
+"""The continuation model: conditioned on a song, it generates the frames that follow."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +15,8 @@ from songcast.continuation.conditioning import Block, Conditioning, Passage, Pro
 from songcast.continuation.features import limited
 from songcast.continuation.lattice import LatticeState
 from songcast.continuation.level_guard import LevelGuard
-from songcast.continuation.limits import check_request
-from songcast.continuation.sampler import FUTURE, Drawing, Engine, Weights
-from songcast.continuation.settings import NetworkSettings
+from songcast.continuation.sampler import FUTURE, Sampler, SamplingOptions, Weights
+from songcast.continuation.settings import NetworkSettings, check_request
 from songcast.distributed.engine import free_cores
 from songcast.errors import BundleError, ContinuationError
 from songcast.forecasting.forecaster import check_channels
@@ -25,14 +24,14 @@ from songcast.forecasting.forecaster import check_channels
 Samples = NDArray[np.int16]
 
 KIND = "continuation"
-# Blocks of the song that the network hears before it goes on.
+# The network processes so many blocks of the song before it generates.
 PROMPT_BLOCKS = 12
 
 
 class ContinuationModel:
     """Continues songs of one or two channels at any sample rate.
 
-    ``copy_share``: how much of the remembered passage's excitation a continuation has, 0 to 1.
+    ``copy_share``: minimum share of the retrieved excitation in a continuation, 0 to 1.
     """
 
     def __init__(self, network: Any, settings: NetworkSettings, copy_share: float) -> None:
@@ -44,22 +43,22 @@ class ContinuationModel:
     def continue_song(
         self, song: Song, seconds: float = 5.0, temperature: float = 1.0, seed: int = 0
     ) -> Song:
-        """Return the next ``seconds`` of ``song``: the continuation alone, clipped to int16.
+        """Return the next ``seconds`` of ``song``: the continuation only, clipped to int16.
 
-        ``temperature`` 0 takes what is most expected, 1 draws as the network learned, more is
-        wilder. The same ``seed`` gives the same samples. Raises ``ContinuationError``.
+        ``temperature``: 0 is greedy, 1 is as learned, higher is more random. The same ``seed``
+        gives the same samples. Raises ``ContinuationError``.
         """
         return self.continue_songs(song, seconds, temperature, [seed])[0]
 
     def continue_songs(
         self, song: Song, seconds: float, temperature: float, seeds: Sequence[int]
     ) -> list[Song]:
-        """Return one continuation for each seed; the song is heard once, all cores draw."""
+        """Return one continuation for each seed, generated in threads from one prompt."""
         for seed in seeds:
             check_request(seconds, temperature, seed)
         check_song(song, self.settings.look_back)
         prompt = Prompt(song.samples, song.sample_rate_hz)
-        frames = wanted_frames(song, seconds)
+        frames = frames_of(song, seconds)
 
         def one(seed: int) -> Song:
             samples = self.generate(prompt, frames, temperature, seed)
@@ -79,16 +78,16 @@ class ContinuationModel:
         check_request(seconds, temperature, seed)
         check_song(song, self.settings.look_back)
         prompt = Prompt(song.samples, song.sample_rate_hz)
-        return self.stream(prompt, wanted_frames(song, seconds), temperature, seed)
+        return self.stream(prompt, frames_of(song, seconds), temperature, seed)
 
     def generate(self, prompt: Prompt, frames: int, temperature: float, seed: int) -> Samples:
-        """Return the next ``frames`` of a primed song, (frames, channels) int16."""
+        """Return the next ``frames`` after the prompt, (frames, channels) int16."""
         return np.concatenate(list(self.stream(prompt, frames, temperature, seed)))
 
     def stream(self, prompt: Prompt, frames: int, temperature: float, seed: int) -> "Stream":
-        """Return the next ``frames`` of a primed song, block by block."""
-        drawing = Drawing(temperature=temperature, copy_share=self.copy_share)
-        return Stream(prompt, self._weights, drawing, frames, seed)
+        """Return the next ``frames`` after the prompt, block by block."""
+        options = SamplingOptions(temperature=temperature, copy_share=self.copy_share)
+        return Stream(prompt, self._weights, options, frames, seed)
 
     def save(self, folder: Path, details: dict[str, Any], history_csv: str = "") -> None:
         """Write the bundle; ``details`` go into its bundle.json."""
@@ -109,11 +108,11 @@ class ContinuationModel:
     def load(cls, folder: Path) -> "ContinuationModel":
         """Read a bundle written by ``save``. Raises ``BundleError``."""
         manifest = read_manifest(folder)
-        said = manifest.get("network", {})
-        if manifest["kind"] != KIND or "head_units" not in said:
-            raise BundleError(f"{folder}: no continuation network; train one with `make run`")
-        settings = NetworkSettings(**{**said, "head_units": tuple(said["head_units"])})
-        # The network's own layers must be known before it is read.
+        config = manifest.get("network", {})
+        if manifest["kind"] != KIND or "head_units" not in config:
+            raise BundleError(f"{folder}: no continuation model here; `make run` trains one")
+        settings = NetworkSettings(**{**config, "head_units": tuple(config["head_units"])})
+        # Importing the module registers the custom layers of the network.
         import songcast.continuation.network  # noqa: F401
 
         network = read_network(folder / NETWORK)
@@ -121,24 +120,24 @@ class ContinuationModel:
 
 
 class Stream(Iterator[Samples]):
-    """A continuation being made. ``clipped``: how many samples so far were beyond int16."""
+    """A continuation as an iterator of blocks. ``clipped``: samples clipped to int16 so far."""
 
     def __init__(
-        self, prompt: Prompt, weights: Weights, drawing: Drawing, frames: int, seed: int
+        self, prompt: Prompt, weights: Weights, options: SamplingOptions, frames: int, seed: int
     ) -> None:
         rng = np.random.default_rng(seed)
-        # Two streams of chance: how finely the first is used must not change the second.
+        # Two random streams: the number of draws from the first must not change the second.
         self._rng, places = rng, np.random.default_rng([seed, 1])
         self._rows = prompt.rows
-        self._drawing = drawing
+        self._options = options
         self._left = frames
-        self._engine = Engine(weights, len(prompt.rows), prompt.rows.block)
+        self._sampler = Sampler(weights, len(prompt.rows), prompt.rows.block)
         self._filter = LatticeState(len(prompt.rows), prompt.rows.order)
         self._guard = LevelGuard(prompt)
-        self._guide = Conditioning(prompt, places, PROMPT_BLOCKS)
-        self._next = next(self._guide)
+        self._conditioning = Conditioning(prompt, places, PROMPT_BLOCKS)
+        self._next = next(self._conditioning)
         self.clipped = 0
-        self._hear()
+        self._process_prompt()
 
     def __next__(self) -> Samples:
         """Return the next block, (frames, channels) int16; the last one may be shorter."""
@@ -146,39 +145,45 @@ class Stream(Iterator[Samples]):
             raise StopIteration
         block = self._advance()
         random = self._rng.random((len(self._rows), self._rows.block, 2))
-        excitation = self._engine.draw(
-            limited(block.excitation), self._ahead(), block.nearness, self._drawing, random
+        excitation = self._sampler.draw(
+            limited(block.excitation),
+            self._following(),
+            block.nearness,
+            self._options,
+            random,
         )
         rows = self._filter.synthesise(excitation.astype(np.float64), block.first, block.last)
-        rows = self._guard.keep(rows)
+        rows = self._guard.apply(rows)
         samples, clipped = to_int16((self._rows.rotation.T @ rows).T[: self._left])
         self._left -= len(samples)
         self.clipped += clipped
         return samples
 
-    def _hear(self) -> None:
-        """Hear the song's end: the network its excitation, the filter its samples."""
-        own = Passage(self._rows, self._rows.stop)
-        own.excitation(-PROMPT_BLOCKS - 1)
+    def _process_prompt(self) -> None:
+        """Process the end of the prompt: set the state of the network and of the filter."""
+        true = Passage(self._rows, self._rows.stop)
+        true.excitation(-PROMPT_BLOCKS - 1)
         for index in range(-PROMPT_BLOCKS, 0):
             block = self._advance()
             start = self._rows.stop + index * self._rows.block
             rows = self._rows.between(start, start + self._rows.block)
             self._filter.analyse(rows, block.first, block.last)
-            true = limited(own.excitation(index))
-            self._engine.force(true, limited(block.excitation), self._ahead(), block.nearness)
+            excitation = limited(true.excitation(index))
+            self._sampler.force(
+                excitation, limited(block.excitation), self._following(), block.nearness
+            )
 
     def _advance(self) -> Block:
-        block, self._next = self._next, next(self._guide)
+        block, self._next = self._next, next(self._conditioning)
         return block
 
-    def _ahead(self) -> NDArray[np.float32]:
-        """What the passage plays after the present block."""
+    def _following(self) -> NDArray[np.float32]:
+        """The retrieved excitation that follows the current block."""
         return limited(self._next.excitation[:, :FUTURE])
 
 
-def wanted_frames(song: Song, seconds: float) -> int:
-    """Return how many frames ``seconds`` are, at least one."""
+def frames_of(song: Song, seconds: float) -> int:
+    """Return the number of frames in ``seconds``, at least one."""
     return max(round(seconds * song.sample_rate_hz), 1)
 
 
@@ -187,6 +192,6 @@ def check_song(song: Song, look_back: int) -> None:
     check_channels(song)
     if song.frames < look_back:
         raise ContinuationError(
-            f"{song.name}: {song.frames} frames are too short to go on from; "
+            f"{song.name}: {song.frames} frames are too short to continue; "
             f"give a song of {look_back} frames or more"
         )

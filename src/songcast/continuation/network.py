@@ -1,9 +1,9 @@
-"""The continuation network: what drives the filters next, given what drove them so far.
+"""The continuation network: predicts the next excitation of the lattice filters.
 
-Three tiers. A slow LSTM steps once in ``SLOW`` frames and hears the levels of the last step, of the
-other channel, and of the remembered passage now and a little later; a fast LSTM steps once in
-``FAST`` frames; a head with LeakyReLU gives for every sample a mixture of logistics around a share
-of the remembered passage's own excitation. Tiers after Mehri et al., "SampleRNN", 2017; excitation
+It has three tiers. A slow LSTM steps once in ``SLOW`` frames; its inputs are the levels of the last
+step, of the other row, and of the retrieved passage now and a little later. A fast LSTM steps once
+in ``FAST`` frames. A head with LeakyReLU gives for every sample a mixture of logistics around a
+share of the retrieved excitation. Tiers after Mehri et al., "SampleRNN", 2017; excitation
 instead of samples after Valin & Skoglund, "LPCNet", 2019; mixture after Salimans et al.,
 "PixelCNN++", 2017. Channels are rows of the batch. Written on ``keras.ops``.
 """
@@ -34,14 +34,14 @@ class PickFrames(Layer):
         return ops.repeat(rows, FAST, axis=1)
 
     def compute_output_shape(self, context_shape: Any, picked_shape: Any) -> tuple[int | None, ...]:
-        """Shape of the output; it cannot be inferred where the number of frames is open."""
+        """Shape of the output; Keras cannot infer it when the number of frames is None."""
         frames = None if picked_shape[1] is None else picked_shape[1] * FAST
         return context_shape[0], frames, context_shape[2]
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Stretch(Layer):
-    """(batch, n, c) -> (batch, n * STEPS_RATIO, c): every slow step serves its fast ones."""
+    """(batch, n, c) -> (batch, n * STEPS_RATIO, c): repeats every slow step for its fast steps."""
 
     def call(self, x: Any) -> Any:
         """Repeat each row."""
@@ -50,25 +50,25 @@ class Stretch(Layer):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class ExcitationMixture(Layer):
-    """The head's output and the passage's excitation to a mixture.
+    """Converts the output of the head and the retrieved excitation to a mixture.
 
     Inputs (batch, n, 3 M + 1) and (batch, n, 1); output (batch, n, 3 M + 1): log weights
-    (normalised), locations, log scales, and the share of the passage that is in every location.
+    (normalised), locations, log scales, and the share of the passage in every location.
     """
 
     def __init__(self, mixtures: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.mixtures = mixtures
 
-    def call(self, found: Any, passage: Any) -> Any:
+    def call(self, outputs: Any, passage: Any) -> Any:
         """Return the mixture."""
         m = self.mixtures
-        weights, moves, widths, trust = ops.split(found, [m, 2 * m, 3 * m], axis=-1)
-        share = ops.sigmoid(trust - 2.0)
+        weights, shifts, widths, logit = ops.split(outputs, [m, 2 * m, 3 * m], axis=-1)
+        share = ops.sigmoid(logit - 2.0)
         return ops.concatenate(
             [
                 ops.log_softmax(weights, axis=-1),
-                moves + share * passage,
+                shifts + share * passage,
                 ops.clip(widths, MIN_LOG_SCALE, MAX_LOG_SCALE),
                 share,
             ],
@@ -84,7 +84,7 @@ def build_network(settings: NetworkSettings) -> Any:
     """Return the untrained network.
 
     Inputs: ``slow`` (batch, n, SLOW_FEATURES), ``fast`` (batch, n * SLOW / FAST, FAST_FEATURES),
-    ``picked`` (batch, p): which fast frames to answer for; ``sight`` (batch, p * FAST, sight)
+    ``picked`` (batch, p): the fast steps to predict; ``sight`` (batch, p * FAST, sight)
     and ``passage`` (batch, p * FAST, 1) for their samples. Output (batch, p * FAST, 3 M + 1).
     """
     s = settings
@@ -97,10 +97,10 @@ def build_network(settings: NetworkSettings) -> Any:
     # cuDNN serves an LSTM of tanh and sigmoid; LeakyReLU comes after.
     rhythm = keras.layers.LSTM(s.slow_units, return_sequences=True, name="slow_lstm")(slow)
     rhythm = _leaky(s, "rhythm")(keras.layers.Dense(s.fast_units, name="slow_out")(rhythm))
-    heard = keras.layers.Concatenate(name="heard")([fast, Stretch(name="stretch")(rhythm)])
-    sound = keras.layers.LSTM(s.fast_units, return_sequences=True, name="fast_lstm")(heard)
-    # The levels themselves reach the head, too: it need not carry them through the LSTM.
-    sound = keras.layers.Concatenate(name="sound")([sound, heard])
+    fast_inputs = keras.layers.Concatenate(name="heard")([fast, Stretch(name="stretch")(rhythm)])
+    sound = keras.layers.LSTM(s.fast_units, return_sequences=True, name="fast_lstm")(fast_inputs)
+    # The levels also bypass the LSTM.
+    sound = keras.layers.Concatenate(name="sound")([sound, fast_inputs])
     context = keras.layers.Dense(s.head_units[0], name="context")(sound)
     x = PickFrames(name="pick")(context, picked)
     x = x + keras.layers.Dense(s.head_units[0], use_bias=False, name="look_back")(sight)
@@ -127,7 +127,7 @@ def code_length_bits(target: Any, mixture: Any) -> Any:
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class _Spread(Initializer):
-    """Begins with logistics of unequal widths, at unit level on the whole."""
+    """Initial biases: logistics of different widths, together at unit level."""
 
     def __init__(self, mixtures: int) -> None:
         self.mixtures = mixtures

@@ -1,8 +1,7 @@
-"""The memory of the song: where it has been like this before, and what came next there.
+"""Retrieval: earlier places of a song that resemble a given place.
 
-The song is seen as levels in bands of equal width in pitch, so that both harmony and rhythm
-count. Where the last seconds sound most like the present ones, the song is followed from there;
-near the end of what is known, another such place is sought.
+Places are compared by levels in bands of equal width in pitch, so that harmony and rhythm both
+count, over the last seconds. The best places are then aligned by the waveform.
 """
 
 from dataclasses import dataclass
@@ -17,28 +16,28 @@ BANDS = 48
 LOWEST_HZ, HIGHEST_HZ = 50.0, 16000.0
 FLOOR_DB = -70.0
 HOP_SECONDS = 0.023
-# How much of the past must be alike; older hops count less.
+# Length of the compared past; older hops have less weight.
 CONTEXT_SECONDS = 3.0
 RECENT_SECONDS = 1.0
-# A place is worth following for this long at least, and is not the present itself.
+# A place has at least this much song after it, and is at least this far from the query.
 FOLLOW_SECONDS = 4.0
 APART_SECONDS = 1.0
 # The waveforms are aligned within this distance, over this length.
 ALIGN_SECONDS, ALIGNED_SECONDS = 0.03, 0.1
-# Places are tried out in wave form if they are at most this much less alike than the best one.
-ALMOST = 1.15
+# Places within this factor of the lowest cost are compared by waveform.
+NEAR_BEST = 1.15
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A place in the song that is like another: ``frame``, and how unlike, in dB per band."""
+    """A retrieved place: its ``frame`` and its distance to the query in dB per band."""
 
     frame: int
     distance_db: float
 
 
 class Retrieval:
-    """The song as it is searched: ``signal`` (frames,) float64 in LSB, its main channel."""
+    """The retrieval index of a song; ``signal``: (frames,) float64 in LSB, its main row."""
 
     def __init__(self, signal: F64, sample_rate_hz: int) -> None:
         self._signal = signal
@@ -47,25 +46,22 @@ class Retrieval:
         self._bands = band_levels_db(signal, sample_rate_hz, self._hop)
 
     def no_visits(self) -> F64:
-        """Return how often each hop was followed by a continuation that begins."""
+        """Return zero visits of each hop, the start of a continuation."""
         return np.zeros(len(self._bands))
 
     def find(self, frame: int) -> Place | None:
-        """Return the place that is most like ``frame``, and at the song's end can be followed.
-
-        None where the song is too short to have one.
-        """
+        """Return the place most similar to ``frame``; None if the song is too short."""
         return self._best(frame, self.no_visits(), None)
 
     def find_another(self, frame: int, visits: F64, rng: np.random.Generator) -> Place | None:
-        """Draw one of the places most like ``frame``, less often one that was followed before.
+        """Return a random place of the most similar ones; visited places are less likely.
 
-        ``visits`` (see ``no_visits``) learns of it.
+        ``visits`` (see ``no_visits``) is updated in place.
         """
         return self._best(frame, visits, rng)
 
     def _best(self, frame: int, visits: F64, rng: np.random.Generator | None) -> Place | None:
-        # A window of four hops must not reach beyond what is known.
+        # A window of four hops must not reach beyond the end of the song.
         known = len(self._signal) // self._hop - 2
         now = min(frame // self._hop, known)
         distances, hops = self._distances(now, known)
@@ -75,8 +71,8 @@ class Retrieval:
         found = _lowest(cost, self._hops(APART_SECONDS) // 2 if rng else 1)
         if rng is not None:
             found = [int(rng.choice(found))]
-        # Of places hardly less alike, the one whose waveform fits best.
-        near = [i for i in found if cost[i] <= ALMOST * cost[found[0]]]
+        # Among places of nearly the same cost, take the one whose waveform fits best.
+        near = [i for i in found if cost[i] <= NEAR_BEST * cost[found[0]]]
         places = [frame + int(hops[i] - now) * self._hop for i in near]
         aligned = [self._aligned(frame, place) for place in places]
         best = int(np.argmax([fit for _, fit in aligned]))
@@ -88,7 +84,7 @@ class Retrieval:
         return max(round(seconds * self._rate_hz / self._hop), 1)
 
     def _distances(self, now: int, known: int) -> tuple[F64, NDArray[np.int64]]:
-        """Return how unlike hop ``now`` each hop before ``known`` is, in dB, and these hops."""
+        """Return the distance in dB of hop ``now`` to each candidate hop, and the candidates."""
         length = known * self._hop / self._rate_hz
         follow = self._hops(min(FOLLOW_SECONDS, length / 4))
         context = self._hops(min(CONTEXT_SECONDS, length / 8))
@@ -104,10 +100,7 @@ class Retrieval:
         return total / np.sum(weights), hops
 
     def _aligned(self, frame: int, place: int) -> tuple[int, float]:
-        """Move ``place`` so that the waveform before it fits best to that before ``frame``.
-
-        Returned with the fit: the correlation, at most 1.
-        """
+        """Return ``place`` aligned to the waveform before ``frame``, and the correlation there."""
         length = int(ALIGNED_SECONDS * self._rate_hz)
         reach = int(ALIGN_SECONDS * self._rate_hz)
         first = max(place - length - reach, 0)
@@ -151,7 +144,7 @@ def _filters(size: int, sample_rate_hz: int) -> F32:
     """Triangular bands, equally wide in pitch: (size // 2 + 1, BANDS) float32."""
     bins = np.arange(size // 2 + 1) * sample_rate_hz / size
     edges = np.geomspace(LOWEST_HZ, min(HIGHEST_HZ, 0.48 * sample_rate_hz), BANDS + 2)
-    # No band is narrower than the bins that make it.
+    # A band spans at least one bin on either side.
     width = sample_rate_hz / size
     lower = np.minimum(edges[:-2], edges[1:-1] - width)
     upper = np.maximum(edges[2:], edges[1:-1] + width)

@@ -1,8 +1,8 @@
-"""The network as one compiled loop over its exported weights: no Python between samples.
+"""The continuation network as one compiled loop over its exported weights.
 
-Runs free, on excitations that it draws itself, or forced, on given ones; forced, it gives what
-the Keras network gives. Buffers are allocated once; every product is a small dense one whose
-inner loop runs over contiguous outputs.
+It runs freely, on excitations that it samples itself, or teacher-forced, on given ones. Forced,
+its output equals that of the Keras network. Buffers are allocated once; the inner loop of every
+matrix product runs over contiguous outputs.
 """
 
 import math
@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from songcast.continuation.features import (
-    AHEAD,
     FAST,
     FAST_FEATURES,
     SLOW,
@@ -22,21 +21,21 @@ from songcast.continuation.features import (
     sight,
     slow_features,
 )
-from songcast.continuation.settings import MAX_LOG_SCALE, MIN_LOG_SCALE
+from songcast.continuation.settings import AHEAD, MAX_LOG_SCALE, MIN_LOG_SCALE
 from songcast.forecasting.linear_kernels import compiled, inlined
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
-# Excitations beyond this are cut: no draw may ring for ever.
+# Samples beyond this are clipped, so that no sample makes the filter ring for long.
 LIMIT = 12.0
-# What is kept of the past, and known of the passage's future, around the block.
+# Frames of the past that are kept, and frames of the passage known after the block.
 PAST, FUTURE = SLOW, 2 * SLOW
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The network's arrays, float32, (inputs, outputs) each, as the kernel takes them."""
+    """The arrays of the network, (inputs, outputs) float32 each, as the kernel takes them."""
 
     slow: tuple[F32, F32, F32]
     rhythm: tuple[F32, F32]
@@ -49,7 +48,7 @@ class Weights:
 
     @classmethod
     def of(cls, network: Any) -> "Weights":
-        """Export them from the Keras network."""
+        """Export the weights of the Keras network."""
 
         def of(name: str) -> Any:
             layer = network.get_layer(name)
@@ -68,15 +67,15 @@ class Weights:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawing:
-    """How samples are drawn. ``copy_share``: of the passage's excitation, at least."""
+class SamplingOptions:
+    """``copy_share``: minimum share of the retrieved excitation, 0 to 1."""
 
     temperature: float
     copy_share: float
 
 
-class Engine:
-    """The network following one continuation of ``rows`` rows, block by block."""
+class Sampler:
+    """The state of the network during one continuation of ``rows`` rows."""
 
     def __init__(self, weights: Weights, rows: int, block: int) -> None:
         self._weights = weights
@@ -87,31 +86,38 @@ class Engine:
         self._fast = np.zeros((rows, 2, weights.fast[1].shape[0]), np.float32)
         self.mixtures = np.zeros((rows, block, weights.answer[1].shape[0]), np.float32)
 
-    def force(self, own: F32, passage: F32, ahead: F32, nearness: tuple[float, float]) -> None:
-        """Hear a block of true excitations ``own`` (rows, block); ``mixtures`` says of each sample
-        what was expected. ``passage``: that block's; ``ahead`` (rows, FUTURE): what follows it.
+    def force(self, own: F32, passage: F32, following: F32, nearness: tuple[float, float]) -> None:
+        """Process a block of true excitations ``own`` (rows, block); fill ``mixtures``.
+
+        ``passage`` (rows, block): the retrieved excitation; ``following`` (rows, FUTURE): the
+        excitation after it.
         """
-        self._load(passage, ahead)
+        self._load(passage, following)
         self.own[:, PAST:] = own
         nothing = np.empty((len(own), self._block, 0))
         self._run(nothing, nearness, 1.0, 0.0)
 
     def draw(
-        self, passage: F32, ahead: F32, nearness: tuple[float, float], drawing: Drawing, random: F64
+        self,
+        passage: F32,
+        following: F32,
+        nearness: tuple[float, float],
+        options: SamplingOptions,
+        random: F64,
     ) -> F32:
-        """Return a block of new excitations (rows, block), a copy.
+        """Return a block of sampled excitations (rows, block), a copy.
 
         ``random`` (rows, block, 2): uniform in [0, 1).
         """
-        self._load(passage, ahead)
-        self._run(random, nearness, drawing.temperature, drawing.copy_share)
+        self._load(passage, following)
+        self._run(random, nearness, options.temperature, options.copy_share)
         return self.own[:, PAST:].copy()
 
-    def _load(self, passage: F32, ahead: F32) -> None:
+    def _load(self, passage: F32, following: F32) -> None:
         self.own[:, :PAST] = self.own[:, -PAST:]
         self._passage[:, :PAST] = self._passage[:, self._block : self._block + PAST]
         self._passage[:, PAST : PAST + self._block] = passage
-        self._passage[:, PAST + self._block :] = ahead
+        self._passage[:, PAST + self._block :] = following
 
     def _run(
         self, random: F64, nearness: tuple[float, float], temperature: float, copy_share: float
@@ -191,7 +197,7 @@ def run(
     slope: float,
     mixtures: F32,
 ) -> None:
-    """Run one block; where ``random`` (rows, block, 2) is empty, ``own`` is given, else drawn.
+    """Run one block: sample ``own``, or read it where ``random`` (rows, block, 2) is empty.
 
     ``own`` (rows, PAST + block), ``passage`` (rows, PAST + block + FUTURE). States (rows, 2,
     units) are carried; ``mixtures`` (rows, block, 3 M + 1) is filled.
@@ -201,7 +207,7 @@ def run(
     fed = rhythm[0].shape[1]
     levels = np.empty((rows, SLOW_FEATURES), np.float32)
     pulse = np.empty((rows, FAST_FEATURES), np.float32)
-    heard = np.empty((rows, FAST_FEATURES + fed), np.float32)
+    fast_inputs = np.empty((rows, FAST_FEATURES + fed), np.float32)
     sound = np.empty(fast_state.shape[2] + FAST_FEATURES + fed, np.float32)
     slow_gates = np.empty(slow[2].shape[0], np.float32)
     fast_gates = np.empty(fast[2].shape[0], np.float32)
@@ -215,16 +221,16 @@ def run(
             slow_features(own, passage, t0, nearness, levels)
             for r in range(rows):
                 lstm_step(levels[r], slow[0], slow[1], slow[2], slow_state[r], slow_gates)
-                out = heard[r, FAST_FEATURES:]
+                out = fast_inputs[r, FAST_FEATURES:]
                 out[:] = rhythm[1]
                 add_product(slow_state[r, 0], rhythm[0], out)
                 leak(out, slope)
         fast_features(own, passage, t0, pulse)
         for r in range(rows):
-            heard[r, :FAST_FEATURES] = pulse[r]
-            lstm_step(heard[r], fast[0], fast[1], fast[2], fast_state[r], fast_gates)
+            fast_inputs[r, :FAST_FEATURES] = pulse[r]
+            lstm_step(fast_inputs[r], fast[0], fast[1], fast[2], fast_state[r], fast_gates)
             sound[: fast_state.shape[2]] = fast_state[r, 0]
-            sound[fast_state.shape[2] :] = heard[r]
+            sound[fast_state.shape[2] :] = fast_inputs[r]
             contexts[r] = context[1]
             add_product(sound, context[0], contexts[r])
         for r in range(rows):
@@ -247,7 +253,7 @@ def run(
 
 @inlined
 def finish(found: F32, passage: float) -> None:
-    """Turn the answer (3 M + 1,) into log weights, locations, log scales and share, in place."""
+    """Convert the output (3 M + 1,) to log weights, locations, log scales and share, in place."""
     m = (len(found) - 1) // 3
     top = found[0]
     for i in range(1, m):
@@ -267,9 +273,9 @@ def finish(found: F32, passage: float) -> None:
 def draw(
     found: F32, passage: float, u: float, v: float, temperature: float, copy_share: float
 ) -> float:
-    """Draw one excitation from the mixture, with at least ``copy_share`` of the passage's in it.
+    """Sample one excitation with at least ``copy_share`` of the retrieved excitation in it.
 
-    What is not copied is made weaker by as much as the copied part adds, so the level stays.
+    The remaining part is attenuated so that the level stays the same.
     """
     m = (len(found) - 1) // 3
     share = found[3 * m]

@@ -1,16 +1,20 @@
-"""The shape of the continuation network: known without Keras."""
+"""The shape of the continuation network and the limits of a request; no heavy imports."""
 
+import math
 from dataclasses import dataclass
 
-from songcast.continuation.features import AHEAD
+from songcast.errors import ContinuationError
 
-# Logistics are no narrower and no wider, in units of the level of an excitation.
+# Limits of the log scales, in units of the level of an excitation.
 MIN_LOG_SCALE, MAX_LOG_SCALE = -7.0, 4.0
+# The head sees the passage from so many samples before the current one to so many after it.
+AHEAD = 4
+MAX_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSettings:
-    """Shape of the network; ``look_back`` past samples are seen by the head."""
+    """Shape of the network; the head sees ``look_back`` past samples."""
 
     look_back: int = 16
     slow_units: int = 32
@@ -21,5 +25,17 @@ class NetworkSettings:
 
     @property
     def sight(self) -> int:
-        """How many numbers the head sees: own past, and the passage from there to just ahead."""
+        """Number of samples that the head sees: its own past, and the passage around it."""
         return self.look_back + 2 * AHEAD
+
+
+def check_request(seconds: float, temperature: float, seed: int) -> None:
+    """Raise ``ContinuationError`` unless a continuation can be generated with these values."""
+    if not (math.isfinite(seconds) and 0 < seconds <= MAX_SECONDS):
+        raise ContinuationError(
+            f"seconds is {seconds:g}: must be above 0 and at most {MAX_SECONDS:g}"
+        )
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise ContinuationError(f"temperature is {temperature:g}: must be 0 or more")
+    if seed < 0:
+        raise ContinuationError(f"seed is {seed}: must be 0 or more")

@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 
 from songcast.config import ContinuationParams, Params
-from songcast.continuation.holdout import learnable_frames
+from songcast.continuation.holdout import usable_frames
 from songcast.data.corpus import Corpus
 from songcast.distributed.engine import free_cores
 from songcast.files import MODELS, PLOTS, PREPARED
@@ -38,12 +38,12 @@ def learn(params: ContinuationParams, corpus: Corpus, run: StageRun) -> None:
     from songcast.continuation.network import build_network
     from songcast.continuation.settings import NetworkSettings
     from songcast.training.continuation import FitSettings, Row, fit
-    from songcast.training.continuation_examples import Sampler, practice
+    from songcast.training.continuation_examples import Sampler, make_examples
 
-    songs = [(song, learnable_frames(song, params.holdout_seconds)) for song in corpus]
+    songs = [(song, usable_frames(song, params.holdout_seconds)) for song in corpus]
     log.info("%s: listening to %d songs ...", STAGE, len(songs))
     crop = params.crop_steps * SLOW
-    views = practice(songs, params.examples, crop, free_cores())
+    views = make_examples(songs, params.examples, crop, free_cores())
     settings = NetworkSettings(
         look_back=params.look_back,
         slow_units=params.slow_units,

@@ -1,4 +1,4 @@
-"""Fitting the continuation network: code length of true excitations, heard with drifting levels."""
+"""The fit of the continuation network on the code length of true excitations."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

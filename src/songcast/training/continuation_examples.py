@@ -21,7 +21,6 @@ from songcast.continuation.conditioning import (
     block_frames,
 )
 from songcast.continuation.features import (
-    AHEAD,
     FAST,
     FAST_FEATURES,
     SLOW,
@@ -30,6 +29,7 @@ from songcast.continuation.features import (
     all_sights,
     limited,
 )
+from songcast.continuation.settings import AHEAD
 from songcast.data.corpus import PreparedSong
 from songcast.errors import CorpusError
 from songcast.forecasting.prefetch import prefetch
@@ -37,25 +37,25 @@ from songcast.forecasting.prefetch import prefetch
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
-# A crop begins with the past of its first step and ends with what lies ahead of its last.
+# Extra steps of a crop: the past of its first step and the future of its last one.
 EDGES = 3
 FIRST_STEP = SLOW
-# A view is this many crops long: what is heard before its cut, what follows.
-HEARD_CROPS, FOLLOWED_CROPS = 1, 2
-# Cut earlier, a song has no memory worth learning with.
+# Length of an example in crops, before and after its cut.
+CROPS_BEFORE, CROPS_AFTER = 1, 2
+# Before an earlier cut there is too little song for a useful retrieval.
 EARLIEST_SECONDS = 2.5
-# The drift of the heard level while learning: a walk of this many dB per block.
+# Standard deviation in dB per block of the random walk of input levels.
 DRIFT_DB = 1.5
-WITHOUT_MEMORY = 0.15
-# A crop answers for so many of its fast steps, drawn at random: the head costs most.
+NO_PASSAGE_SHARE = 0.15
+# The loss uses so many random fast steps of a crop, because the head is the largest cost.
 PICKED = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class View:
-    """``own``, ``passage`` (rows, frames) float32: excitations, true and of the memory.
+class Example:
+    """``own``, ``passage`` (rows, frames) float32: the true and the retrieved excitation.
 
-    ``nearness`` (blocks, 2) float32: 1 with a memory, and how unlike it is in 10 dB.
+    ``nearness`` (blocks, 2) float32: 1 if a passage was retrieved, and its distance in 10 dB.
     ``block``: frames per block.
     """
 
@@ -65,47 +65,47 @@ class View:
     block: int
 
 
-def practice(
+def make_examples(
     songs: Sequence[tuple[PreparedSong, int]], count: int, crop_frames: int, threads: int
-) -> tuple[list[View], list[View]]:
-    """Return about ``count`` views to learn from, and one of each song to check with.
+) -> tuple[list[Example], list[Example]]:
+    """Return about ``count`` training examples and one validation example of each song.
 
-    ``songs``: with how many of their frames may be heard; what views follow lies within. The
-    end of that, one view long, is for checking alone where there is room. Raises
-    ``CorpusError`` where no song is long enough.
+    ``songs``: each song with the number of its frames that may be used. Where there is room, the
+    last frames of these are used for validation only. Raises ``CorpusError`` if no song is long
+    enough.
     """
-    learned, checked = [], []
+    training, validation = [], []
     share = max(count // max(len(songs), 1), 1)
     for song, frames in songs:
         length = Length.of(song.sample_rate_hz, crop_frames)
-        last = frames - length.followed
+        last = frames - length.after
         cuts = length.cuts(last, share)
         if cuts:
-            checked.append((song, frames, last, length))
-        learned += [(song, frames, cut, length) for cut in cuts or length.cuts(frames, share)]
-    if not learned:
+            validation.append((song, frames, last, length))
+        training += [(song, frames, cut, length) for cut in cuts or length.cuts(frames, share)]
+    if not training:
         raise CorpusError(
-            "no song is long enough to practise continuing it: add longer songs, or make "
-            "continuation.crop_steps in params.yaml smaller"
+            "no song is long enough to train its continuation: add longer songs or reduce "
+            "continuation.crop_steps in params.yaml"
         )
 
-    def work(job: tuple[PreparedSong, int, int, Length]) -> View:
-        song, heard, cut, length = job
-        # Opened here: a map of every song at once would be too many open files.
-        return view(song.samples[:heard], song.sample_rate_hz, cut, length)
+    def work(job: tuple[PreparedSong, int, int, Length]) -> Example:
+        song, usable_frames, cut, length = job
+        # Opened here: a map of every song at once would exceed the limit of open files.
+        return make_example(song.samples[:usable_frames], song.sample_rate_hz, cut, length)
 
     with ThreadPoolExecutor(threads) as pool:
-        found = list(pool.map(work, [*learned, *checked]))
-    return found[: len(learned)], found[len(learned) :]
+        examples = list(pool.map(work, [*training, *validation]))
+    return examples[: len(training)], examples[len(training) :]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Length:
-    """How long views are, in frames: ``heard`` before the cut, ``followed`` after it."""
+    """The length of examples in frames, ``before`` and ``after`` the cut."""
 
     block: int
-    heard: int
-    followed: int
+    before: int
+    after: int
     earliest: int
 
     @classmethod
@@ -115,34 +115,36 @@ class Length:
         crop = -(-(crop_frames + EDGES * SLOW) // block) * block
         return cls(
             block=block,
-            heard=HEARD_CROPS * crop,
-            followed=FOLLOWED_CROPS * crop,
+            before=CROPS_BEFORE * crop,
+            after=CROPS_AFTER * crop,
             earliest=round(EARLIEST_SECONDS * sample_rate_hz),
         )
 
     def cuts(self, frames: int, count: int) -> list[int]:
-        """Return up to ``count`` cuts for views within the first ``frames``, spread evenly."""
-        first, last = self.heard + self.block, frames - self.followed
+        """Return up to ``count`` evenly spread cuts of examples within the first ``frames``."""
+        first, last = self.before + self.block, frames - self.after
         first = max(first, min(self.earliest, last))
         return (
             sorted({int(cut) for cut in np.linspace(first, last, count)}) if last >= first else []
         )
 
 
-def view(samples: NDArray[np.int16], sample_rate_hz: int, cut: int, length: Length) -> View:
-    """Return the view of (frames, channels) int16 ``samples`` cut at frame ``cut``."""
-    heard, followed = length.heard // length.block, length.followed // length.block
+def make_example(
+    samples: NDArray[np.int16], sample_rate_hz: int, cut: int, length: Length
+) -> Example:
+    """Return the example of ``samples`` (frames, channels) int16, cut at frame ``cut``."""
+    before, after = length.before // length.block, length.after // length.block
     prompt = Prompt(samples[:cut], sample_rate_hz)
-    conditioning = Conditioning(prompt, np.random.default_rng(cut), heard)
+    conditioning = Conditioning(prompt, np.random.default_rng(cut), before)
     true = Passage(Rows(samples, sample_rate_hz, prompt.rows.rotation), cut)
-    true.excitation(-heard - 1)
+    true.excitation(-before - 1)
     own, passage, nearness = [], [], []
-    for index in range(-heard, followed):
+    for index in range(-before, after):
         block = next(conditioning)
-        own.append(true.excitation(index, *guided_levels(block, index)))
+        own.append(true.excitation(index, *target_levels(block, index)))
         passage.append(block.excitation)
         nearness.append(block.nearness)
-    return View(
+    return Example(
         own=limited(np.concatenate(own, axis=1)),
         passage=limited(np.concatenate(passage, axis=1)),
         nearness=np.array(nearness, np.float32),
@@ -150,18 +152,18 @@ def view(samples: NDArray[np.int16], sample_rate_hz: int, cut: int, length: Leng
     )
 
 
-def guided_levels(block: Block, index: int) -> tuple[F64 | None, F64 | None]:
+def target_levels(block: Block, index: int) -> tuple[F64 | None, F64 | None]:
     """Return the levels at both ends of block ``index``; after the cut, the conditioning's."""
     return (block.first.level if index > 0 else None, block.last.level if index >= 0 else None)
 
 
 class Sampler:
-    """Draws batches of crops from views. The same seed, epoch and index give the same batch."""
+    """Draws batches of crops from examples; deterministic in seed, epoch and index."""
 
     def __init__(
-        self, views: Sequence[View], *, rows: int, steps: int, look_back: int, seed: int
+        self, examples: Sequence[Example], *, rows: int, steps: int, look_back: int, seed: int
     ) -> None:
-        self._views = list(views)
+        self._examples = list(examples)
         self._rows, self._steps = rows, steps
         self._look_back, self._seed = look_back, seed
 
@@ -170,8 +172,8 @@ class Sampler:
     ) -> tuple[list[NDArray[np.generic]], F32]:
         """Return the network's five inputs and the target (rows, PICKED * FAST, 1).
 
-        ``noisy``: what is heard of the own past drifts in level, as it does when the network
-        hears itself, and some crops have no memory; the target stays what it is.
+        ``noisy``: the level of the past excitation drifts, as it does when the network runs on
+        its own output, and some crops have no retrieved passage. The target stays the same.
         """
         rng = np.random.default_rng([self._seed, epoch, index, int(noisy)])
         crops = [self._crop(rng, noisy) for _ in range(self._rows)]
@@ -179,23 +181,23 @@ class Sampler:
         return [slow, fast, picked, sight, passage], target
 
     def _crop(self, rng: np.random.Generator, noisy: bool) -> tuple[NDArray[np.generic], ...]:
-        view = self._views[rng.integers(len(self._views))]
+        example = self._examples[rng.integers(len(self._examples))]
         frames = self._steps * SLOW
         whole = frames + EDGES * SLOW
-        first = int(rng.integers((view.own.shape[1] - whole) // SLOW + 1)) * SLOW
+        first = int(rng.integers((example.own.shape[1] - whole) // SLOW + 1)) * SLOW
         piece = slice(first, first + whole)
-        row = int(rng.integers(len(view.own)))
-        order = [row, *[r for r in range(len(view.own)) if r != row]]
-        true, passage = view.own[order, piece], view.passage[order, piece].copy()
-        near = view.nearness[(first + SLOW * np.arange(1, self._steps + 1)) // view.block]
-        heard = true
+        row = int(rng.integers(len(example.own)))
+        order = [row, *[r for r in range(len(example.own)) if r != row]]
+        true, passage = example.own[order, piece], example.passage[order, piece].copy()
+        near = example.nearness[(first + SLOW * np.arange(1, self._steps + 1)) // example.block]
+        own = true
         if noisy:
-            heard = true * drift(rng, len(true), true.shape[1], view.block)
-            if rng.random() < WITHOUT_MEMORY:
+            own = true * drift(rng, len(true), true.shape[1], example.block)
+            if rng.random() < NO_PASSAGE_SHARE:
                 passage[:] = 0.0
                 near = np.zeros_like(near)
-        heard, passage = np.ascontiguousarray(heard), np.ascontiguousarray(passage)
-        return crop(heard, passage, near, true, self._look_back, self._pick(rng))
+        own, passage = np.ascontiguousarray(own), np.ascontiguousarray(passage)
+        return crop(own, passage, near, true, self._look_back, self._pick(rng))
 
     def _pick(self, rng: np.random.Generator) -> NDArray[np.int64]:
         fast = self._steps * SLOW // FAST
@@ -203,20 +205,20 @@ class Sampler:
 
 
 def crop(
-    heard: F32, passage: F32, near: F32, true: F32, look_back: int, picked: NDArray[np.int64]
+    own: F32, passage: F32, near: F32, true: F32, look_back: int, picked: NDArray[np.int64]
 ) -> tuple[NDArray[np.generic], ...]:
     """Return the inputs for the first row of one crop, and the target.
 
-    ``heard``, ``passage``, ``true`` (rows, SLOW + steps * SLOW + 2 SLOW): the crop between what
-    comes before and after. ``near`` (steps, 2). ``picked``: the fast frames to answer for.
+    ``own``, ``passage``, ``true`` (rows, SLOW + steps * SLOW + 2 SLOW): the crop between what
+    comes before and after. ``near`` (steps, 2). ``picked``: the fast steps to predict.
     """
     steps = len(near)
-    slow = np.empty((len(heard), steps, SLOW_FEATURES), np.float32)
-    fast = np.empty((len(heard), steps * SLOW // FAST, FAST_FEATURES), np.float32)
-    all_features(heard, passage, FIRST_STEP, near, slow, fast)
+    slow = np.empty((len(own), steps, SLOW_FEATURES), np.float32)
+    fast = np.empty((len(own), steps * SLOW // FAST, FAST_FEATURES), np.float32)
+    all_features(own, passage, FIRST_STEP, near, slow, fast)
     starts = FIRST_STEP + picked * FAST
     sight = np.empty((len(picked) * FAST, look_back + 2 * AHEAD), np.float32)
-    all_sights(heard[0], passage[0], starts, look_back, sight)
+    all_sights(own[0], passage[0], starts, look_back, sight)
     places = (starts[:, None] + np.arange(FAST)).ravel()
     return (
         slow[0],
