@@ -18,6 +18,7 @@ from songcast.bundle import read_manifest
 from songcast.data.corpus import Corpus
 from songcast.errors import ParamsError
 from songcast.forecasting.notebook import Notebook
+from songcast.registry import files as registry_files
 from songcast.registry.models import load
 from songcast.stages import run_stage
 from songcast.stages.retrain import replay_shares
@@ -88,8 +89,7 @@ def test_every_stage_has_left_its_outputs(home):
         "models/notebook/bundle.json",
         "models/continuation/bundle.json",
         "models/train/bundle.json",
-        "models/train/continuation/network.keras",
-        "models/retrain/continuation/network.keras",
+        "models/continuation/network.keras",
         "models/train/network.keras",
         "models/retrain/bundle.json",
         "plots/continuation.csv",
@@ -188,10 +188,12 @@ def test_the_continuation_that_is_heard_goes_on_where_the_original_does(home):
         np.testing.assert_array_equal(found.samples, expected)
 
 
-def test_both_bundles_carry_the_network_that_continues(home):
-    alone = read_manifest(home / "models" / "continuation")["weights_sha256"]
-    for kind in ("train", "retrain"):
-        assert read_manifest(home / "models" / kind / "continuation")["weights_sha256"] == alone
+def test_registered_versions_carry_the_continuation_model(home):
+    weights = read_manifest(home / "models" / "continuation")["weights_sha256"]
+    for version in (1, 2):
+        package = registry_files.resolve(f"models:/songcast/{version}")
+        assert read_manifest(package / "continuation")["weights_sha256"] == weights
+        assert read_manifest(package)["continuation_weights_sha256"] == weights
 
 
 def test_retrain_begins_with_trains_weights_and_another_slope(home):
@@ -200,7 +202,7 @@ def test_retrain_begins_with_trains_weights_and_another_slope(home):
     assert retrain["weights_sha256"] != train["weights_sha256"]
     assert train["network"]["negative_slope"] == 0.1
     assert retrain["network"]["negative_slope"] == 0.25
-    network = load(home / "models" / "retrain").network
+    network = load(home / "models" / "retrain").forecaster.network
     slopes = [layer.negative_slope for layer in network.layers if hasattr(layer, "negative_slope")]
     assert slopes
     assert slopes == pytest.approx([0.25] * len(slopes))
@@ -230,7 +232,7 @@ def test_both_bundles_are_versions_and_the_better_is_the_challenger(home):
     assert (registered["champion"] is None) != registered["gate"]["passed"]
     model = load("models:/songcast@challenger")
     bundle = load(home / "models" / better)
-    for w, expected in zip(model.network.weights, bundle.network.weights, strict=True):
+    for w, expected in zip(model.forecaster.network.weights, bundle.forecaster.network.weights, strict=True):
         np.testing.assert_array_equal(np.array(w), np.array(expected))
 
 
