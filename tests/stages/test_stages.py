@@ -232,7 +232,9 @@ def test_both_bundles_are_versions_and_the_better_is_the_challenger(home):
     assert (registered["champion"] is None) != registered["gate"]["passed"]
     model = load("models:/songcast@challenger")
     bundle = load(home / "models" / better)
-    for w, expected in zip(model.forecaster.network.weights, bundle.forecaster.network.weights, strict=True):
+    for w, expected in zip(
+        model.forecaster.network.weights, bundle.forecaster.network.weights, strict=True
+    ):
         np.testing.assert_array_equal(np.array(w), np.array(expected))
 
 
