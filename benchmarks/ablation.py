@@ -137,12 +137,12 @@ def train_and_measure(
     recurrent: bool,
 ) -> Row:
     """Train on ``training``; return the mean bits of the validation passages of both groups."""
-    from songcast.stages.fitting import fit_settings
-    from songcast.stages.train import new_model
     from songcast.training.batches import CropSampler
     from songcast.training.checkpoint import Checkpoint
     from songcast.training.feature_cache import open_features
-    from songcast.training.fit import fit, mean_bits
+    from songcast.training.forecaster import fit_forecaster
+    from songcast.training.setup import fit_settings, new_model
+    from songcast.training.validation import song_bits
 
     model = new_model(params, training)
     network = model.network if recurrent else without_recurrence(model.network)
@@ -169,8 +169,10 @@ def train_and_measure(
         with tempfile.TemporaryDirectory() as scratch:
             checkpoint = Checkpoint(Path(scratch), "ablation")
             # One epoch: the weights are the moving average at its end.
-            fit(network, sampler, measured["known"], fit_settings(params), checkpoint, quiet)
-    return {name: mean_bits(network, songs) for name, songs in measured.items()}
+            fit_forecaster(
+                network, sampler, measured["known"], fit_settings(params), checkpoint, quiet
+            )
+    return {name: float(np.mean(song_bits(network, songs))) for name, songs in measured.items()}
 
 
 def without_recurrence(network: Any) -> Any:

@@ -210,8 +210,9 @@ def do_features(_: str) -> None:
 def do_train(group: str) -> None:
     """Train the network of params.yaml for some steps; ``group`` is "WORKERS BATCH_SIZE"."""
     from songcast.distributed import cluster
-    from songcast.stages.fitting import fit_on_cluster, fit_settings
     from songcast.training.checkpoint import Checkpoint
+    from songcast.training.forecaster import fit_on_cluster
+    from songcast.training.setup import fit_settings
 
     workers, batch_size = map(int, group.split())
     # Ray does not pin its workers: without this a single worker would use all cores.
@@ -244,7 +245,7 @@ def network() -> tuple[Any, Any]:
     """Return params.train without augmentations, and its network."""
     from songcast.config import Params
     from songcast.data.corpus import Corpus
-    from songcast.stages.train import new_model
+    from songcast.training.setup import new_model
 
     params = Params.load().train.model_copy(update={"augmentations": 0})
     return params, new_model(params, list(Corpus.open(Path("prepared").absolute())))
@@ -255,7 +256,7 @@ def opened(
 ) -> tuple[Any, Any]:
     """Return the features of the first songs and a sampler of crops."""
     from songcast.data.corpus import Corpus
-    from songcast.stages.fitting import open_crops
+    from songcast.training.setup import open_crops
 
     params, model = network()
     corpus = Corpus.open(Path("prepared").absolute())
@@ -268,7 +269,7 @@ def do_sweep(trials: str) -> None:
     from songcast.distributed import cluster
 
     def trial(_: dict[str, Any], report: Callable[[dict[str, float]], None]) -> None:
-        import songcast.stages.train  # noqa: F401
+        import songcast.training.forecaster  # noqa: F401
 
         report({"step": 0.0, "train_bits_per_sample": 0.0, "validation_bits_per_sample": 0.0})
 

@@ -124,12 +124,12 @@ def train_ours(seconds: float, batch_size: int | None) -> Results:
     from songcast.config import Params
     from songcast.data.corpus import Corpus
     from songcast.files import FEATURES, PARAMS, PREPARED, root
+    from songcast.forecasting.network import code_length_bits
     from songcast.forecasting.prefetch import prefetch
-    from songcast.stages.fitting import fit_settings
-    from songcast.stages.train import new_model
     from songcast.training.batches import CropSampler
     from songcast.training.feature_cache import open_features
     from songcast.training.fit import compile_trainer
+    from songcast.training.setup import fit_settings, new_model
 
     params = Params.load(root() / PARAMS).train
     prepared = list(Corpus.open(root() / PREPARED))
@@ -143,7 +143,7 @@ def train_ours(seconds: float, batch_size: int | None) -> Results:
         look_back=params.look_back,
         seed=params.seed,
     )
-    trainer = compile_trainer(model.network, fit_settings(params))
+    trainer = compile_trainer(model.network, code_length_bits, fit_settings(params))
     state = np.zeros((batch_size, *model.network.input_shape[-1][1:]), np.float32)
 
     def train(steps: int) -> None:

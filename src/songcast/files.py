@@ -126,9 +126,14 @@ def write_json(path: str | os.PathLike[str], value: object) -> None:
     Keys keep their order, text stays readable. Raises ``ValueError`` for NaN and infinities,
     which JSON does not have.
     """
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file atomically, creating its folder."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
 
 
 def sha256_of_file(path: str | os.PathLike[str]) -> str:

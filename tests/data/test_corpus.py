@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from songcast.data.corpus import (
     Passages,
     PreparedSong,
     has_array,
+    open_array,
     split_frames,
     write_index,
 )
@@ -296,3 +299,44 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 def test_sha256_is_that_of_the_bytes(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256_of_file(tmp_path / "a").startswith("ba7816bf8f01cfea414140de5dae2223")
+
+
+# Arrays.
+
+
+def test_an_array_is_what_numpy_reads_and_cannot_be_written(tmp_path):
+    path = tmp_path / "a.npy"
+    np.save(path, np.arange(12, dtype=np.int16).reshape(6, 2))
+    array = open_array(path)
+    assert np.array_equal(array, np.load(path))
+    assert array.dtype == np.int16
+    with pytest.raises(ValueError, match="read-only"):
+        array[0] = 1
+
+
+def test_a_pickle_is_not_loaded_as_an_array(tmp_path):
+    path = tmp_path / "a.npy"
+    np.save(path, np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match="objects"):
+        open_array(path)
+
+
+def test_two_threads_never_parse_an_array_header_at_once(tmp_path, monkeypatch):
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros(3))
+    load, inside, most = np.load, [], []
+
+    def slow_load(*args, **kwargs):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.01)
+        inside.pop()
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(np, "load", slow_load)
+    threads = [threading.Thread(target=open_array, args=(path,)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 6

@@ -20,10 +20,11 @@ from songcast.data.corpus import Corpus
 from songcast.distributed import cluster, engine
 from songcast.errors import AudioError, CorpusError, ParamsError
 from songcast.forecasting.front_end import FrontEndSettings
-from songcast.stages import fitting
 from songcast.stages.evaluate import evaluate
+from songcast.stages.fitting import train_forecaster
 from songcast.stages.prepare import prepare
 from songcast.tracking.store import connect, experiment_id
+from songcast.training import setup
 from songcast.training.batches import CropSampler
 from songcast.training.feature_cache import open_features
 
@@ -244,15 +245,15 @@ def test_training_shared_by_two_ends_the_same_though_one_of_them_is_killed(
 
     def train(stage, workers):
         who = "ray" if workers > 1 else "local"
-        job = fitting.Job(stage=stage, params=FIT, songs=songs, fingerprint="same", details={},
-                          engine=who, workers=workers)  # fmt: skip
         model = untrained("none")
-        fitting.fit_and_log(job, model)
+        train_forecaster(
+            stage, FIT, model, songs, fingerprint="same", details={}, engine=who, workers=workers
+        )
         rows = (home / "plots" / f"{stage}.csv").read_text().splitlines()[1:]
         return np.array([row.split(",") for row in rows], float), model.network.get_weights()
 
     alone, weights = train("alone", 1)
-    monkeypatch.setattr(fitting, "CropSampler", Deadly)
+    monkeypatch.setattr(setup, "CropSampler", Deadly)
     shared, found = train("shared", 2)
     assert marker.exists()
     # Two halves of a gradient are summed in another order than the whole.

@@ -15,7 +15,7 @@ from songcast.audio.songs import Song, write_song
 from songcast.data.corpus import Corpus, PreparedSong, has_array, split_frames, write_index
 from songcast.training.batches import CropSampler
 from songcast.training.feature_cache import DTYPES, SongFeatures
-from songcast.training.fit import VALIDATION_SONGS, validation_songs
+from songcast.training.validation import VALIDATION_SONGS, validation_songs
 
 RATE_HZ = 44100
 FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}

@@ -14,8 +14,10 @@ from songcast.errors import CorpusError
 from songcast.evaluation.continuations import by_horizon, summarise
 from songcast.evaluation.songs import continue_song, listened_frames
 from songcast.report.figures.continuation import distance_over_horizon
-from songcast.training.continuation import FitSettings, fit
+from songcast.training.checkpoint import Checkpoint
+from songcast.training.continuation import continuation_objective
 from songcast.training.continuation_examples import PICKED, Length, Sampler, make_examples
+from songcast.training.fit import FitSettings, fit
 
 RATE_HZ = 8000
 FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
@@ -161,18 +163,19 @@ def test_noise_changes_inputs_and_not_targets(samplers):
     assert np.any(noisy[0] != clean[0])
 
 
-def test_fit_reduces_the_validation_loss(samplers):
+def test_fit_reduces_the_validation_loss(samplers, tmp_path):
     import keras
 
     keras.utils.set_random_seed(0)
     rows = fit(
         build_network(SETTINGS),
-        *samplers,
+        continuation_objective(*samplers),
         FitSettings(epochs=3, steps_per_epoch=8, learning_rate=1e-2),
+        Checkpoint(tmp_path, "f"),
         lambda epoch, row: None,
     )
     assert [row["step"] for row in rows] == [0.0, 1.0, 2.0]
-    assert rows[-1]["validation_bits"] < rows[0]["validation_bits"]
+    assert rows[-1]["validation_bits_per_sample"] < rows[0]["validation_bits_per_sample"]
 
 
 # Measures by horizon.

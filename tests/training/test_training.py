@@ -24,20 +24,15 @@ from songcast.forecasting.network import code_length_bits
 from songcast.training.batches import CropSampler
 from songcast.training.checkpoint import Checkpoint
 from songcast.training.feature_cache import open_features
-from songcast.training.fit import FitSettings, fit, mean_bits, validation_measures
+from songcast.training.fit import FitSettings, compile_trainer
+from songcast.training.forecaster import fit_forecaster
+from songcast.training.validation import song_bits, validation_measures
 
 # TensorFlow's variables do not know NumPy 2's copy keyword; Keras asks them when it saves.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword"
 )
-SETTINGS = FitSettings(
-    epochs=3,
-    steps_per_epoch=6,
-    batch_size=4,
-    crop_frames=256,
-    learning_rate=1e-2,
-    average_momentum=0.8,
-)
+SETTINGS = FitSettings(epochs=3, steps_per_epoch=6, learning_rate=1e-2, average_momentum=0.8)
 SPLITS = {"train": (0, 6000), "validation": (6100, 10600), "test": (10700, 12000)}
 
 
@@ -72,13 +67,13 @@ def train(corpus, folder, fingerprint="f", seed=0, settings=SETTINGS, on_epoch=N
     model = untrained("none", seed)
     sampler = CropSampler(
         corpus[1],
-        batch_size=settings.batch_size,
-        frames=settings.crop_frames,
+        batch_size=4,
+        frames=256,
         look_back=model.settings.look_back,
         seed=seed,
     )
     checkpoint = Checkpoint(folder, fingerprint)
-    rows = fit(
+    rows = fit_forecaster(
         model.network,
         sampler,
         corpus[1],
@@ -121,9 +116,9 @@ def test_training_lowers_the_code_length_on_what_it_has_not_seen(corpus, finishe
     assert [row["step"] for row in rows] == [0.0, 1.0, 2.0]
     assert all(set(row) == set(rows[0]) for row in rows)
     model = untrained("none")
-    before = mean_bits(model.network, corpus[1])
+    before = np.mean(song_bits(model.network, corpus[1]))
     model.network.set_weights(weights)
-    after = mean_bits(model.network, corpus[1])
+    after = np.mean(song_bits(model.network, corpus[1]))
     assert after < before - 0.1
     # What is kept is the best epoch's average.
     assert after == pytest.approx(min(row["validation_bits_per_sample"] for row in rows), abs=1e-6)
@@ -181,9 +176,7 @@ def test_the_checkpoint_of_another_training_is_not_gone_on_from(corpus, finished
 def test_a_checkpoint_remembers_its_run_holds_no_pickle_and_leaves_when_told(corpus, tmp_path):
     folder = tmp_path / "checkpoints"
     model = untrained("none")
-    from songcast.training.fit import compile_trainer
-
-    trainer = compile_trainer(model.network, SETTINGS)
+    trainer = compile_trainer(model.network, code_length_bits, SETTINGS)
     checkpoint = Checkpoint(folder, "f")
     checkpoint.run_id = "abc"
     checkpoint.save(trainer, [{"step": 0.0}], None)
@@ -202,9 +195,7 @@ def test_a_training_that_only_diverges_is_one_line(corpus, tmp_path):
 
 
 def test_a_crash_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path, monkeypatch):
-    from songcast.training.fit import compile_trainer
-
-    trainer = compile_trainer(untrained("none").network, SETTINGS)
+    trainer = compile_trainer(untrained("none").network, code_length_bits, SETTINGS)
     checkpoint = Checkpoint(tmp_path, "f")
     checkpoint.save(trainer, [{"step": 0.0}], None)
 
@@ -262,7 +253,8 @@ def test_validation_measures_are_those_of_the_forecast_on_the_passage(corpus, tm
     # One block of 4096 from the first whole frame of the passage
     start = -(-SPLITS["validation"][0] // 16) * 16
     x = songs[0].samples[start : start + 4096].astype(np.float64)
-    assert found["bits_per_sample"] == pytest.approx(mean_bits(model.network, features[:1]), 1e-9)
+    (bits,) = song_bits(model.network, features[:1])
+    assert found["bits_per_sample"] == pytest.approx(bits, 1e-9)
     # Without a front end the network's error is the sample minus its correction of zero.
     model.network.set_weights([0 * w for w in weights_of(model)])
     silent = validation_measures(model.network, features[0], songs[0].samples)

@@ -109,10 +109,11 @@ def sweep_key(root: Path, params: "Params") -> str:
     """Return a key of the params, the songs and the code: with another key, trials run again."""
     from songcast.data.corpus import Corpus
     from songcast.files import PREPARED
-    from songcast.training.fingerprint import fingerprint
+    from songcast.training.checkpoint import fingerprint
+    from songcast.training.setup import CODE
 
-    said = params.model_dump(mode="json", include={"train", "sweep"})
-    return fingerprint(said, Corpus.open(root / PREPARED))[:16]
+    values = params.model_dump(mode="json", include={"train", "sweep"})
+    return fingerprint(values, Corpus.open(root / PREPARED), code=CODE)[:16]
 
 
 def sweep(root: Path, params: "Params", folder: Path) -> list["Trial"]:
@@ -159,18 +160,15 @@ def train(
     from songcast.training.checkpoint import Checkpoint
 
     import_keras()
-    from songcast.stages.fitting import fit_settings, open_crops, select_songs
-    from songcast.stages.train import new_model
-    from songcast.training.fit import fit
+    from songcast.training.forecaster import fit_forecaster
+    from songcast.training.setup import fit_settings, new_model, open_crops, songs_to_train_on
 
     tried = TrainParams.model_validate({**params.train.model_dump(), **values})
-    corpus = Corpus.open(root / PREPARED)
-    left_out = {song.slug for song in select_songs(corpus, tried.exclude)}
-    songs = [song for song in corpus if song.slug not in left_out]
+    songs = songs_to_train_on(Corpus.open(root / PREPARED), tried)
     model = new_model(tried, songs)
     features, sampler = open_crops(songs, model, tried, root / FEATURES)
     with tempfile.TemporaryDirectory() as scratch:
-        fit(
+        fit_forecaster(
             model.network,
             sampler,
             features,

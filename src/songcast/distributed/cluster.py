@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from songcast.config import Range
 from songcast.errors import CorpusError, ParamsError, SongcastError
+
+if TYPE_CHECKING:
+    from songcast.config import Range
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -197,7 +199,7 @@ def worker_resources(nodes: Sequence[Mapping[str, float]], workers: int) -> dict
 
 def tune(
     trial: Callable[[dict[str, Any], Callable[[dict[str, float]], None]], None],
-    space: Mapping[str, tuple[Any, ...] | Range],
+    space: Mapping[str, "tuple[Any, ...] | Range"],
     *,
     trials: int,
     epochs: int,
@@ -225,9 +227,9 @@ def tune(
             )
         else:
             drawn = {
-                key: tune.loguniform(given.low, given.high)
-                if isinstance(given, Range)
-                else tune.choice(given)
+                key: tune.choice(given)
+                if isinstance(given, tuple)
+                else tune.loguniform(given.low, given.high)
                 for key, given in space.items()
             }
             scheduler = tune.schedulers.ASHAScheduler(max_t=epochs, grace_period=grace_epochs)

@@ -1,7 +1,7 @@
-"""Who shares a training: every worker learns from its rows of each batch, all take one step.
+"""Data-parallel training: each worker computes the gradients of its rows of a batch.
 
-The workers' gradients are averaged before each step, so that all keep the same weights and learn
-what one worker would from the whole batch (but for the order in which rounding sums).
+The gradients are averaged over the workers before each step, so all keep the same weights. The
+result is that of one worker with the whole batch, except for the order of rounding.
 """
 
 import os
@@ -11,35 +11,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Collective operations of one group match by these numbers: any will do that are not shared with
-# TensorFlow's own, which count from 1.
+# Collective operations of a group match by these numbers; TensorFlow's own count from 1.
 GROUP_KEY, GRADIENTS_KEY, MEASURES_KEY = 7001, 7101, 7102
 
 
-class Team:
-    """One worker alone: every batch is its own, and a mean over workers is what it has."""
+class WorkerGroup:
+    """The workers that share a training; this base class is a single worker."""
 
     rank, workers = 0, 1
 
     def optimizer(self, adam: type[Any]) -> type[Any]:
-        """Return ``adam``, or one that averages the gradients over the workers first."""
+        """Return ``adam``, or a subclass that averages the gradients over the workers first."""
         return adam
 
     def mean(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the mean over workers of a float64 array; each must ask for it."""
+        """Return the mean over workers of a float64 array; every worker must call it."""
         return values
 
 
-class TensorflowTeam(Team):
-    """This process among those that ``TF_CONFIG`` names. Make it before anything computes."""
+class TensorflowWorkerGroup(WorkerGroup):
+    """The processes that ``TF_CONFIG`` names. Create it before TensorFlow computes anything."""
 
     def __init__(self, rank: int, workers: int) -> None:
         import tensorflow as tf
 
         self.rank, self.workers = rank, workers
-        # Ray says how many cores are this process's; TensorFlow would take all of the machine.
+        # Ray sets the number of cores of this process; TensorFlow would use all of the machine.
         tf.config.threading.set_intra_op_parallelism_threads(int(os.environ["OMP_NUM_THREADS"]))
-        # Connects the processes. Its variables and `fit` are of no use: Keras 3 fails in them.
+        # Connects the processes. Keras 3 does not support its variables and `fit`.
         self._strategy = tf.distribute.MultiWorkerMirroredStrategy()
 
     def optimizer(self, adam: type[Any]) -> type[Any]:
@@ -53,11 +52,11 @@ class TensorflowTeam(Team):
         return Shared
 
     def mean(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the mean over workers of a float64 array; each must ask for it."""
+        """Return the mean over workers of a float64 array; every worker must call it."""
         return np.asarray(self._mean(values, MEASURES_KEY))
 
     def _averaged(self, gradients: Sequence[Any]) -> list[Any]:
-        """Return the mean gradients: one message for all, not one each."""
+        """Return the mean gradients, sent as one message."""
         import tensorflow as tf
 
         whole = self._mean(tf.concat([tf.reshape(g, [-1]) for g in gradients], 0), GRADIENTS_KEY)

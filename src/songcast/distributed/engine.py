@@ -17,16 +17,20 @@ from multiprocessing.context import BaseContext
 from multiprocessing.forkserver import ensure_running
 from threading import Thread
 from types import ModuleType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from songcast.config import Engine
 from songcast.errors import CorpusError
+
+if TYPE_CHECKING:
+    from songcast.config import Engine
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def each(engine: Engine, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+def each(
+    engine: "Engine", work: Callable[[Item], Result], items: Sequence[Item]
+) -> Iterator[Result]:
     """Yield ``work(item)`` for every item, as they are done: in no particular order.
 
     ``work`` is a function of a module, and items and results can be pickled. An exception of

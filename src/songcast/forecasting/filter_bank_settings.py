@@ -1,14 +1,10 @@
 """Settings of the filter bank: the adaptive filters, their chains, and which sums are experts."""
 
-import hashlib
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from songcast.errors import ParamsError
 from songcast.forecasting.linear_kernels import RANK
-
-# Part of every cache key: increase it when the arithmetic of the experts changes.
-KEY_VERSION = 9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,11 +156,6 @@ class FilterBankSettings:
     def from_json(cls, chains: list[list[dict[str, Any]]]) -> "FilterBankSettings":
         """Read the result of ``to_json``. Raises ``ParamsError``."""
         return cls(chains=tuple(tuple(_stage(**stage) for stage in chain) for chain in chains))
-
-    def key(self) -> str:
-        """Return a short stable name of these settings and of the arithmetic, for cache keys."""
-        text = f"{KEY_VERSION} {self.chains!r}"
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _stage(kind: str, **settings: Any) -> Stage:

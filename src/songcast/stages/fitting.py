@@ -1,213 +1,130 @@
-"""What train and retrain share: features, the fit, its MLflow run, the bundle."""
+"""What the training stages share: the MLflow run, the checkpoint, progress, and the outputs."""
 
 import csv
 import io
 import logging
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from songcast.config import Engine, FitParams
-from songcast.data.corpus import Corpus, PreparedSong
-from songcast.distributed import cluster
-from songcast.distributed.data_parallel import TensorflowTeam
-from songcast.errors import ParamsError
-from songcast.files import CHECKPOINTS, FEATURES, MODELS, PLOTS, atomic_path, root
+from songcast.config import ContinuationParams, Engine, FitParams
+from songcast.data.corpus import PreparedSong
+from songcast.files import CHECKPOINTS, FEATURES, MODELS, PLOTS, root, write_text
 from songcast.forecasting.lstm import LstmForecaster
+from songcast.report.console import progress
 from songcast.tracking.stage_run import StageRun, stage_run
-from songcast.training.batches import CropSampler
 from songcast.training.checkpoint import Checkpoint
-from songcast.training.feature_cache import SongFeatures, open_features
-from songcast.training.fit import FitSettings, Row, fit
+from songcast.training.feature_cache import SongFeatures
+from songcast.training.fit import TRAIN_BITS, VALIDATION_BITS, Row
+from songcast.training.setup import fit_settings, open_crops
 
 log = logging.getLogger("songcast.fit")
 
 
+class Model(Protocol):
+    """A model that writes itself as a bundle."""
+
+    def save(self, folder: Path, details: dict[str, Any], history_csv: str = "") -> None:
+        """Write the bundle; ``details``: further keys of its bundle.json."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """One training: its name, what it learns from, and what its checkpoint belongs to.
+class Hooks:
+    """What a fit gets from its stage: where it keeps its state, and its callbacks."""
 
-    ``shares``: how often each song is drawn, by slug; 1 where it says nothing. ``engine``: who
-    hears the songs through the experts. ``workers``: how many processes of its cluster share
-    each step; one means this process.
-    """
-
-    stage: str
-    params: FitParams
-    songs: Sequence[PreparedSong]
-    fingerprint: str
-    details: dict[str, Any]
-    engine: Engine = "local"
-    workers: int = 1
-    shares: dict[str, float] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
+    checkpoint: Checkpoint
+    on_epoch: Callable[[int, Row], None]
+    on_step: Callable[[int], None]
 
 
-def fit_and_log(job: Job, model: LstmForecaster) -> list[SongFeatures]:
-    """Train ``model``, write models/STAGE and plots/STAGE.csv; return the songs' features."""
-    params = job.params
-    checkpoint = Checkpoint(root() / CHECKPOINTS / job.stage, job.fingerprint)
-    checkpoint.run_id = checkpoint.peek_run_id()
-    with stage_run(
-        job.stage, params.model_dump(mode="json"), tags=job.tags, resume_id=checkpoint.run_id
-    ) as run:
-        checkpoint.run_id = run.run_id
-        log.info("%s: hearing %d songs through the experts ...", job.stage, len(job.songs))
-        songs, sampler = open_crops(
-            job.songs, model, params, root() / FEATURES, job.engine, job.shares
-        )
-        settings = fit_settings(params)
-        with _reporting(job, run, settings) as (on_epoch, on_step):
-            if job.workers > 1:
-                fit_on_cluster(model, sampler, songs, settings, checkpoint, job.workers, on_epoch)
-            rows = fit(model.network, sampler, songs, settings, checkpoint, on_epoch, on_step)
-        bundle = Path(MODELS) / job.stage
-        details = {**job.details, "params": params.model_dump(mode="json")}
-        history = history_csv(rows)
-        model.save(bundle, details, history)
-        write_text(Path(PLOTS) / f"{job.stage}.csv", history)
-        run.log_bundle(bundle)
-    checkpoint.clear()
-    return songs
-
-
-def open_crops(
-    songs: Sequence[PreparedSong],
-    model: LstmForecaster,
-    params: FitParams,
-    folder: Path,
-    engine: Engine = "local",
-    shares: Mapping[str, float] | None = None,
-) -> tuple[list[SongFeatures], CropSampler]:
-    """Return the features of ``songs``, kept in ``folder``, and what draws crops from them.
-
-    ``shares``: how often each song is drawn, by slug; 1 where it says nothing.
-    """
-    features = open_features(
-        songs,
-        model.front_end,
-        model.settings.step_frames,
-        folder,
-        augmentations=params.augmentations,
-        augmentation_seconds=params.augmentation_seconds,
-        engine=engine,
-    )
-    drawn = shares or {}
-    sampler = CropSampler(
-        features,
-        batch_size=params.batch_size,
-        frames=params.crop_frames,
-        look_back=model.settings.look_back,
-        seed=params.seed,
-        shares=[drawn.get(song.slug.partition("+")[0], 1.0) for song in features],
-    )
-    return features, sampler
-
-
-def fit_on_cluster(
-    model: LstmForecaster,
-    sampler: CropSampler,
-    songs: Sequence[SongFeatures],
-    settings: FitSettings,
-    checkpoint: Checkpoint,
-    workers: int,
-    on_epoch: Callable[[int, Row], None],
+def run_training(
+    stage: str,
+    params: FitParams | ContinuationParams,
+    train: Callable[[Hooks], tuple[Model, list[Row]]],
+    *,
+    fingerprint: str,
+    details: Mapping[str, Any],
+    tags: Mapping[str, str] | None = None,
+    log_bundle: Callable[[StageRun, Path], None] = StageRun.log_bundle,
 ) -> None:
-    """Train a copy of ``model`` in ``workers`` processes of a Ray cluster.
+    """Train a model within an MLflow run; write models/STAGE and plots/STAGE.csv.
 
-    What they learned is in the checkpoint: ``fit`` finds all epochs done there.
+    ``train`` returns the trained model and one row per epoch. An interrupted training with the
+    same ``fingerprint`` resumes from its checkpoint and in its MLflow run. ``details``: further
+    keys of bundle.json.
     """
-    weights, shape = model.network.get_weights(), model.settings
+    checkpoint = Checkpoint(root() / CHECKPOINTS / stage, fingerprint)
+    checkpoint.run_id = checkpoint.peek_run_id()
+    values = params.model_dump(mode="json")
+    steps = params.epochs * params.steps_per_epoch
+    with (
+        stage_run(stage, values, tags=tags, resume_id=checkpoint.run_id) as run,
+        progress(stage, steps, "steps") as update,
+    ):
+        checkpoint.run_id = run.run_id
 
-    def learn(rank: int, report: Callable[[Row], None]) -> None:
-        team = TensorflowTeam(rank, workers)
-        from songcast.forecasting.network import build_network
+        def on_epoch(epoch: int, row: Row) -> None:
+            log.info(
+                "%s: epoch %d of %d, train %.4f, validation %.4f bits per sample",
+                *(stage, epoch + 1, params.epochs, row[TRAIN_BITS], row[VALIDATION_BITS]),
+            )
+            # The workers of a cluster report no steps.
+            update(completed=(epoch + 1) * params.steps_per_epoch)
+            run.log_metrics({key: row[key] for key in (TRAIN_BITS, VALIDATION_BITS)}, epoch)
 
-        network = build_network(shape)
-        network.set_weights(weights)
-        fit(network, sampler, songs, settings, checkpoint, lambda _, row: report(row), team=team)
+        def on_step(step: int) -> None:
+            update(completed=step)
 
-    cluster.train(
-        learn,
-        workers=workers,
-        folder=checkpoint.folder / "ray",
-        on_report=lambda row: on_epoch(int(row["step"]), row),
-    )
-
-
-def fit_settings(params: FitParams) -> FitSettings:
-    """Return what of the params the fit loop reads."""
-    return FitSettings(
-        epochs=params.epochs,
-        steps_per_epoch=params.steps_per_epoch,
-        batch_size=params.batch_size,
-        crop_frames=params.crop_frames,
-        learning_rate=params.learning_rate,
-    )
+        hooks = Hooks(checkpoint=checkpoint, on_epoch=on_epoch, on_step=on_step)
+        model, rows = train(hooks)
+        history = history_csv(rows)
+        bundle = Path(MODELS) / stage
+        model.save(bundle, {**details, "params": values}, history)
+        write_text(Path(PLOTS) / f"{stage}.csv", history)
+        log_bundle(run, bundle)
+    checkpoint.clear()
 
 
-def select_songs(corpus: Corpus, names: Sequence[str]) -> list[PreparedSong]:
-    """Return the songs of these slugs or file names. Raises ``ParamsError`` for another name."""
-    known = {name: song for song in corpus for name in (song.slug, song.source)}
-    for name in names:
-        if name not in known:
-            slugs = ", ".join(song.slug for song in corpus)
-            raise ParamsError(f"params.yaml: no song {name!r} in data/; there are: {slugs}")
-    return [known[name] for name in names]
+def train_forecaster(
+    stage: str,
+    params: FitParams,
+    model: LstmForecaster,
+    songs: Sequence[PreparedSong],
+    *,
+    fingerprint: str,
+    details: Mapping[str, Any],
+    engine: Engine = "local",
+    workers: int = 1,
+    shares: Mapping[str, float] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> list[SongFeatures]:
+    """Train ``model`` in place on ``songs`` and write it; return the songs' features.
+
+    ``engine``: where the features are computed. ``workers``: processes of the Ray cluster that
+    share each step; 1 means this process. ``shares``: how often each song is drawn, by slug.
+    """
+    features: list[SongFeatures] = []
+
+    def train(hooks: Hooks) -> tuple[Model, list[Row]]:
+        from songcast.training.forecaster import fit_forecaster, fit_on_cluster
+
+        log.info("%s: computing features of %d songs ...", stage, len(songs))
+        opened, sampler = open_crops(songs, model, params, root() / FEATURES, engine, shares)
+        features.extend(opened)
+        fit = (sampler, opened, fit_settings(params), hooks.checkpoint)
+        if workers > 1:
+            fit_on_cluster(model, *fit, workers, hooks.on_epoch)
+        return model, fit_forecaster(model.network, *fit, hooks.on_epoch, hooks.on_step)
+
+    run_training(stage, params, train, fingerprint=fingerprint, details=details, tags=tags)
+    return features
 
 
 def history_csv(rows: Sequence[Row]) -> str:
-    """One line per epoch, ``step`` first."""
+    """Return one line per epoch, ``step`` first."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows({**row, "step": int(row["step"])} for row in rows)
     return stream.getvalue()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all, making its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
-        temporary.write_text(text)
-
-
-@contextmanager
-def _reporting(job: Job, run: StageRun, settings: FitSettings) -> Iterator[Any]:
-    """Give the callbacks of ``fit``: MLflow, and a bar on a terminal or a line per epoch."""
-
-    def line(epoch: int, row: Row) -> str:
-        return (
-            f"{job.stage}: epoch {epoch + 1} of {settings.epochs}, "
-            f"train {row['train_bits_per_sample']:.4f}, "
-            f"validation {row['validation_bits_per_sample']:.4f} bits per sample"
-        )
-
-    def metrics(row: Row) -> Row:
-        return {key: value for key, value in row.items() if key != "step"}
-
-    if not sys.stderr.isatty():
-
-        def on_epoch(epoch: int, row: Row) -> None:
-            log.info("%s", line(epoch, row))
-            run.log_metrics(metrics(row), epoch)
-
-        yield on_epoch, None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task(job.stage, total=settings.epochs * settings.steps_per_epoch)
-
-        def on_epoch_shown(epoch: int, row: Row) -> None:
-            console.print(line(epoch, row), highlight=False)
-            # The workers of a cluster report no steps.
-            progress.update(task, completed=(epoch + 1) * settings.steps_per_epoch)
-            run.log_metrics(metrics(row), epoch)
-
-        yield on_epoch_shown, lambda step: progress.update(task, completed=step)

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from songcast.data.corpus import TRAIN
 from songcast.errors import CorpusError
-from songcast.training.feature_cache import DTYPES, SongFeatures
+from songcast.training.feature_cache import SongFeatures
+from songcast.training.feature_streams import DTYPES
 
 Rows = NDArray[np.floating[Any]]
 # Inputs of the network by name, and the target.
@@ -18,11 +19,11 @@ Place = tuple[SongFeatures, int, int]
 
 
 def network_inputs(places: Sequence[Place], frames: int, look_back: int) -> Batch:
-    """Inputs of the network, each (places, …), and the target: the ``frames`` from each place on.
+    """Return inputs of the network, each (places, …), and the target, from each place on.
 
-    Starts and ``frames`` are multiples of the songs' ``step_frames``. Before a song's first frame
-    stands silence (zeros). The target is (places, frames, 2): residual and LSB, in units. What
-    is kept in half precision stays so: half of the bytes to carry to the device.
+    Starts and ``frames`` are multiples of the songs' ``step_frames``. Zeros precede a song's
+    first frame. The target is (places, frames, 2): residual and LSB, in units. Streams in half
+    precision stay so, which halves the bytes to copy to the device.
     """
     song, count = places[0][0], len(places)
     inputs = {
@@ -59,8 +60,9 @@ def _fill(inputs: dict[str, Rows], target: Rows, place: Place) -> None:
 class CropSampler:
     """Draws batch number i of epoch j: the same numbers give the same crops, in any order.
 
-    Crops are uniform over the frames of all songs' ``split``; ``shares`` may weigh songs
-    (retraining replays old ones). A crop never crosses a split or a song.
+    Crops are uniform over the frames of all songs' ``split``; ``shares`` weighs songs
+    (retraining replays old ones). A crop never crosses a split or a song. Raises
+    ``CorpusError`` if no song has a passage of ``frames``.
     """
 
     def __init__(
@@ -75,9 +77,9 @@ class CropSampler:
         split: str = TRAIN,
     ) -> None:
         self._songs = songs
-        self._batch_size, self._frames = batch_size, frames
+        self.batch_size, self._frames = batch_size, frames
         self._look_back, self._seed = look_back, seed
-        # Crops begin on whole frames of the network.
+        # Crops begin at a step of the network.
         self._first = [-(-s.splits.get(split, (0, 0))[0] // s.step_frames) for s in songs]
         stops = [s.splits.get(split, (0, 0))[1] for s in songs]
         places = [
@@ -103,13 +105,13 @@ class CropSampler:
     def batch(self, epoch: int, index: int, rank: int = 0, workers: int = 1) -> Batch:
         """Return inputs, each (batch_size, …), and targets (batch_size, frames, 2) float32.
 
-        Of ``workers`` that share the batch, the one of this ``rank`` (from 0) gets its part of
-        the rows: all parts together are the whole batch. The cost does not grow with the songs
-        but for a binary search.
+        ``workers`` may share a batch: the worker of this ``rank`` (from 0) gets its part of the
+        rows, and all parts together are the whole batch. The cost grows with the logarithm of
+        the number of songs.
         """
         rng = np.random.default_rng([self._seed, epoch, index])
         places: list[Place] = []
-        owners = np.searchsorted(self._ends, rng.random(self._batch_size), side="right")
+        owners = np.searchsorted(self._ends, rng.random(self.batch_size), side="right")
         for number, i in enumerate(owners):
             song = self._songs[i]
             channel = int(rng.integers(song.channels))
@@ -120,10 +122,10 @@ class CropSampler:
 
 
 def passage_batches(song: SongFeatures, split: str, frames: int, look_back: int) -> Iterator[Batch]:
-    """Yield consecutive inputs of a passage, all channels at once; the state goes on from each.
+    """Yield consecutive inputs of a passage, all channels at once, to carry the state along.
 
-    One batch is in memory at a time, however long the passage; frames at its end that fill
-    no batch are left out.
+    One batch is in memory at a time, however long the passage is; frames at its end that do
+    not fill a batch are left out.
     """
     start, stop = song.splits.get(split, (0, 0))
     start = -(-start // song.step_frames) * song.step_frames

@@ -1,46 +1,62 @@
-"""Checkpoints of a training, atomic and tied to what is being trained.
+"""Checkpoints of a training: written atomically, as plain arrays without pickle.
 
-A checkpoint belongs to a fingerprint of params, songs and code; one of another fingerprint
-is never resumed. Plain arrays, no pickle.
+A checkpoint belongs to a fingerprint of params, songs and code. A training with another
+fingerprint does not resume from it.
 """
 
+import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from songcast.data.code_digest import code_digest
+from songcast.data.corpus import PreparedSong
 from songcast.files import atomic_path
 
 Array = NDArray[Any]
 
 
+def fingerprint(
+    params: Mapping[str, Any], songs: Iterable[PreparedSong], *more: str, code: Sequence[str]
+) -> str:
+    """Return a digest of the params, the songs with their splits, and the code.
+
+    ``more``: further text that the result depends on. ``code``: names of the modules that train;
+    what they import from songcast counts too, other modules do not.
+    """
+    parts = [params, *more, code_digest(*code)]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+    for song in songs:
+        entry = [song.slug, song.sha256, song.frames, song.sample_rate_hz, dict(song.splits)]
+        digest.update(json.dumps(entry, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
 class Checkpoint:
-    """The state of a training in ``folder``, for trainings with this ``fingerprint`` alone."""
+    """The state of a training in ``folder``, of the trainings with this ``fingerprint``."""
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self.folder = folder
         self._fingerprint = fingerprint
+        self._path = folder / "state.npz"
         self._best: list[Array] = []
         self.run_id: str | None = None
 
-    @property
-    def _path(self) -> Path:
-        return self.folder / "state.npz"
-
     def restore(self, trainer: Any) -> list[dict[str, float]]:
-        """Load weights and optimiser state into ``trainer``; return the rows so far.
+        """Load weights and optimiser state into ``trainer``; return one row per finished epoch.
 
         An empty list means a fresh start: there is no checkpoint, or it is another training's.
         """
         if not self._path.is_file():
             return []
         with np.load(self._path, allow_pickle=False) as stored:
-            said = json.loads(str(stored["said"]))
-            if said["fingerprint"] != self._fingerprint:
+            record = self._record(stored)
+            if record is None:
                 return []
             trainer.set_weights(_numbered(stored, "weight"))
             for variable, value in zip(
@@ -48,26 +64,26 @@ class Checkpoint:
             ):
                 variable.assign(value)
             self._best = _numbered(stored, "best")
-            self.run_id = said["run_id"]
-            rows: list[dict[str, float]] = said["rows"]
+            self.run_id = record["run_id"]
+            rows: list[dict[str, float]] = record["rows"]
             return rows
 
     def peek_run_id(self) -> str | None:
-        """Return the MLflow run that this training began with, if there is a checkpoint."""
+        """Return the MLflow run in which this training began, None without a checkpoint."""
         if not self._path.is_file():
             return None
         with np.load(self._path, allow_pickle=False) as stored:
-            said = json.loads(str(stored["said"]))
-        return said["run_id"] if said["fingerprint"] == self._fingerprint else None
+            record = self._record(stored)
+        return None if record is None else record["run_id"]
 
     def save(
         self, trainer: Any, rows: Sequence[dict[str, float]], best: Sequence[Array] | None
     ) -> None:
-        """Write the state after an epoch; ``best`` where its averaged weights are the best yet."""
+        """Write the state after an epoch; ``best``: its averaged weights if they are the best."""
         if best is not None or not self._best:
             self._best = list(best) if best is not None else trainer.get_weights()
-        said = {"fingerprint": self._fingerprint, "run_id": self.run_id, "rows": list(rows)}
-        arrays: dict[str, Any] = {"said": np.array(json.dumps(said))}
+        record = {"fingerprint": self._fingerprint, "run_id": self.run_id, "rows": list(rows)}
+        arrays: dict[str, Any] = {"record": np.array(json.dumps(record))}
         groups = {
             "weight": trainer.get_weights(),
             "optimizer": [np.asarray(v) for v in trainer.optimizer.variables],
@@ -84,8 +100,13 @@ class Checkpoint:
         return self._best
 
     def clear(self) -> None:
-        """Forget the training: its bundle is written."""
+        """Delete the checkpoint; call it after the bundle is written."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _record(self, stored: Any) -> dict[str, Any] | None:
+        """Return what a checkpoint says of its training, None for another training's."""
+        record = json.loads(str(stored["record"])) if "record" in stored.files else {}
+        return record if record.get("fingerprint") == self._fingerprint else None
 
 
 def _numbered(stored: Any, name: str) -> list[Array]:

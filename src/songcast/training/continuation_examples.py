@@ -4,10 +4,9 @@ An example is a song up to a cut, conditioned exactly as a continuation would be
 the excitation that would drive the conditioning filters to give the true next seconds.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +31,6 @@ from songcast.continuation.features import (
 from songcast.continuation.settings import AHEAD
 from songcast.data.corpus import PreparedSong
 from songcast.errors import CorpusError
-from songcast.forecasting.prefetch import prefetch
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -238,11 +236,3 @@ def drift(rng: np.random.Generator, rows: int, frames: int, block: int) -> F32:
     places = np.arange(frames) / block
     decibels = np.stack([np.interp(places, np.arange(knots), row) for row in walk])
     return np.asarray(10.0 ** (decibels / 20.0), np.float32)
-
-
-def batches(
-    sampler: Sampler, epoch: int, count: int
-) -> Iterator[tuple[list[NDArray[np.generic]], F32]]:
-    """Yield the batches of an epoch; a thread makes the next one while the last is learned."""
-    for _, batch in prefetch(partial(sampler.batch, epoch), range(count)):
-        yield batch

@@ -1,14 +1,13 @@
 """Features of the training songs, computed once and kept as memory maps.
 
 ``features/<song>-<key>/`` holds one array per stream, up to the end of the validation passage;
-the key covers the song, the front end and the frame, so a change recomputes only what it
-touches. The folder is a cache: it may be deleted at any time.
+the key covers the samples, the settings and the code that computes the features, so a change
+recomputes only what it affects. The folder is a cache: it may be deleted at any time.
 """
 
 import fcntl
 import hashlib
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -24,35 +23,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from songcast.config import Engine
-from songcast.data.arrays import open_array
 from songcast.data.augmentation import AUGMENTATIONS, augment, augmented_frames
-from songcast.data.corpus import TEST, TRAIN, VALIDATION, PreparedSong
+from songcast.data.code_digest import code_digest
+from songcast.data.corpus import TEST, TRAIN, VALIDATION, PreparedSong, open_array
 from songcast.distributed.engine import each
 from songcast.errors import CorpusError
 from songcast.files import sync_file
-from songcast.forecasting import features
-from songcast.forecasting.distribution import BLOCK_FRAMES
 from songcast.forecasting.front_end import FrontEndSettings
+from songcast.training.feature_streams import DTYPES, stream_path, write_streams
 
-# Raised when the same settings would give other features.
-FORMAT = 3
-# Distances that decide the code length stay in single precision; what only the network reads
-# is kept in half.
-DTYPES: dict[str, type[np.floating[Any]]] = {
-    "unit": np.float32,
-    "residual": np.float32,
-    "side": np.float16,
-    "base": np.float16,
-    "summary": np.float16,
-}
+# The modules that turn songs into features; their code is part of the key.
+CODE = (
+    "songcast.training.feature_streams",
+    "songcast.data.augmentation",
+    "songcast.data.decoding",
+)
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SongFeatures:
-    """Streams of one song (see ``features.Features``), from its first frame on, on disk.
+    """Streams of one song on disk, from its first frame on (see ``features.Features``).
 
-    ``splits``: as in the prepared song, train and validation only. ``folder``: of its arrays.
+    ``splits``: train and validation of the prepared song. ``step_frames``: frames per step of
+    the LSTM. ``folder``: of the arrays.
     """
 
     slug: str
@@ -65,38 +59,35 @@ class SongFeatures:
     def streams(self) -> dict[str, Array]:
         """The streams by name, as memory maps.
 
-        Opened anew at each access (0.5 ms): ten thousand songs do not hold fifty thousand open
-        files. Keep them while you need them.
+        Each access opens them again (0.5 ms): ten thousand songs must not hold fifty thousand
+        open files.
         """
-        return {name: open_array(self._path(name)) for name in DTYPES}
+        return {name: open_array(stream_path(self.folder, name)) for name in DTYPES}
 
     def width(self, name: str) -> tuple[int, ...]:
         """Return the shape of one row of a stream: (features,), or () for a number."""
-        return _layout(self._path(name))[0][2:]
+        return _layout(stream_path(self.folder, name))[0][2:]
 
     def read(self, name: str, channel: int, start: int, rows: Array) -> Array:
-        """Fill ``rows``, of the type that the stream is kept in, from row ``start`` on; return it.
+        """Fill ``rows``, of the dtype of the stream, from row ``start`` on, and return it.
 
-        One read of the file where a map would fault in page by page. Raises ``CorpusError``
-        for a file that was cut short.
+        Reads the file once; a memory map would load it page by page. Raises ``CorpusError``
+        for a file that is too short.
         """
-        path = self._path(name)
+        path = stream_path(self.folder, name)
         shape, offset = _layout(path)
         with path.open("rb") as file:
             file.seek(offset + (channel * shape[1] + start) * rows.itemsize * prod(shape[2:]))
             if file.readinto(rows.data) < rows.nbytes:
-                raise CorpusError(f"{path}: was cut short; remove {self.folder}, it is made anew")
+                raise CorpusError(f"{path}: is too short; remove {self.folder} and run again")
         return rows
-
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.npy"
 
 
 @lru_cache(maxsize=4096)
 def _layout(path: Path) -> tuple[tuple[int, ...], int]:
-    """Return the shape of an array on disk, and at which byte it begins."""
-    kept = open_array(path)
-    return kept.shape, kept.offset
+    """Return the shape of an array on disk, and the byte at which its values begin."""
+    array = open_array(path)
+    return array.shape, array.offset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,21 +125,23 @@ def open_features(
         if TRAIN in song.splits
     ]
 
+    code = code_digest(*CODE)
+
     def work(passage: _Passage) -> SongFeatures:
-        return _open_passage(passage, settings, step_frames, folder)
+        return _open_passage(passage, settings, step_frames, folder, code)
 
     with _in_use(folder):
         if engine == "ray":
-            found = {song.slug: song for song in each(engine, work, passages)}
-            return [found[passage.slug] for passage in passages]
-        # Experts release the interpreter lock: two songs keep two cores busy, without processes.
+            by_slug = {song.slug: song for song in each(engine, work, passages)}
+            return [by_slug[passage.slug] for passage in passages]
+        # The filters release the interpreter lock: threads keep all cores busy.
         with ThreadPoolExecutor() as pool:
             return list(pool.map(work, passages))
 
 
 @contextmanager
 def _in_use(folder: Path) -> Iterator[None]:
-    """Keep others from tidying ``folder``; where nobody uses it, remove what kills left behind."""
+    """Mark ``folder`` as used; if no other process uses it, remove half-written features."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as lock:
         try:
@@ -156,15 +149,15 @@ def _in_use(folder: Path) -> Iterator[None]:
         except OSError:  # another training computes here
             pass
         else:
-            for half_written in folder.glob(".*-*"):
-                shutil.rmtree(half_written, ignore_errors=True)
-        with suppress(OSError):  # a network's file system may have no locks
+            for scratch in folder.glob(".*-*"):
+                shutil.rmtree(scratch, ignore_errors=True)
+        with suppress(OSError):  # a network file system may lack locks
             fcntl.flock(lock, fcntl.LOCK_SH)
         yield
 
 
 def training_frames(song: PreparedSong) -> int:
-    """How much of the song may be learned from: up to the end of train and validation."""
+    """Return the number of frames up to the end of train and validation, 0 for a held-out song."""
     return max((stop for name, (_, stop) in song.splits.items() if name != TEST), default=0)
 
 
@@ -199,15 +192,15 @@ def _augmented_passage(song: PreparedSong, number: int, seconds: float) -> _Pass
 
 
 def _open_passage(
-    passage: _Passage, settings: FrontEndSettings, step_frames: int, folder: Path
+    passage: _Passage, settings: FrontEndSettings, step_frames: int, folder: Path, code: str
 ) -> SongFeatures:
-    target = folder / f"{passage.slug}-{_digest(passage, settings, step_frames)}"
+    target = folder / f"{passage.slug}-{_key(passage, settings, step_frames, code)}"
     if not (target / "done").is_file():
         scratch = folder / f".{target.name}-{secrets.token_hex(4)}"
         scratch.mkdir(parents=True)
         try:
-            _compute(passage, settings, step_frames, scratch)
-            for stream in scratch.iterdir():  # after a power cut, `done` speaks of what is there
+            write_streams(passage.read(), settings, step_frames, scratch)
+            for stream in scratch.iterdir():  # `done` must not survive a power cut without them
                 sync_file(stream)
             (scratch / "done").touch()
             _publish(scratch, target)
@@ -223,7 +216,7 @@ def _open_passage(
 
 
 def _publish(scratch: Path, target: Path) -> None:
-    """Give ``scratch`` the name ``target``, unless another training was first.
+    """Rename ``scratch`` to ``target``, unless another process has done so before.
 
     Trials of a sweep compute the same features at once, and may already read from ``target``.
     """
@@ -236,37 +229,7 @@ def _publish(scratch: Path, target: Path) -> None:
             raise
 
 
-def _compute(passage: _Passage, settings: FrontEndSettings, step_frames: int, folder: Path) -> None:
-    samples = passage.read()
-    frames = len(samples)
-    front_end = settings.open(passage.channels)
-    maps: dict[str, Any] = {}
-    for start in range(0, frames, BLOCK_FRAMES):
-        block = np.ascontiguousarray(samples[start : min(start + BLOCK_FRAMES, frames)])
-        found = features.extract(front_end.encode(block), step_frames)
-        for name, dtype in DTYPES.items():
-            stream = getattr(found, name)
-            rows, at = (
-                (frames, start)
-                if name != "summary"
-                else (frames // step_frames, start // step_frames)
-            )
-            if name not in maps:
-                shape = (passage.channels, rows, *stream.shape[2:])
-                path = folder / f"{name}.npy"
-                maps[name] = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-                _reserve(path)
-            maps[name][:, at : at + stream.shape[1]] = stream
-
-
-def _reserve(path: Path) -> None:
-    """Give a mapped file all of its blocks: on a full disk, writing to a hole ends in SIGBUS."""
-    if hasattr(os, "posix_fallocate"):  # macOS has none
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-
-
-def _digest(passage: _Passage, settings: FrontEndSettings, step_frames: int) -> str:
+def _key(passage: _Passage, settings: FrontEndSettings, step_frames: int, code: str) -> str:
     taps = {n: t.tolist() for n, t in (settings.taps or {}).items()}
-    said = [FORMAT, passage.key, settings.kind, settings.filter_bank.key(), taps, step_frames]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+    parts = [code, passage.key, settings.to_json(), taps, step_frames]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,139 @@
+"""From params and prepared songs to what a training needs: songs, model, crops, fit settings."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from songcast.config import Engine, FitParams, TrainParams
+from songcast.data.corpus import TRAIN, Corpus, PreparedSong
+from songcast.errors import ParamsError
+from songcast.forecasting.front_end import FrontEndSettings
+from songcast.forecasting.lstm import LstmForecaster
+from songcast.training import feature_cache
+from songcast.training.batches import CropSampler
+from songcast.training.feature_cache import SongFeatures, open_features
+from songcast.training.fit import FitSettings
+
+# The modules that train a forecaster: a checkpoint depends on their code.
+CODE = ("songcast.training.setup", "songcast.training.forecaster", *feature_cache.CODE)
+# The penalty of a ridge front end, for samples scaled to [-1, 1).
+RIDGE_ALPHA = 1e-6
+
+
+def select_songs(corpus: Corpus, names: Sequence[str]) -> list[PreparedSong]:
+    """Return the songs with these slugs or file names. Raises ``ParamsError`` for another name."""
+    by_name = {name: song for song in corpus for name in (song.slug, song.source)}
+    for name in names:
+        if name not in by_name:
+            slugs = ", ".join(song.slug for song in corpus)
+            raise ParamsError(f"params.yaml: no song {name!r} in data/; there are: {slugs}")
+    return [by_name[name] for name in names]
+
+
+def songs_to_train_on(corpus: Corpus, params: TrainParams) -> list[PreparedSong]:
+    """Return all songs but the excluded ones."""
+    excluded = {song.slug for song in select_songs(corpus, params.exclude)}
+    return [song for song in corpus if song.slug not in excluded]
+
+
+def new_model(params: TrainParams, songs: Sequence[PreparedSong]) -> LstmForecaster:
+    """Return the untrained model of these params; its forecast is that of the front end.
+
+    A ridge front end is fitted to the songs' train passages.
+    """
+    import keras
+
+    from songcast.forecasting.filter_bank_settings import FilterBankSettings
+    from songcast.forecasting.network import NetworkSettings, build_network
+    from songcast.forecasting.ridge import Ridge
+    from songcast.forecasting.stacking import Stacking
+
+    keras.utils.set_random_seed(params.seed)
+    taps = None
+    if params.front_end == "ridge":
+        passages = (song.passage(TRAIN).samples for song in songs if TRAIN in song.splits)
+        taps = Ridge.fit(passages, params.look_back, RIDGE_ALPHA).taps
+    wide = params.filter_bank == "wide"
+    filter_bank = FilterBankSettings.wide() if wide else FilterBankSettings()
+    front_end = FrontEndSettings(kind=params.front_end, filter_bank=filter_bank, taps=taps)
+    settings = NetworkSettings(
+        experts=len(front_end.expert_names),
+        mixtures=Stacking.components,
+        look_back=params.look_back,
+        step_frames=params.step_frames,
+        units=params.units,
+        layers=params.layers,
+        head_units=params.head_units,
+        activation=params.activation,
+        negative_slope=params.negative_slope,
+    )
+    return LstmForecaster(build_network(settings), settings, front_end)
+
+
+def warm_start(parent: LstmForecaster, negative_slope: float) -> LstmForecaster:
+    """Return a copy of ``parent`` with its weights and another activation slope."""
+    from songcast.forecasting.network import build_network
+
+    settings = replace(parent.settings, negative_slope=negative_slope)
+    network = build_network(settings)
+    network.set_weights(parent.network.get_weights())
+    return LstmForecaster(network, settings, parent.front_end)
+
+
+def replay_shares(
+    songs: Sequence[PreparedSong], new: Sequence[PreparedSong], replay_share: float
+) -> dict[str, float]:
+    """Return how often to draw each song, by slug, so that old ones get ``replay_share``.
+
+    Among the old and among the new songs, every frame of the train passages has the same weight.
+    """
+    fresh = {song.slug for song in new}
+    frames = {True: 0, False: 0}
+    for song in songs:
+        start, stop = song.splits.get(TRAIN, (0, 0))
+        frames[song.slug in fresh] += (stop - start) * song.channels
+    if not (frames[False] and frames[True]):
+        return {song.slug: 1.0 for song in songs}
+    weight = {True: (1.0 - replay_share) / frames[True], False: replay_share / frames[False]}
+    return {song.slug: weight[song.slug in fresh] for song in songs}
+
+
+def open_crops(
+    songs: Sequence[PreparedSong],
+    model: LstmForecaster,
+    params: FitParams,
+    folder: Path,
+    engine: Engine = "local",
+    shares: Mapping[str, float] | None = None,
+) -> tuple[list[SongFeatures], CropSampler]:
+    """Return the features of ``songs``, kept in ``folder``, and a sampler of crops from them.
+
+    ``shares``: how often each song is drawn, by slug; 1 for a song that it does not name.
+    """
+    features = open_features(
+        songs,
+        model.front_end,
+        model.settings.step_frames,
+        folder,
+        augmentations=params.augmentations,
+        augmentation_seconds=params.augmentation_seconds,
+        engine=engine,
+    )
+    sampler = CropSampler(
+        features,
+        batch_size=params.batch_size,
+        frames=params.crop_frames,
+        look_back=model.settings.look_back,
+        seed=params.seed,
+        shares=[(shares or {}).get(song.slug.partition("+")[0], 1.0) for song in features],
+    )
+    return features, sampler
+
+
+def fit_settings(params: FitParams) -> FitSettings:
+    """Return the settings of the fit loop."""
+    return FitSettings(
+        epochs=params.epochs,
+        steps_per_epoch=params.steps_per_epoch,
+        learning_rate=params.learning_rate,
+    )

@@ -1,0 +1,79 @@
+"""Code length and prediction gain of an LSTM forecaster's network on validation passages."""
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from songcast.data.corpus import VALIDATION
+from songcast.forecasting.lstm import absolute_mixture
+from songcast.training.batches import passage_batches
+from songcast.training.feature_cache import SongFeatures
+
+BLOCK_FRAMES = 4096
+# Validation after an epoch uses at most so many songs, and so many blocks of each.
+VALIDATION_SONGS = 256
+VALIDATION_BLOCKS = 12
+
+
+def validation_songs(songs: Sequence[SongFeatures]) -> list[SongFeatures]:
+    """Return the songs with a validation passage; of more than ``VALIDATION_SONGS``, so many.
+
+    They are evenly spread over ``songs``, and the same at every call.
+    """
+    usable = [song for song in songs if VALIDATION in song.splits]
+    count = min(len(usable), VALIDATION_SONGS)
+    return [usable[number * len(usable) // count] for number in range(count)]
+
+
+def song_bits(network: Any, songs: Sequence[SongFeatures]) -> list[float]:
+    """Return the bits per sample at the beginning of each song's validation passage.
+
+    Songs without such a passage, or with one shorter than a block, are left out.
+    """
+    return [
+        float(np.mean(bits))
+        for song in songs
+        if (bits := _errors(network, song, VALIDATION_BLOCKS)[0]).size
+    ]
+
+
+def validation_measures(
+    network: Any, song: SongFeatures, samples: NDArray[np.int16]
+) -> dict[str, float]:
+    """Return bits per sample and prediction gain (dB, all channels together) on validation.
+
+    ``samples``: (frames, channels) int16, the whole song. The front end has processed the song
+    from its first frame; the network starts at the passage.
+    """
+    bits, errors, start = _errors(network, song, None)
+    if not bits.size:
+        return {"bits_per_sample": 0.0, "prediction_gain_db": 0.0}
+    signal = samples[start : start + errors.shape[1]].astype(np.float64)
+    with np.errstate(divide="ignore"):
+        gain = 10.0 * np.log10(np.sum(signal**2) / max(float(np.sum(errors**2)), 1e-12))
+    return {
+        "bits_per_sample": float(np.mean(bits)),
+        "prediction_gain_db": float(np.maximum(gain, -200.0)),
+    }
+
+
+def _errors(
+    network: Any, song: SongFeatures, blocks: int | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+    """Return bits and errors in LSB, (channels, frames) each, and the passage's first frame."""
+    look_back = network.get_layer("windows").look_back
+    bits, errors = [np.empty((song.channels, 0))], [np.empty((song.channels, 0))]
+    state = np.zeros((song.channels, *network.input_shape[-1][1:]), np.float32)
+    batches = passage_batches(song, VALIDATION, BLOCK_FRAMES, look_back)
+    for inputs, target in islice(batches, blocks):
+        output, state = network.predict_on_batch([*inputs.values(), state])
+        # All positions are relative to the combined mean, the sample's too.
+        mixture = absolute_mixture(np.asarray(output), 1.0 / target[..., 1])
+        samples = (target[..., 0] / target[..., 1]).astype(np.float64)
+        bits.append(mixture.bits(samples))
+        errors.append(samples - mixture.mean)
+    start = -(-song.splits.get(VALIDATION, (0, 0))[0] // song.step_frames) * song.step_frames
+    return np.concatenate(bits, axis=1), np.concatenate(errors, axis=1), start
