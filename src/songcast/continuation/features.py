@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from songcast.continuation.settings import AHEAD
-from songcast.forecasting.linear_kernels import compiled, inlined
+from songcast.forecasting.compiled import compiled, inlined
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.forecasting.linear_kernels import compiled
+from songcast.forecasting.compiled import compiled
 
 F64 = NDArray[np.float64]
 # Limit of |k|: keeps resonances away from the unit circle.

@@ -22,7 +22,7 @@ from songcast.continuation.features import (
     slow_features,
 )
 from songcast.continuation.settings import AHEAD, MAX_LOG_SCALE, MIN_LOG_SCALE
-from songcast.forecasting.linear_kernels import compiled, inlined
+from songcast.forecasting.compiled import compiled, inlined
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

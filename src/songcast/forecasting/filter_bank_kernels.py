@@ -1,8 +1,8 @@
-"""The compiled loops of the expert bank: one adaptive filter over one block of one channel.
+"""The compiled loops of the filter bank: one adaptive filter over one block of one channel.
 
-Each kernel reads a signal with its past in front (``past + block`` samples), writes the
-prediction of every sample of the block from the samples before it, and carries its state in
-arrays, so that a song heard in blocks of any size gives, bit for bit, what it gives whole.
+Each kernel reads a signal that begins with its past (``past + frames`` samples), and writes the
+prediction of every sample of the block from the samples before it. The state is carried in arrays:
+the result does not depend on the size of the blocks, bit for bit.
 
 Sources: Haykin, "Adaptive Filter Theory" (least squares, normalised LMS); the cascades follow
 Monkey's Audio and MPEG-4 ALS RLS-LMS (Huang et al., IEEE TASLP 2013).
@@ -11,16 +11,17 @@ Monkey's Audio and MPEG-4 ALS RLS-LMS (Huang et al., IEEE TASLP 2013).
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.forecasting.linear_kernels import RANK, accumulate, compiled, inlined, solve_ridged
+from songcast.forecasting.compiled import compiled, inlined
+from songcast.forecasting.linear_kernels import RANK, accumulate, solve_ridged
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 LOWEST, HIGHEST = -32768.0, 32767.0
-# Of the running peak, per sample.
+# Decay of the running peak, per sample.
 PEAK_DECAY = 0.99
-# Of the running variance that samples are weighed by.
+# Of the running variance that weights the samples.
 VARIANCE_RATE, VARIANCE_FLOOR = 0.01, 0.1
 
 
@@ -43,15 +44,15 @@ def least_squares(
     """Exponentially weighted least squares over two channels' pasts.
 
     ``own``, ``other``: (past + frames,) in LSB. ``counts``: own taps, other taps, 1 if the
-    other channel's current sample is visible, solve every so many samples, samples heard so
-    far (updated), sweeps per solution (0: solve exactly). ``weighting``: samples count by the
-    variance to minus this power. State: ``matrix`` (2, n, n) covariance and scratch,
+    other channel's current sample is available, samples between solutions, samples processed so
+    far (updated), sweeps per solution (0: solve exactly). ``weighting``: samples are weighted by
+    the variance to minus this power. State: ``matrix`` (2, n, n) covariance and scratch,
     ``vectors`` (5, n) correlation, weights, regressors and scratch, ``recent`` (2,) peak of the
-    signal and variance of the error; ``edges`` (every, 2, n) as in ``_advance``, or ``rows``
-    (9, max(n, 8)) as in ``accumulate`` where samples are weighed. ``out`` (frames,) is the
-    prediction in LSB.
+    signal and variance of the error; ``edges`` (every, 2, n) as in ``_advance``, or, with
+    weighting, ``rows`` (9, max(n, 8)) as in ``accumulate``. ``out`` (frames,) is the prediction
+    in LSB.
     """
-    own_taps, other_taps, ahead, every = counts[0], counts[1], counts[2], counts[3]
+    own_taps, other_taps, current, every = counts[0], counts[1], counts[2], counts[3]
     n = own_taps + other_taps
     correlation, w, u = vectors[0], vectors[1], vectors[2]
     for t in range(len(out)):
@@ -59,32 +60,32 @@ def least_squares(
         history, side = own[o - own_taps : o], u[own_taps:]
         for i in range(own_taps):
             u[i] = history[i]
-        history = other[o + ahead - other_taps : o + ahead]
+        history = other[o + current - other_taps : o + current]
         for i in range(other_taps):
             side[i] = history[i]
         p = 0.0
         for i in range(n):
             p += w[i] * u[i]
-        # Right after an onset the solution may fit the onset alone: no prediction is much
-        # louder than the signal has lately been.
+        # Right after an onset the solution may fit the onset only: the prediction is limited to
+        # twice the recent peak of the signal.
         limit = min(2.0 * recent[0], -LOWEST)
         p = min(max(p, -limit), limit)
         out[t] = p
         recent[0] = max(abs(own[o]), PEAK_DECAY * recent[0])
-        heard = counts[4]
+        count = counts[4]
         counts[4] += 1
         if weighting > 0.0:
             importance = (recent[1] + VARIANCE_FLOOR) ** (-0.5 * weighting)
             error = own[o] - p
-            recent[1] += max(VARIANCE_RATE, 1.0 / (heard + 2.0)) * (error * error - recent[1])
-            q = heard % RANK
+            recent[1] += max(VARIANCE_RATE, 1.0 / (count + 2.0)) * (error * error - recent[1])
+            q = count % RANK
             for i in range(n):
                 rows[q, i] = importance * u[i]
             rows[RANK, q] = importance * own[o]
             if q == RANK - 1:
                 accumulate(matrix[0], correlation, rows, forgetting)
         else:
-            _follow(vectors, edges, heard % every, own_taps, forgetting, own[o])
+            _follow(vectors, edges, count % every, own_taps, forgetting, own[o])
         if counts[4] % every != 0:
             continue
         if weighting == 0.0:
@@ -99,7 +100,7 @@ def least_squares(
 def _follow(
     vectors: F64, edges: F64, k: int, own_taps: int, forgetting: float, target: float
 ) -> None:
-    """Bring correlation and edges forward by one sample; see ``least_squares``."""
+    """Update correlation and edges by one sample; see ``least_squares``."""
     n, before = vectors.shape[1], (k if k > 0 else len(edges)) - 1
     for i in range(n):
         vectors[0, i] = forgetting * vectors[0, i] + target * vectors[2, i]
@@ -111,11 +112,11 @@ def _follow(
 
 @inlined
 def _advance(covariance: F64, edges: F64, own_taps: int) -> None:
-    """Bring the covariance of the regressors forward by as many samples as there are edges.
+    """Update the covariance of the regressors by as many samples as there are edges.
 
-    Regressors shift by one sample at a time, so covariance[i, j] is what covariance[i + 1, j + 1]
-    was one sample before, exactly, as long as all was silent before the first. New are only
-    the rows of both channels' newest samples: ``edges`` (every, 2, n), one pair per sample.
+    Regressors shift by one sample at a time, so covariance[i, j] equals the covariance[i + 1,
+    j + 1] of one sample before, exactly, if the song begins after silence. Only the rows of both
+    channels' newest samples are new: ``edges`` (every, 2, n), one pair per sample.
     """
     every, n = len(edges), len(covariance)
     flat, flat_edges = covariance.reshape(-1), edges.reshape(-1)
@@ -148,9 +149,9 @@ def _sweep(
 ) -> None:
     """Gauss-Seidel sweeps from the present weights ``w`` towards the solution.
 
-    Enough where the regressors are nearly white, as residuals are; a sweep never increases
-    the squared error, so it cannot diverge, singular or not. ``scratch`` (2, n): what is left
-    of the correlation, kept up to date so that no sum waits for the weight before.
+    Sufficient where the regressors are nearly white, as residuals are. A sweep never increases
+    the squared error, so it cannot diverge, even if the covariance is singular. ``scratch``
+    (2, n): the residual of the correlation, updated so that no sum depends on the weight before.
     """
     n = len(w)
     left, inverse = scratch[0], scratch[1]
@@ -173,19 +174,19 @@ def _sweep(
 
 @compiled
 def normalised_lms(
-    signal: F32, past: int, step: float, weights: F32, memory: F64, out: F32
+    signal: F32, past: int, step: float, weights: F32, pending: F64, out: F32
 ) -> None:
     """Normalised least mean squares.
 
     ``signal``: (past + frames,) float32 in LSB, ``past`` at least taps + 1; ``out`` (frames,)
-    predicts it from its past. State: ``weights`` (taps,) and ``memory`` (2,),
-    the update that the weights still wait for and the power of the history. An update is made
-    in the same pass as the next prediction: the weights travel through the cache once.
+    is the prediction. State: ``weights`` (taps,) and ``pending`` (2,), the next update of the
+    weights and the power of the history. The update happens in the same pass as the next
+    prediction, so that the weights travel through the cache once.
     """
     taps = len(weights)
-    pending = np.float32(memory[0])
-    power = memory[1]
-    # One LSB per tap keeps silence and faint noise from being learned at full speed.
+    update = np.float32(pending[0])
+    power = pending[1]
+    # One LSB per tap limits the step size in silence and faint noise.
     floor = taps + 1.0
     for t in range(len(out)):
         now = past + t
@@ -193,7 +194,7 @@ def normalised_lms(
         history = signal[now - taps : now]
         p = np.float32(0.0)
         for i in range(taps):
-            w = weights[i] + pending * older[i]
+            w = weights[i] + update * older[i]
             weights[i] = w
             p += w * history[i]
         newest, oldest = np.float64(history[taps - 1]), np.float64(older[0])
@@ -204,7 +205,7 @@ def normalised_lms(
         out[t] = p
         error = signal[now] - p
         gain = step * error / (power + floor)
-        # Below that nothing is learned; it also keeps subnormal floats away.
-        pending = np.float32(gain) if abs(gain) > 1e-12 else np.float32(0.0)
-    memory[0] = pending
-    memory[1] = power
+        # Smaller updates are dropped, which also avoids subnormal floats.
+        update = np.float32(gain) if abs(gain) > 1e-12 else np.float32(0.0)
+    pending[0] = update
+    pending[1] = power

@@ -1,55 +1,29 @@
-"""Compiled linear algebra for least squares: experts and combiner.
-
-Compiled code is cached beside each file in ``__pycache__`` (or ``NUMBA_CACHE_DIR``); numba
-looks only at the time stamp of the caller's file, so after changing a kernel here, touch
-``experts_kernels`` and ``combiner_kernels`` too. The kernels release the GIL.
-"""
+"""Compiled linear algebra for least squares, inlined into the filter bank and the stacking."""
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-_F = TypeVar("_F", bound=Callable[..., Any])
+from songcast.forecasting.compiled import inlined
+
 F64 = NDArray[np.float64]
 
-# Reassociation lets dot products vectorise; "ninf"/"nnan" stay off: resets test for them.
-FAST = {"nsz", "arcp", "contract", "afn", "reassoc"}
-# Covariances are updated this many samples at a time: a rank-8 update is bound by arithmetic,
+# Covariances are updated this many samples at a time: a rank-8 update is limited by arithmetic,
 # a rank-1 update by memory.
 RANK = 8
 
 
-def compiled(function: _F) -> _F:
-    """Compile with numba: cached on disk, without the GIL."""
-    result: _F = numba.njit(cache=True, fastmath=FAST, nogil=True)(function)
-    return result
-
-
-def inlined(function: _F) -> _F:
-    """Compile for other compiled functions, as a part of each: never called, never cached alone.
-
-    A function that is called from compiled code exists twice, alone and in its caller's module,
-    optimised and thus rounded differently; which one runs would depend on whether the caller
-    came from the cache.
-    """
-    result: _F = numba.njit(fastmath=FAST, nogil=True, forceinline=True)(function)
-    return result
-
-
 @inlined
 def cholesky_solve(a: F64, b: F64, factor: F64, w: F64) -> bool:
-    """Solve ``a w = b`` for a positive definite ``a`` (n, n), of which the upper half is read.
+    """Solve ``a w = b`` for a positive definite ``a`` (n, n); only its upper half is read.
 
-    ``factor`` (n, n) is scratch. Returns False, ``w`` spoilt, if ``a`` is singular to working
+    ``factor`` (n, n) is scratch. Returns False, with invalid ``w``, if ``a`` is singular to working
     precision. Columns are eliminated from whole rows, so that every inner loop is contiguous,
     and two at a time, so that a row travels through the cache half as often.
     """
     n = len(b)
-    # Rows as slices of one flat array: numba pays for a row of a matrix, not for a slice.
+    # Rows are slices of one flat array, which cost less in numba than the rows of a matrix.
     f = factor.reshape(-1)
     for i in range(n):
         w[i] = b[i]
@@ -91,7 +65,7 @@ def cholesky_solve(a: F64, b: F64, factor: F64, w: F64) -> bool:
 def solve_ridged(
     covariance: F64, correlation: F64, ridge: float, factor: F64, w: F64, out: F64
 ) -> None:
-    """Solve the ridged system; keep the old weights ``out`` where it is singular."""
+    """Solve the ridge system; keep the old weights ``out`` if it is singular."""
     n = len(correlation)
     diagonal = np.empty(n)
     for i in range(n):
@@ -109,10 +83,10 @@ def solve_ridged(
 
 @inlined
 def accumulate(covariance: F64, correlation: F64, rows: F64, forgetting: float) -> None:
-    """Forget, then add the last 8 regressors in one pass over the matrix.
+    """Multiply by ``forgetting`` and add the last 8 regressors in one pass over the matrix.
 
-    All of it, though the upper half would do: the plain loop over whole rows vectorises and
-    is faster than half of it with ragged ends.
+    ``rows`` (9, n): 8 regressors, then their targets. The loop covers the whole matrix, although
+    the upper half would be enough: it vectorises, and is faster than half of it with ragged ends.
     """
     n = len(correlation)
     decay = forgetting**RANK

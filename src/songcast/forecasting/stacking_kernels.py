@@ -1,12 +1,13 @@
-"""The compiled loops of the combiner: stacking, running scales, mixture weights."""
+"""The compiled loops of the stacking: regression, running errors, mixture weights."""
 
 import math
 
 import numpy as np
 from numpy.typing import NDArray
 
+from songcast.forecasting.compiled import compiled
 from songcast.forecasting.filter_bank_kernels import HIGHEST, LOWEST
-from songcast.forecasting.linear_kernels import RANK, accumulate, compiled, solve_ridged
+from songcast.forecasting.linear_kernels import RANK, accumulate, solve_ridged
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -14,10 +15,10 @@ Ints = NDArray[np.int64]
 
 # Mean absolute value of a logistic of scale 1.
 LOGISTIC_MEAN_ABS = 2.0 * math.log(2.0)
-# Samples count by the inverse of the running variance: loud passages do not rule.
+# Samples are weighted by the inverse running variance, so that loud passages do not dominate.
 VARIANCE_RATE, VARIANCE_FLOOR = 0.02, 0.1
 FIRST_VARIANCE = 1e4
-# How far from the best expert, in its running mean errors.
+# Limit of the distance from the best expert, in its running mean errors.
 GUARD = 8.0
 
 
@@ -35,14 +36,13 @@ def stack(
     rows: F64,
     out: F64,
 ) -> None:
-    """Weigh one channel's expert means by what fitted the past best.
+    """Combine one channel's expert means by exponentially weighted ridge regression.
 
-    Ridge regression of the sample's distance from the plain average on the experts'
-    distances from it, exponentially weighted, solved every ``solve_every`` frames, a multiple
-    of 8. ``x`` (frames,), ``means`` and their running ``errors`` (frames, experts), ``out``
-    (frames,) the stacked mean, in LSB. State: ``state`` (2,) running variance and samples
-    heard, ``matrix`` (2, K, K), ``vectors`` (3, K), ``rows`` (9, max(K, 8)) as in
-    ``least_squares``.
+    The regression maps the experts' distances from their average to the sample's distance from
+    it, and is solved every ``solve_every`` frames, a multiple of 8. ``x`` (frames,), ``means`` and
+    their running ``errors`` (frames, experts), ``out`` (frames,) the stacked mean, all in LSB.
+    State: ``state`` (2,) running variance and number of samples processed, ``matrix`` (2, K, K),
+    ``vectors`` (3, K), ``rows`` (9, max(K, 8)) as in ``least_squares``.
     """
     experts = means.shape[1]
     w = vectors[1]
@@ -56,8 +56,8 @@ def stack(
         for k in range(experts):
             d[k] = means[t, k] - base
             location += w[k] * d[k]
-        # At an onset some experts explode before the weights can know: stay near the one that
-        # has lately been best.
+        # At an onset some experts explode before the weights adapt: stay near the expert with
+        # the smallest recent error.
         best = 0
         for k in range(1, experts):
             if errors[t, k] < errors[t, best]:
@@ -67,28 +67,29 @@ def stack(
         location = min(max(location, LOWEST), HIGHEST)
         out[t] = location
         error = x[t] - location
-        heard = np.int64(state[1])
+        count = np.int64(state[1])
         importance = 1.0 / math.sqrt(state[0] + VARIANCE_FLOOR)
-        state[0] += max(VARIANCE_RATE, 1.0 / (heard + 2.0)) * (error * error - state[0])
-        state[1] = heard + 1
-        q = heard % RANK
+        state[0] += max(VARIANCE_RATE, 1.0 / (count + 2.0)) * (error * error - state[0])
+        state[1] = count + 1
+        q = count % RANK
         for k in range(experts):
             rows[q, k] = importance * d[k]
         rows[RANK, q] = importance * (x[t] - base)
         if q == RANK - 1 and experts > 1:
             accumulate(matrix[0], vectors[0], rows, forgetting)
-            if (heard + 1) % solve_every == 0:
+            if (count + 1) % solve_every == 0:
                 solve_ridged(matrix[0], vectors[0], ridge, matrix[1], vectors[2], w)
 
 
 @compiled
-def follow_errors(x: F64, means: F32, rate: float, heard: int, errors: F64, out: F32) -> None:
-    """Running mean |error| of every expert, as known before each sample, in LSB.
+def follow_errors(x: F64, means: F32, rate: float, count: int, errors: F64, out: F32) -> None:
+    """Update the running mean |error| of every expert; ``out`` is its value before each sample.
 
-    ``errors`` (experts,) is the state; ``out`` (frames, experts).
+    ``x`` (frames,), ``means`` and ``out`` (frames, experts), all in LSB. State: ``errors``
+    (experts,) and ``count``, the number of samples processed before.
     """
     for t in range(len(x)):
-        speed = max(rate, 1.0 / (heard + t + 2.0))
+        speed = max(rate, 1.0 / (count + t + 2.0))
         for k in range(means.shape[1]):
             out[t, k] = errors[k]
             errors[k] += speed * (abs(x[t] - means[t, k]) - errors[k])
@@ -99,20 +100,21 @@ def mix(
     x: F64,
     locations: F64,
     rates: F64,
-    memory: float,
+    forgetting: float,
     least: float,
-    heard: int,
+    count: int,
     running: F64,
     log_weights: F64,
     out_running: F64,
     out_weights: F64,
 ) -> None:
-    """Follow each component's mean |error|, weigh the components by recent code length.
+    """Update each component's running mean |error|; weight the components by recent code length.
 
     ``x`` (frames,), ``locations`` (frames, components) in LSB, ``rates`` (components,) of the
-    running errors, ``memory`` of the log weights, ``least`` unnormalised weight. State:
-    ``running`` and ``log_weights`` (components,). ``out_running`` and ``out_weights`` (frames,
-    components) are as known before each sample.
+    running errors, ``forgetting`` of the log weights, ``least``: smallest unnormalised weight.
+    State: ``running`` and ``log_weights`` (components,) and ``count``, the number of samples
+    processed before. ``out_running`` and ``out_weights`` (frames, components) are the values
+    before each sample.
     """
     components = len(rates)
     mass = np.empty(components)
@@ -125,7 +127,7 @@ def mix(
             out_running[t, j] = running[j]
             out_weights[t, j] = math.exp(log_weights[j] - top) + least
             total += out_weights[t, j]
-        speed = 1.0 / (heard + t + 1.0)
+        speed = 1.0 / (count + t + 1.0)
         for j in range(components):
             out_weights[t, j] /= total
             scale = running[j] / LOGISTIC_MEAN_ABS + 0.02
@@ -135,4 +137,4 @@ def mix(
             mass[j] = upper - lower + 1e-12
             running[j] += max(rates[j], speed) * (error - running[j])
         for j in range(components):
-            log_weights[j] = memory * (log_weights[j] - top) + math.log(mass[j])
+            log_weights[j] = forgetting * (log_weights[j] - top) + math.log(mass[j])
