@@ -1,12 +1,13 @@
-"""Hostile songs that must be heard all the same."""
+"""Unusual songs that must be read."""
 
 import os
 from pathlib import Path
 
 import numpy as np
 import soundfile
-from outcomes import Hostile, Sound
-from sound_files import (
+
+from helpers.hostile.outcomes import Hostile, Sound
+from helpers.hostile.sound_files import (
     FRAMES,
     LOSSY,
     LOSSY_RATE_HZ,
@@ -81,7 +82,7 @@ def odd_sounds() -> list[Hostile]:
             name="full-scale square", write=lambda p: pcm(p, square), sound=Sound(level=32767.5)
         ),
         Hostile(
-            name="lowest amplitude throughout",
+            name="lowest amplitude everywhere",
             write=lambda p: pcm(p, lowest),
             sound=Sound(level=32768),
         ),
@@ -98,7 +99,7 @@ def odd_sounds() -> list[Hostile]:
     ]
 
 
-def rotten_wav() -> list[Hostile]:
+def noisy_wav() -> list[Hostile]:
     return [
         Hostile(
             name="wav header, then noise",
@@ -118,15 +119,18 @@ def names() -> list[Hostile]:
         "shell characters": "a;$(touch owned)`id`|&<>*?'\"\\.wav",
         "percent, braces and markup": "%s {0} [bold]x[red].wav",
         "a line break": "a\nb.wav",
-        "only a suffix's case": "A.WAV",
+        "a suffix in upper case": "A.WAV",
         "not utf-8": os.fsdecode(b"caf\xe9.wav"),
         "many dots": "a....wav",
     }
     return [
         Hostile(
-            name=f"named with {what}", file=file, write=lambda p: pcm(p, noise()), sound=Sound()
+            name=f"named with {description}",
+            file=file,
+            write=lambda p: pcm(p, noise()),
+            sound=Sound(),
         )
-        for what, file in odd.items()
+        for description, file in odd.items()
     ]
 
 

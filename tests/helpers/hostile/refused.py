@@ -1,4 +1,4 @@
-"""Hostile songs that are none, and files that are not even files."""
+"""Files that are not songs, and paths that are not files."""
 
 import os
 from collections.abc import Callable
@@ -6,13 +6,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from outcomes import Hostile
-from sound_files import (
+
+from helpers.hostile.outcomes import Hostile
+from helpers.hostile.sound_files import (
     FRAMES,
     LOSSY,
-    boastful_flac,
     cut,
     header_then_noise,
+    huge_flac,
     noise,
     pcm,
     wav,
@@ -28,15 +29,15 @@ def odd_contents() -> list[Hostile]:
         Hostile(
             name=f"{channels} channels",
             write=lambda p, channels=channels: pcm(p, noise(500, channels)),
-            said=f"{channels} channels",
+            message=f"{channels} channels",
         )
         for channels in (3, 6, 64)
     ]
     return [
-        Hostile(name="no samples", write=lambda p: pcm(p, noise(0)), said="no samples"),
-        Hostile(name="NaN", write=lambda p: p.write_bytes(wav(nan)), said="NaN or infinite"),
+        Hostile(name="no samples", write=lambda p: pcm(p, noise(0)), message="no samples"),
+        Hostile(name="NaN", write=lambda p: p.write_bytes(wav(nan)), message="NaN or infinite"),
         Hostile(
-            name="infinity", write=lambda p: p.write_bytes(wav(infinite)), said="NaN or infinite"
+            name="infinity", write=lambda p: p.write_bytes(wav(infinite)), message="NaN or infinite"
         ),
         *many,
     ]
@@ -55,19 +56,19 @@ def headers() -> list[Hostile]:
         "wav of unknown codec": with_header(20, "<H", 0x7FFF),
         "wav that declares 1 GB": with_header(40, "<I", 0x40000000),
         "wav with a chunk of 4 GB before the data": honest[:36] + long_chunk + honest[36:],
-        "mp3 of an id3 tag and no music": b"ID3\x04\0\0\0\0\x07\x76" + bytes(1014),
-        "mp3 of an id3 tag that declares 256 MB": b"ID3\x04\0\0\x7f\x7f\x7f\x7f" + bytes(3000),
+        "mp3 with an id3 tag and no music": b"ID3\x04\0\0\0\0\x07\x76" + bytes(1014),
+        "mp3 with an id3 tag that declares 256 MB": b"ID3\x04\0\0\x7f\x7f\x7f\x7f" + bytes(3000),
     }
-    boastful = _refused("flac that declares 2^36 frames", "a.flac", boastful_flac)
+    huge = _refused("flac that declares 2^36 frames", "a.flac", huge_flac)
     others = [
         _refused(name, f"a.{name.split()[0]}", lambda content=content: content)
         for name, content in contents.items()
     ]
-    return [boastful, *others]
+    return [huge, *others]
 
 
 def cuts() -> list[Hostile]:
-    """Songs cut short by a full disk or a broken line."""
+    """Songs truncated by a full disk or a broken connection."""
     return [
         _refused(f"{suffix[1:]} cut at {part:.0%}", f"a{suffix}", partial(cut, suffix, part))
         for suffix in (".wav", ".flac", *LOSSY)
@@ -75,8 +76,8 @@ def cuts() -> list[Hostile]:
     ]
 
 
-def rotten() -> list[Hostile]:
-    """Songs eaten by the disk."""
+def noisy() -> list[Hostile]:
+    """Songs damaged on disk."""
     return [
         _refused(
             f"{suffix[1:]} header, then noise", f"a{suffix}", partial(header_then_noise, suffix)
@@ -88,7 +89,7 @@ def rotten() -> list[Hostile]:
 def strangers() -> list[Hostile]:
     contents = {
         "nothing": b"",
-        "words": b"these are words, no sounds\n" * 400,
+        "words": b"these are words, not sounds\n" * 400,
         "zeros": bytes(10_000),
         "a picture": b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 20,
         "a script": b"#!/bin/sh\nrm -rf /\n" * 50,
@@ -112,9 +113,10 @@ def places() -> list[Hostile]:
         "device": lambda p: p.symlink_to("/dev/zero"),
     }
     return [
-        Hostile(name=name, write=write, said="a.wav", is_file=False) for name, write in odd.items()
+        Hostile(name=name, write=write, message="a.wav", is_file=False)
+        for name, write in odd.items()
     ]
 
 
 def _refused(name: str, file: str, content: Callable[[], bytes]) -> Hostile:
-    return Hostile(name=name, file=file, write=lambda p: p.write_bytes(content()), said=file)
+    return Hostile(name=name, file=file, write=lambda p: p.write_bytes(content()), message=file)

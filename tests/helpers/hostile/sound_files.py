@@ -1,4 +1,4 @@
-"""Sound files of every kind, whole and damaged, and the plainest reader of a wav."""
+"""Sound files of every format, valid and damaged, and an independent reader of WAV."""
 
 import functools
 import struct
@@ -25,7 +25,7 @@ def noise(frames: int = FRAMES, channels: int = 2, peak: int = 9000) -> NDArray[
 
 
 def pcm(path: Path, samples: NDArray[np.int16], rate_hz: int = RATE_HZ) -> None:
-    """16 bit by the stdlib."""
+    """Write a 16-bit WAV with the standard library."""
     with wave.open(str(path), "wb") as file:
         file.setnchannels(samples.shape[1])
         file.setsampwidth(2)
@@ -34,7 +34,7 @@ def pcm(path: Path, samples: NDArray[np.int16], rate_hz: int = RATE_HZ) -> None:
 
 
 def read_pcm(file: Path) -> tuple[NDArray[np.int16], int]:
-    """Samples and rate of a 16-bit wav, by the stdlib: no reader of ours vouches for ours."""
+    """Return the samples and rate of a 16-bit WAV, read with the standard library."""
     with wave.open(str(file), "rb") as sound:
         assert sound.getsampwidth() == 2
         samples = np.frombuffer(sound.readframes(sound.getnframes()), "<i2")
@@ -42,7 +42,7 @@ def read_pcm(file: Path) -> tuple[NDArray[np.int16], int]:
 
 
 def wav(samples: NDArray[np.generic], valid_bits: int | None = None) -> bytes:
-    """A wav by hand, integer or float by dtype; ``valid_bits`` makes it extensible."""
+    """Return a WAV, integer or float by dtype; ``valid_bits`` selects the extensible format."""
     channels, width = samples.shape[1], samples.dtype.itemsize
     tag = 3 if samples.dtype.kind == "f" else 1
     base = (channels, RATE_HZ, RATE_HZ * channels * width, channels * width, 8 * width)
@@ -57,7 +57,7 @@ def wav(samples: NDArray[np.generic], valid_bits: int | None = None) -> bytes:
 
 @functools.cache
 def encoded(suffix: str) -> bytes:
-    """Noise at 48 kHz in the format of the suffix: half a second where lossy, else 2400 frames."""
+    """Return noise at 48 kHz in the format of the suffix: 0.5 s if lossy, else 2400 frames."""
     samples = noise(LOSSY_FRAMES if suffix in LOSSY else FRAMES)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / f"a{suffix}"
@@ -72,19 +72,19 @@ def encoded(suffix: str) -> bytes:
 
 
 def cut(suffix: str, part: float) -> bytes:
-    """The first part of a song's file."""
+    """Return the first part of a song's file."""
     whole = encoded(suffix)
     return whole[: int(len(whole) * part)]
 
 
 def header_then_noise(suffix: str) -> bytes:
-    """48 bytes of a song's file, and random ones to its end."""
+    """Return 48 bytes of a song's file, followed by random bytes up to its size."""
     whole = wav(noise()) if suffix == ".wav" else encoded(suffix)
     return whole[:48] + np.random.default_rng(1).bytes(len(whole) - 48)
 
 
-def boastful_flac() -> bytes:
-    """A flac that declares 2^36 - 1 frames."""
+def huge_flac() -> bytes:
+    """Return a FLAC file that declares 2^36 - 1 frames."""
     data = bytearray(encoded(".flac"))
     data[21] |= 0x0F  # STREAMINFO: 36 bits of total samples, RFC 9639 section 8.2
     data[22:26] = b"\xff\xff\xff\xff"
@@ -92,7 +92,7 @@ def boastful_flac() -> bytes:
 
 
 def with_header(place: int, form: str, value: int) -> bytes:
-    """A wav with one field of its header overwritten."""
+    """Return a WAV with one field of its header overwritten."""
     data = bytearray(wav(noise()))
     struct.pack_into(form, data, place, value)
     return bytes(data)

@@ -1,10 +1,10 @@
-"""What may become of a hostile song, at each entry."""
+"""The expected outcome of a hostile song at each entry."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sound_files import FRAMES, RATE_HZ
+from helpers.hostile.sound_files import FRAMES, RATE_HZ
 
 ENTRIES = ("score", "predict", "continue", "prepare", "serve", "serve /continue")
 SOUND, REFUSED, NOT_SENT = "sound", "refused", "cannot be sent"
@@ -14,9 +14,9 @@ NOISE_LEVEL = 9000 / 3**0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Sound:
-    """What must come out. ``level``: root mean square in LSB; lossy codecs may miss it a little.
+    """The expected sound. ``level`` is the root mean square in LSB, approximate for lossy codecs.
 
-    ``frames`` None: any number above 0 (lossy codecs pad). ``too_short``: to go on from.
+    ``frames`` None is any number above 0 (lossy codecs pad). ``too_short`` to be continued.
     """
 
     frames: int | None = FRAMES
@@ -28,20 +28,20 @@ class Sound:
 
 @dataclass(frozen=True, kw_only=True)
 class Hostile:
-    """One song. ``sound``: what must be heard; None: refused, with ``said`` in the one line.
+    """One song, with the expected ``sound``; None means refused with ``message`` in the line.
 
-    ``is_file`` False: no client could read it to send it.
+    A client cannot read and send the song if ``is_file`` is False.
     """
 
     name: str
     write: Callable[[Path], object]
     file: str = "a.wav"
     sound: Sound | None = None
-    said: str = ""
+    message: str = ""
     is_file: bool = True
 
     def outcome(self, entry: str) -> str:
-        """What must become of it at one of ``ENTRIES``."""
+        """Return the expected outcome at one of ``ENTRIES``."""
         if entry.startswith("serve") and not self.is_file:
             return NOT_SENT
         if self.sound is None or (self.sound.too_short and "continue" in entry):
