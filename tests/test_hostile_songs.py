@@ -20,6 +20,7 @@ from songcast.commands import forecasting
 from songcast.data.corpus import Corpus
 from songcast.errors import SongcastError
 from songcast.forecasting.baselines import Persistence
+from songcast.registry.models import Model
 from songcast.serving.jobs import Limits
 from songcast.stages.prepare import prepare
 
@@ -35,20 +36,12 @@ SLOW = [
 QUICK = [song for song in catalogue() if song.name not in {slow.name for slow in SLOW}]
 
 
-class Model(Persistence):
-    """Predicts the previous sample; continues with a network of random weights."""
-
-    def __init__(self):
-        self._continuation_model = continuation_model()
-
-    @property
-    def continuation_model(self):
-        return self._continuation_model
-
-
 @pytest.fixture(scope="module")
 def model():
-    return Model()
+    """Predicts the previous sample; continues with a network of random weights."""
+    model = Model(Persistence())
+    model.continuation = continuation_model()
+    return model
 
 
 @pytest.fixture(scope="module")
