@@ -15,6 +15,7 @@ import yaml
 
 import songcast
 from songcast.config import Params
+from songcast.data.code_digest import import_closure
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "songcast"
@@ -181,6 +182,72 @@ def test_no_output_of_the_pipeline_is_in_git() -> None:
     ignored = (ROOT / ".gitignore").read_text() + (ROOT / "models" / ".gitignore").read_text()
     for entry in ("/data", "/prepared", "/listening", "/registered.json", "/train", "/retrain"):
         assert entry in ignored.split(), entry
+
+
+# Modules of songcast that cannot change the output of a stage.
+NEUTRAL = (
+    "songcast",  # the public interface
+    "songcast.config",  # its values come from params.yaml, which DVC tracks by key
+    "songcast.data.code_digest",  # decides what is computed again, not how
+    "songcast.distributed.cluster",  # where work runs; results are the same, see test_cluster.py
+    "songcast.distributed.engine",
+    "songcast.errors",
+    "songcast.files",  # writes the content that it gets
+    "songcast.report.console",  # lines and progress bars on a terminal
+    "songcast.tracking",  # logs to MLflow
+)
+# The registry finds the parent of retrain; metrics/retrain.json records which one that was.
+NEUTRAL_FOR = {"retrain": ("songcast.registry",)}
+
+
+def code_of(stage: str) -> dict[str, str]:
+    """Modules that can change the output of a stage, with their paths in the repository."""
+    ignore = (*NEUTRAL, *NEUTRAL_FOR.get(stage, ()))
+    closure = import_closure(f"songcast.stages.{stage}", ignore=ignore)
+    closure.pop("songcast.stages")  # starts the stage
+    return {
+        name: path.relative_to(ROOT).as_posix()
+        for name, path in closure.items()
+        if len(ast.parse(path.read_text()).body) > 1  # more than the docstring of a package
+    }
+
+
+def test_every_stage_depends_on_the_code_that_can_change_its_output_and_on_no_other() -> None:
+    for stage, record in PIPELINE["stages"].items():
+        code = code_of(stage)
+        deps = [dep for dep in record["deps"] if dep.startswith("src/")]
+        covered = {dep: {p for p in code.values() if f"{p}/".startswith(f"{dep}/")} for dep in deps}
+        missing = set(code.values()) - set().union(*covered.values())
+        assert missing == set(), f"add these to the deps of {stage} in dvc.yaml"
+        unused = [dep for dep, paths in covered.items() if not paths]
+        assert unused == [], f"remove these from the deps of {stage} in dvc.yaml"
+
+
+def test_a_change_of_code_reruns_the_stages_that_use_it() -> None:
+    stages = list(PIPELINE["stages"])
+    for path, expected in {
+        "serving/app.py": [],
+        "commands/score.py": [],
+        "tracking/store.py": [],
+        "report/page.py": ["report"],
+        "registry/gate.py": ["register"],
+        "evaluation/spectral.py": ["evaluate"],
+        "continuation/lattice.py": ["continuation", "evaluate"],
+        "training/continuation_examples.py": ["continuation"],
+        "training/batches.py": ["train", "retrain"],
+        "training/fit.py": ["continuation", "train", "retrain"],
+        "forecasting/stacking.py": ["baselines", "train", "retrain", "evaluate"],
+        "bundle.py": [stage for stage in stages if stage != "prepare"],
+        "audio/formats.py": [stage for stage in stages if stage != "register"],
+    }.items():
+        file = f"src/songcast/{path}"
+        assert (ROOT / file).exists(), file
+        rerun = [
+            stage
+            for stage, record in PIPELINE["stages"].items()
+            if any(f"{file}/".startswith(f"{dep}/") for dep in record["deps"])
+        ]
+        assert rerun == expected, path
 
 
 def test_each_stage_is_a_module_and_its_dependencies_exist() -> None:

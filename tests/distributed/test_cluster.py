@@ -21,7 +21,7 @@ from songcast.distributed import cluster, engine
 from songcast.errors import AudioError, CorpusError, ParamsError
 from songcast.forecasting.front_end import FrontEndSettings
 from songcast.stages.evaluate import evaluate
-from songcast.stages.fitting import train_forecaster
+from songcast.stages.forecaster import train_forecaster
 from songcast.stages.prepare import prepare
 from songcast.tracking.store import connect, experiment_id
 from songcast.training import setup

@@ -18,7 +18,7 @@ from songcast.forecasting.loading import load_bundle
 from songcast.forecasting.lstm import LstmForecaster
 from songcast.registry.models import locate
 from songcast.stages import run_stage
-from songcast.stages.fitting import train_forecaster
+from songcast.stages.forecaster import train_forecaster
 from songcast.training.checkpoint import fingerprint
 from songcast.training.feature_cache import SongFeatures
 from songcast.training.setup import CODE, replay_shares, select_songs, warm_start

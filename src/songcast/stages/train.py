@@ -10,7 +10,7 @@ from songcast.data.corpus import Corpus
 from songcast.files import PREPARED
 from songcast.forecasting.keras_backend import import_keras
 from songcast.stages import run_stage
-from songcast.stages.fitting import train_forecaster
+from songcast.stages.forecaster import train_forecaster
 from songcast.training.checkpoint import fingerprint
 from songcast.training.setup import CODE, new_model, songs_to_train_on
 

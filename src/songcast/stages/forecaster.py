@@ -1,0 +1,51 @@
+"""What train and retrain share: features, the fit, and the outputs of an LSTM forecaster."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from songcast.config import Engine, FitParams
+from songcast.data.corpus import PreparedSong
+from songcast.files import FEATURES, root
+from songcast.forecasting.lstm import LstmForecaster
+from songcast.stages.fitting import Hooks, Model, run_training
+from songcast.training.feature_cache import SongFeatures
+from songcast.training.fit import Row
+from songcast.training.setup import fit_settings, open_crops
+
+log = logging.getLogger("songcast.fit")
+
+
+def train_forecaster(
+    stage: str,
+    params: FitParams,
+    model: LstmForecaster,
+    songs: Sequence[PreparedSong],
+    *,
+    fingerprint: str,
+    details: Mapping[str, Any],
+    engine: Engine = "local",
+    workers: int = 1,
+    shares: Mapping[str, float] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> list[SongFeatures]:
+    """Train ``model`` in place on ``songs`` and write it; return the songs' features.
+
+    ``engine``: where the features are computed. ``workers``: processes of the Ray cluster that
+    share each step; 1 means this process. ``shares``: how often each song is drawn, by slug.
+    """
+    features: list[SongFeatures] = []
+
+    def train(hooks: Hooks) -> tuple[Model, list[Row]]:
+        from songcast.training.forecaster import fit_forecaster, fit_on_cluster
+
+        log.info("%s: computing features of %d songs ...", stage, len(songs))
+        opened, sampler = open_crops(songs, model, params, root() / FEATURES, engine, shares)
+        features.extend(opened)
+        fit = (sampler, opened, fit_settings(params), hooks.checkpoint)
+        if workers > 1:
+            fit_on_cluster(model, *fit, workers, hooks.on_epoch)
+        return model, fit_forecaster(model.network, *fit, hooks.on_epoch, hooks.on_step)
+
+    run_training(stage, params, train, fingerprint=fingerprint, details=details, tags=tags)
+    return features
