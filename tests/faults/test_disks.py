@@ -1,4 +1,4 @@
-"""A disk that is full or may not be written costs a line, and nothing that was there."""
+"""A full or read-only disk gives one line and leaves all outputs as they were."""
 
 import os
 import shutil
@@ -8,18 +8,15 @@ from contextlib import contextmanager
 import pytest
 
 from helpers.kills import differences
-from helpers.small_pipeline import STAGES, Pipeline
+from helpers.small_pipeline import Pipeline
 
 KIB = 1024
-# What is left of the disk: in the middle of what the stage writes.
+# The free space, which the stage exceeds in the middle of its output. These stages write in
+# different ways: songs, features and checkpoints, many WAVs, the registry.
 FREE_KIB = {
     "prepare": 40,
-    "baselines": 300,
-    "continuation": 200,
     "train": 600,
-    "retrain": 200,
     "evaluate": 30,
-    "report": 300,
     "register": 100,
 }
 
@@ -42,7 +39,7 @@ def mounted(place, *words):
 
 @contextmanager
 def small_disk(pipeline, tmp_path, free_kib):
-    """The pipeline on a disk of its own with so much space left; yields it and how to get more."""
+    """Yield a copy of the pipeline on a disk with this free space, and a function to enlarge it."""
     with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=256m", "tmpfs") as disk:
         folder = disk / "repository"
         shutil.copytree(pipeline.folder, folder, symlinks=True)
@@ -52,20 +49,20 @@ def small_disk(pipeline, tmp_path, free_kib):
         yield Pipeline(folder), lambda: mount("-o", "remount,size=256m", str(disk))
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_full_disk_is_one_line_and_the_stage_goes_on_when_there_is_space(at, tmp_path, stage):
+@pytest.mark.parametrize("stage", FREE_KIB)
+def test_a_full_disk_gives_one_line_and_the_stage_runs_once_there_is_space(at, tmp_path, stage):
     pipeline, rehearsal = at(stage)
     before = pipeline.results()
     with small_disk(pipeline, tmp_path, FREE_KIB[stage]) as (cramped, make_space):
         process = cramped.start_bare(stage)
-        said = process.communicate()[0]
-        assert process.returncode == 2, said
-        assert "Traceback" not in said
-        last = said.splitlines()[-1]
+        output = process.communicate()[0]
+        assert process.returncode == 2, output
+        assert "Traceback" not in output
+        last = output.splitlines()[-1]
         assert last.startswith(f"songcast {stage}: ")
         assert "disk is full" in last or "No space left" in last
-        found = cramped.results()
-        assert {name: found.get(name) for name in before} == before
+        results = cramped.results()
+        assert {name: results.get(name) for name in before} == before
         assert cramped.half_written() == []
         make_space()
         cramped.run_stage(stage)
@@ -74,16 +71,16 @@ def test_a_full_disk_is_one_line_and_the_stage_goes_on_when_there_is_space(at, t
 
 
 @pytest.mark.parametrize("stage", ["prepare", "register"])
-def test_a_read_only_checkout_is_one_line(at, tmp_path, stage):
+def test_a_read_only_checkout_gives_one_line(at, tmp_path, stage):
     pipeline, _ = at(stage)
     before = pipeline.results()
     folder = pipeline.folder
     with mounted(tmp_path / "disk", "--bind", str(folder)) as disk:
         mount("-o", "remount,bind,ro", str(disk))
         process = Pipeline(disk).start_bare(stage)
-        said = process.communicate()[0]
-    assert process.returncode == 2, said
-    assert "Traceback" not in said
-    assert said.splitlines()[-1].startswith(f"songcast {stage}: ")
-    assert "ead-only" in said
+        output = process.communicate()[0]
+    assert process.returncode == 2, output
+    assert "Traceback" not in output
+    assert output.splitlines()[-1].startswith(f"songcast {stage}: ")
+    assert "ead-only" in output
     assert pipeline.results() == before

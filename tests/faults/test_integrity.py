@@ -1,4 +1,4 @@
-"""What is not what it was, is noticed by its hash."""
+"""Altered songs and weights are detected by their hashes."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ SONG_BYTES = 8_000_000
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
-    """A repository whose songs were pushed to its remote, set up as this one is."""
+    """A repository with the DVC settings of this one, whose songs are in its remote."""
     folder = tmp_path_factory.mktemp("songs")
     (folder / ".dvc").mkdir()
     shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc")
@@ -40,7 +40,7 @@ def shared(tmp_path_factory):
 
 @pytest.fixture
 def emptied(shared, tmp_path):
-    """A copy of it that has the remote alone."""
+    """A copy of it without songs and cache."""
     copy = tmp_path / "copy"
     shutil.copytree(shared, copy, ignore=shutil.ignore_patterns("cache", "data"))
     return copy
@@ -55,29 +55,29 @@ def start_dvc(folder, *words):
 
 
 def dvc(folder, *words):
-    """Return its exit code and what it said on stderr."""
+    """Return the exit code and the output on stderr."""
     process = start_dvc(folder, *words)
-    said = process.communicate()[1]
-    return process.returncode, said
+    errors = process.communicate()[1]
+    return process.returncode, errors
 
 
 def songs(folder):
     return {path.name: sha256_of_file(path) for path in (folder / "data").glob("*")}
 
 
-def test_a_song_that_rotted_in_the_remote_is_not_delivered(emptied):
+def test_a_song_that_was_damaged_in_the_remote_is_not_pulled(emptied):
     stored = [path for path in (emptied / "dvcstore").rglob("*") if path.is_file()]
-    rotten = max(stored, key=lambda path: path.stat().st_size)
-    content = bytearray(rotten.read_bytes())
+    damaged = max(stored, key=lambda path: path.stat().st_size)
+    content = bytearray(damaged.read_bytes())
     content[1000] ^= 1
-    rotten.chmod(0o644)
-    rotten.write_bytes(content)
+    damaged.chmod(0o644)
+    damaged.write_bytes(content)
     code, _ = dvc(emptied, "pull", "data.dvc")
     assert code != 0
     assert songs(emptied) == {}
 
 
-def test_a_pull_that_was_killed_is_finished_by_the_next(shared, emptied):
+def test_the_next_pull_completes_a_pull_that_was_killed(shared, emptied):
     pulling = start_dvc(emptied, "pull", "data.dvc")
     while pulling.poll() is None and not list((emptied / ".dvc").glob("cache/files/md5/*/*")):
         time.sleep(0.01)
@@ -88,7 +88,7 @@ def test_a_pull_that_was_killed_is_finished_by_the_next(shared, emptied):
     assert songs(emptied) == songs(shared)
 
 
-def test_weights_that_were_exchanged_hash_and_all_are_noticed(tmp_path):
+def test_exchanged_weights_are_detected_even_if_their_hash_is_exchanged_too(tmp_path):
     for number, name in enumerate(("right", "wrong")):
         details = {"sample_rate_hz": RATE_HZ, "channels": 2}
         randomised(seed=number).save(tmp_path / name, details, "")

@@ -1,21 +1,14 @@
 """A version can be built again from what is recorded of it."""
 
 import json
-import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from helpers.mlflow_store import make_bundle, numbers, use_repository
-from helpers.small_models import music
-from helpers.small_models import song as song_of
-from helpers.small_params import PARAMS
+from helpers.small_pipeline import Pipeline
 from songcast import cli, registry
-from songcast.audio.songs import write_song
 from songcast.errors import RegistryError
 from songcast.registry import Version, reproduction
 
@@ -88,35 +81,11 @@ def test_without_its_commit_a_version_cannot_be_built_again(tmp_path, monkeypatc
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
-    """A repository of its own with two short songs, in which `dvc repro` has run."""
-    folder = tmp_path_factory.mktemp("repository")
-    for name in ("src", ".dvc", "dvc.yaml", "requirements.lock", "pyproject.toml", ".dvcignore"):
-        source, target = ROOT / name, folder / name
-        if source.is_dir():
-            unwanted = shutil.ignore_patterns("cache", "tmp", "__pycache__", "*.egg-info")
-            shutil.copytree(source, target, ignore=unwanted)
-        else:
-            shutil.copy(source, target)
-    for ignored in (".gitignore", "models/.gitignore"):
-        (folder / ignored).parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT / ignored, folder / ignored)
-    (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS))
-    (folder / "data").mkdir()
-    for seed, name in enumerate(("old", "new")):
-        write_song(song_of(music(200_000, 2, seed=seed)), folder / "data" / f"{name}.wav")
-    hidden = ("MLFLOW_TRACKING_URI", "DVC_ROOT")
-    environment = {k: v for k, v in os.environ.items() if k not in hidden}
-    environment["PYTHONPATH"] = str(folder / "src")
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    for command in (
-        ["git", "init", "-q"],
-        [sys.executable, "-m", "dvc", "add", "-q", "data"],
-        ["git", "add", "-A"],
-        ["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-q", "-m", "first"],
-        [sys.executable, "-m", "dvc", "repro", "-q"],
-    ):
-        subprocess.run(command, cwd=folder, env=environment, check=True)
-    return folder
+    """A repository with two short songs in which `dvc repro` has run."""
+    small = Pipeline.build(tmp_path_factory.mktemp("small") / "repository")
+    command = [*small.dvc, "repro", "-q"]
+    subprocess.run(command, cwd=small.folder, env=small.environment, check=True)
+    return small.folder
 
 
 @pytest.mark.slow
