@@ -1,4 +1,4 @@
-"""Synthesised songs; no test needs a file from outside."""
+"""Settings of pytest and hypothesis, and fixtures with synthesised songs."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ from songcast.audio.songs import Song
 
 MakeSong = Callable[..., Song]
 
-# The same examples in every run, however slow a busy machine makes them.
+# The same examples in every run, also on a busy machine.
 settings.register_profile(
     "songcast",
     deadline=None,
@@ -29,7 +29,7 @@ settings.load_profile("songcast")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the folder that all processes of this run share, and remove it with the run."""
+    """Make a folder for all processes of this run; it is removed at the end of the run."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         shared = tempfile.TemporaryDirectory(prefix="songcast-tests-")
         config.add_cleanup(shared.cleanup)
@@ -37,13 +37,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_runtest_setup() -> None:
-    """Keras draws its seeds from here: weights are the same in whatever order tests run."""
+    """Seed the generator of Keras, so that weights do not depend on the order of the tests."""
     random.seed(0)
 
 
 @pytest.fixture
 def few_open_files() -> Iterator[None]:
-    """This process may open 200 files at once: less than songs have arrays."""
+    """Limit this process to 200 open files, fewer than the test has arrays."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
     yield
@@ -52,7 +52,7 @@ def few_open_files() -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call() -> Generator[None, None, None]:
-    """A RecursionError may hit coverage's tracer, which Python then takes away for good."""
+    """Restore the tracer of coverage, which Python removes if a RecursionError occurs in it."""
     tracer = sys.gettrace()
     try:
         return (yield)
@@ -62,7 +62,7 @@ def pytest_runtest_call() -> Generator[None, None, None]:
 
 @pytest.fixture
 def own_process() -> Generator[None, None, None]:
-    """For what sets up its process, as ``run_stage`` does: all is as before afterwards."""
+    """Restore the handlers of signals and logging, which ``run_stage`` changes."""
     handlers, level = logging.root.handlers[:], logging.getLogger("songcast").level
     handler = signal.getsignal(signal.SIGTERM)
     yield
@@ -73,7 +73,7 @@ def own_process() -> Generator[None, None, None]:
 
 @pytest.fixture(scope="session")
 def make_song() -> MakeSong:
-    """make_song(frames=11025, channels=2, sample_rate_hz=44100, seed=0): a chord with noise."""
+    """``make_song(frames=11025, channels=2, sample_rate_hz=44100, seed=0)``: a chord with noise."""
 
     def make(
         frames: int = 11025, channels: int = 2, sample_rate_hz: int = 44100, seed: int = 0

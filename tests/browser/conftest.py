@@ -1,4 +1,4 @@
-"""A headless browser that tolerates no console error and no request to another machine."""
+"""A headless browser that records console errors and requests to other machines."""
 
 import os
 import shutil
@@ -10,13 +10,13 @@ import pytest
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 LOCAL = ("127.0.0.1", "localhost", "")
-# A sandbox of its own needs rights that containers and root do not have.
+# The sandbox of chromium does not work as root or in containers.
 ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage"]
 
 
 @dataclass
 class Watch:
-    """What a page complained about, and whom it asked."""
+    """The errors of a page and its requests to other machines."""
 
     errors: list[str] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)
@@ -24,24 +24,24 @@ class Watch:
 
 @pytest.fixture(scope="session")
 def browser():
-    """Chromium, headless. No browser: a skip, or a failure where SONGCAST_BROWSER_REQUIRED=1."""
+    """Headless chromium. Without it tests are skipped; SONGCAST_BROWSER_REQUIRED=1: they fail."""
     from playwright.sync_api import sync_playwright
 
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        reason = "no chromium on PATH: `make test-browser` installs Debian's"
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        reason = "no chromium on PATH: install it"
         if os.environ.get("SONGCAST_BROWSER_REQUIRED") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
     with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
+        launched = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
         yield launched
         launched.close()
 
 
 @pytest.fixture
 def watched(browser) -> Iterator[Callable[..., tuple]]:
-    """watched(width=1280, height=900): a page and its ``Watch``."""
+    """``watched(width=1280, height=900)`` returns a page and its ``Watch``."""
     contexts = []
 
     def open_page(width: int = 1280, height: int = 900):
@@ -51,15 +51,15 @@ def watched(browser) -> Iterator[Callable[..., tuple]]:
         page.on("pageerror", lambda error: watch.errors.append(str(error)))
         page.on(
             "console",
-            lambda said: watch.errors.append(said.text) if said.type == "error" else None,
+            lambda line: watch.errors.append(line.text) if line.type == "error" else None,
         )
 
-        def asked(request):
+        def record(request):
             place = urlparse(request.url)
             if place.scheme not in ("data", "blob", "file") and place.hostname not in LOCAL:
                 watch.foreign.append(request.url)
 
-        page.on("request", asked)
+        page.on("request", record)
         return page, watch
 
     yield open_page

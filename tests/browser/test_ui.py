@@ -1,4 +1,4 @@
-"""The MLflow UI on a finished pipeline: the page plays in it, WAVs play, aliases are shown."""
+"""The MLflow UI after a pipeline: the report and WAVs play, and the aliases are shown."""
 
 import contextlib
 import os
@@ -38,7 +38,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ui(home):
-    """Address of the UI as `songcast ui` serves it."""
+    """The address of `songcast ui`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -58,18 +58,18 @@ def ui(home):
 
 @pytest.fixture
 def page(watched):
-    """A page that must not ask another machine for anything, nor break."""
+    """A page that must not send requests to other machines or have errors."""
     opened, watch = watched(width=1440, height=950)
     opened.set_default_timeout(PATIENCE_MS)
     yield opened
     assert watch.foreign == []
-    # MLflow's own pages log failed look-ups of things that were never made; scripts may not fail.
+    # MLflow's pages log failed requests for missing entities. Errors of scripts are not allowed.
     assert [error for error in watch.errors if "Failed to load resource" not in error] == []
 
 
 def _wait_for(url, server, seconds=120):
     for _ in range(seconds * 5):
-        assert server.poll() is None, "the server ended"
+        assert server.poll() is None, "the server ended unexpectedly"
         with contextlib.suppress(urllib.error.URLError, ConnectionError):
             urllib.request.urlopen(url)
             return
@@ -83,11 +83,11 @@ def until(page, holds):
         if holds():
             return
         page.wait_for_timeout(25)
-    raise AssertionError("never came true")
+    raise AssertionError("the condition was never met")
 
 
 def run_page(home, ui, stage, artifact=""):
-    """Address of the page of the run of ``stage``, at an artifact."""
+    """Return the address of the page of the run of ``stage``, or of an artifact of it."""
     client = tracking_store.connect(f"sqlite:///{home / 'mlruns' / 'mlflow.db'}")
     experiment = tracking_store.experiment_id(client)
     (run,) = client.search_runs([experiment], f"tags.`songcast.stage` = '{stage}'")
@@ -95,7 +95,7 @@ def run_page(home, ui, stage, artifact=""):
     return f"{ui}/#/experiments/{experiment}/runs/{run.info.run_id}{suffix}"
 
 
-def test_the_report_plays_and_switches_inside_the_artifact_viewer(home, ui, page):
+def test_the_report_plays_and_switches_tracks_in_the_artifact_viewer(home, ui, page):
     page.goto(run_page(home, ui, "pipeline", "report.html"))
     report = page.frame_locator("iframe").first
     song = report.locator("section.song").first
@@ -125,7 +125,7 @@ def test_the_wavs_of_a_run_are_listed_and_play(home, ui, page):
     until(page, lambda: audio.evaluate("player => player.currentTime") > 0.2)
 
 
-def test_the_parent_shows_its_stages_its_songs_and_the_table(home, ui, page):
+def test_the_parent_run_shows_its_stages_and_the_result_table(home, ui, page):
     page.goto(run_page(home, ui, "pipeline"))
     page.get_by_text("needs 6.1000 bits per sample").first.wait_for()
     for child in ("train", "retrain"):

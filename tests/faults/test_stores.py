@@ -84,12 +84,12 @@ def repository(tmp_path, monkeypatch):
 @pytest.fixture
 def server(repository, monkeypatch, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
-        found = Server(use_repository(tmp_path / "server", patch))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", found.uri)
+        server = Server(use_repository(tmp_path / "server", patch))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    found.start()
-    yield found
-    found.signal(signal.SIGKILL)
+    server.start()
+    yield server
+    server.signal(signal.SIGKILL)
 
 
 @contextmanager
@@ -159,7 +159,7 @@ def test_a_server_that_hangs_slows_no_training_and_gets_the_complete_run(
         run.log_bundle(bundle)
     assert ensure_run("train", bundle) == run.run_id
     assert [step for step, _ in steps_of(run.run_id)] == [0, 1, 2, 3]
-    assert [found.info.status for found in all_runs("train")] == ["FINISHED"]
+    assert [logged.info.status for logged in all_runs("train")] == ["FINISHED"]
 
 
 def test_a_server_that_starts_while_a_stage_trains_gets_all_records(
@@ -226,7 +226,7 @@ def test_a_stage_that_is_killed_without_a_server_leaves_nothing_behind(repositor
         again.log_metrics({"loss": 1.0}, 0)
         again.log_bundle(bundle)
     assert ensure_run("train", bundle) == again.run_id
-    assert [found.info.run_id for found in all_runs()] == [again.run_id]
+    assert [logged.info.run_id for logged in all_runs()] == [again.run_id]
     assert {path.name for path in (repository / "mlruns").iterdir()} <= {".lock", "mlflow.db"}
 
 
@@ -245,7 +245,7 @@ def test_a_locked_database_gets_all_records_when_it_is_free(repository, monkeypa
             run.log_metrics({"loss": 0.5}, 1)
     assert "train continues without MLflow" in capsys.readouterr().err
     assert steps_of(run.run_id) == [(0, 1.0), (1, 0.5)]
-    assert [found.info.status for found in all_runs("train")] == ["FINISHED"]
+    assert [logged.info.status for logged in all_runs("train")] == ["FINISHED"]
 
 
 def test_a_clock_that_runs_backwards_loses_no_epoch(repository, monkeypatch):
@@ -264,4 +264,4 @@ def test_a_clock_that_runs_backwards_loses_no_epoch(repository, monkeypatch):
     monkeypatch.undo()
     use_repository(repository, monkeypatch)
     assert [step for step, _ in steps_of(run.run_id)] == [0, 1, 2]
-    assert [found.info.status for found in all_runs("train")] == ["FINISHED"]
+    assert [logged.info.status for logged in all_runs("train")] == ["FINISHED"]

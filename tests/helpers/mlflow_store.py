@@ -1,4 +1,4 @@
-"""A repository with an empty MLflow store, for tests. Not a test module."""
+"""A repository with an empty MLflow store."""
 
 import fcntl
 import functools
@@ -23,9 +23,9 @@ SHARED = "SONGCAST_TESTS_SHARED"
 
 @functools.cache
 def _template() -> Path:
-    """Return an empty database: migrating a new one costs 4 to 14 s, copying it nothing.
+    """Return an empty database to copy, because creating one takes 4 to 14 s.
 
-    All processes of one run of pytest share it; ``pytest_configure`` says where.
+    All processes of one run of pytest share it in a folder that ``pytest_configure`` makes.
     """
     database = Path(os.environ[SHARED]) / "mlflow.db"
     with database.with_suffix(".lock").open("w") as lock:
@@ -52,14 +52,14 @@ def use_repository(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def exit_code(main: Callable[[], int | None]) -> int | str | None:
-    """Run a stage's ``main`` as its program does; return with what it ends (None: all is well)."""
+    """Run the ``main`` of a stage as its program does; return the exit code, None for success."""
     with pytest.raises(SystemExit) as ended:
         run_stage(main)
     return ended.value.code
 
 
 def make_bundle(folder: Path, weight: float, history: str = "", **details: Any) -> Path:
-    """Write a bundle of one array; equal ``weight``, equal sha256. ``history``: of history.csv."""
+    """Write a bundle with one array; equal ``weight``, equal sha256. ``history`` is history.csv."""
     texts = {"history.csv": history} if history else {}
     arrays = {"w": np.full(3, weight)}
     write_bundle(folder, kind="fake", details=details, arrays=arrays, texts=texts)
@@ -71,12 +71,12 @@ def run_of(run_id: str) -> Any:
 
 
 def all_runs(stage: str | None = None) -> list[Any]:
-    """Runs of the stages, or of one; those of ``pipeline`` are the parents."""
+    """Return the runs of all stages, or of one; the runs of ``pipeline`` are the parents."""
     client = tracking_store.connect()
-    found = client.search_runs([tracking_store.experiment_id(client)])
-    stages = {run.info.run_id: run.data.tags["songcast.stage"] for run in found}
+    runs = client.search_runs([tracking_store.experiment_id(client)])
+    stages = {run.info.run_id: run.data.tags["songcast.stage"] for run in runs}
     wanted = {stage} if stage else set(stages.values()) - {"pipeline"}
-    return [run for run in found if stages[run.info.run_id] in wanted]
+    return [run for run in runs if stages[run.info.run_id] in wanted]
 
 
 def parent_of(run_id: str) -> Any:
@@ -90,7 +90,7 @@ def steps_of(run_id: str, key: str = "loss") -> list[tuple[int, float]]:
 
 
 def use_dead_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Name a tracking server that nothing answers for."""
+    """Set a tracking server that does not answer."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
@@ -100,13 +100,13 @@ def weights_of(folder: Path) -> str:
 
 
 def numbers(bits: float, **others: Any) -> dict[str, Any]:
-    """One forecaster's entry in metrics/evaluation.json."""
+    """Return the entry of one forecaster in metrics/evaluation.json."""
     good = {"prediction_gain_db": 40.0, "lag_samples": 0, "clipped_samples": 0}
     return {**good, "bits_per_sample": bits, **others}
 
 
 def evaluation_of(songs: tuple[str, ...] = ("a", "b"), **forecasters: Any) -> dict[str, Any]:
-    """The content of metrics/evaluation.json: every song measured alike."""
+    """Return the content of metrics/evaluation.json with equal numbers for every song."""
     return {"summary": forecasters, "songs": dict.fromkeys(songs, forecasters)}
 
 

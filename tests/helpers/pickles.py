@@ -1,4 +1,4 @@
-"""Finds pickles by name and by what is in them. Not a test module."""
+"""Find pickles by name and by content."""
 
 import io
 import pickletools
@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SUFFIXES = (".pkl", ".pickle", ".cloudpickle", ".joblib", ".dill", ".pt", ".pth", ".nbi", ".nbc")
-# What a pickle needs to call anything; without one of these it is data at worst.
+# The opcodes that import or call something. Without them a pickle is only data.
 CALLS = {"GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "REDUCE", "BUILD"}
 
 
 def pickles_below(folder: Path) -> list[str]:
-    """Names of all pickles in a folder, those inside archives too."""
+    """Return the names of all pickles in a folder, including those inside archives."""
     return [
         name
         for path in sorted(folder.rglob("*"))
@@ -23,7 +23,7 @@ def pickles_below(folder: Path) -> list[str]:
 
 
 def members(name: str, blob: bytes) -> Iterator[tuple[str, bytes]]:
-    """The file and, where it is an archive, all that is in it."""
+    """Yield the file and, if it is an archive, its members."""
     yield name, blob
     if zipfile.is_zipfile(io.BytesIO(blob)):
         with zipfile.ZipFile(io.BytesIO(blob)) as archive:
@@ -34,7 +34,7 @@ def members(name: str, blob: bytes) -> Iterator[tuple[str, bytes]]:
 def is_pickle(blob: bytes) -> bool:
     try:
         names = {opcode.name for opcode, _, _ in pickletools.genops(blob)}
-    except Exception:  # what is none ends in many ways
+    except Exception:  # other files raise many kinds of errors
         return False
     return bool(names & CALLS) or blob[:1] == b"\x80"
 

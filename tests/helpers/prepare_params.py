@@ -1,4 +1,4 @@
-"""A valid ``prepare`` section, for tests. Not a test module."""
+"""A valid ``prepare`` section."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from songcast.config import PrepareParams
 
 
 def prepare_params(**changes: Any) -> PrepareParams:
-    """Those of params.yaml but for ``changes``; the guard is short, as test songs are."""
+    """Return the values of params.yaml with ``changes``; the guard is short for short songs."""
     settings = {
         "sample_rate_hz": 44100,
         "train_fraction": 0.7,

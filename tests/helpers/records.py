@@ -1,4 +1,4 @@
-"""What every record of songcast promises, for tests. Not a test module."""
+"""A check for all records: frozen, with keyword-only arguments."""
 
 from dataclasses import FrozenInstanceError, fields
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 
 
 def assert_sealed(record: Any) -> None:
-    """Assert that no field can be set anew, and that values without their names are refused."""
+    """Assert that no field can be set and that positional arguments are refused."""
     values = {field.name: getattr(record, field.name) for field in fields(record)}
     for name, value in values.items():
         with pytest.raises(FrozenInstanceError):

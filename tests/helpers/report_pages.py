@@ -1,4 +1,4 @@
-"""Small reports for tests: two songs, all tracks. Not a test module."""
+"""Small reports for tests: two songs, all tracks."""
 
 from pathlib import Path
 

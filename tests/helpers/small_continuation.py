@@ -1,4 +1,4 @@
-"""A small continuation network with random weights, for tests. Not a test module."""
+"""A small continuation network with random weights."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ SETTINGS = NetworkSettings(look_back=8, slow_units=5, fast_units=4, head_units=(
 
 
 def continuation_model(seed=0, spread=0.1, copy_share=0.5):
-    """Every weight is random, the last layer's too; widths stay near unit level."""
+    """Return a model in which every weight is random, also those of the last layer."""
     network = build_network(SETTINGS)
     rng = np.random.default_rng(seed)
     weights = [w + rng.normal(0, spread, w.shape) for w in network.get_weights()]

@@ -1,4 +1,4 @@
-"""Small songs and models, random but not trivial, for tests. Not a test module."""
+"""Small songs and models, random but not trivial."""
 
 from collections.abc import Sequence
 
@@ -116,7 +116,7 @@ def forecaster(name: str) -> Forecaster:
 
 
 def joined(mixtures: Sequence[LogisticMixture]) -> dict[str, NDArray[np.float64]]:
-    """All that the distributions of successive blocks are made of."""
+    """Join the parameters of the distributions of successive blocks."""
     return {
         part: np.concatenate([getattr(mixture, part) for mixture in mixtures])
         for part in ("weights", "locations", "scales")
@@ -126,6 +126,6 @@ def joined(mixtures: Sequence[LogisticMixture]) -> dict[str, NDArray[np.float64]
 def distributions(
     model: Forecaster, samples: NDArray[np.int16], cuts: Sequence[int] = ()
 ) -> dict[str, NDArray[np.float64]]:
-    """What a new session says of ``samples``, heard in pieces cut at ``cuts``."""
+    """Return the predictions of a new session for ``samples`` in blocks split at ``cuts``."""
     session: ForecastSession = model.session(samples.shape[1], RATE_HZ)
     return joined([session.forecast_block(piece) for piece in np.split(samples, sorted(cuts))])

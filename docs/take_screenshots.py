@@ -1,8 +1,8 @@
-"""Takes the pictures of docs/tutorial.md anew, from the finished run of this repository.
+"""Take the screenshots of README.md and docs/tutorial.md, after `make run` in this repository.
 
-    .venv/bin/python tests/browser/take_tour.py
+    .venv/bin/python docs/take_screenshots.py
 
-Needs chromium on PATH (`make test-browser` installs it) and a finished `make run`.
+The program needs chromium on PATH.
 """
 
 import contextlib
@@ -22,17 +22,17 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from songcast.tracking import store as tracking_store
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "docs" / "tour"
 WIDTH, HEIGHT = 1280, 800
-COLOURS = 192  # of a picture's palette: a third of the size, and no difference to the eye
+COLOURS = 192  # of the palette: a third of the size without a visible difference
 PATIENCE_MS = 60_000
 
 
 def main() -> None:
-    """Take every picture, or fail at the first page that does not come."""
+    """Take every screenshot, or fail at the first page that does not load."""
     PICTURES.mkdir(exist_ok=True)
-    chromium = shutil.which("chromium") or sys.exit("no chromium on PATH: make test-browser")
+    chromium = shutil.which("chromium") or sys.exit("no chromium on PATH: install it")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         take_report(new_page(browser))
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def take_report(page: Page) -> None:
-    """The listening report, one song playing."""
+    """Take the listening report after one song has played."""
     page.goto((ROOT / "report.html").as_uri())
     song = page.locator("section.song").nth(1)
     song.locator(".play:enabled").click()
@@ -57,7 +57,7 @@ def take_report(page: Page) -> None:
 
 
 def take_mlflow(page: Page, address: str) -> None:
-    """Runs, a run's WAV, two runs compared, the registry."""
+    """Take the list of runs, a WAV of a run, two runs compared, and the registry."""
     client = tracking_store.connect()
     experiment = tracking_store.experiment_id(client)
     runs = client.search_runs([experiment], order_by=["attributes.start_time ASC"])
@@ -68,7 +68,7 @@ def take_mlflow(page: Page, address: str) -> None:
 
     page.goto(f"{here}/runs?{classic}")
     page.get_by_text("pipeline").first.wait_for()
-    # MLflow opens a chat on the right; closed once, it stays closed.
+    # MLflow opens a chat on the right, which stays closed once it was closed.
     page.get_by_role("button", name="Close", exact=True).click()
     page.locator("[data-testid*=expander], .ag-row button").first.click()
     page.get_by_role("link", name="retrain", exact=True).first.wait_for()
@@ -90,7 +90,7 @@ def take_mlflow(page: Page, address: str) -> None:
 
 
 def take(page: Page, name: str) -> None:
-    """Write what is seen as docs/tour/NAME.png."""
+    """Write a screenshot as docs/tour/NAME.png."""
     page.wait_for_timeout(2500)
     picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     path = PICTURES / f"{name}.png"
@@ -99,7 +99,7 @@ def take(page: Page, name: str) -> None:
 
 
 def new_page(browser: Browser) -> Page:
-    """A page of the tour's size."""
+    """Return a page with the size of the screenshots."""
     page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
     page.set_default_timeout(PATIENCE_MS)
     return page
@@ -117,7 +117,7 @@ def serving(command: str) -> Iterator[str]:
     try:
         for _ in range(600):
             if server.poll() is not None:
-                sys.exit(f"songcast {command} ended by itself")
+                sys.exit(f"songcast {command} ended unexpectedly")
             with contextlib.suppress(urllib.error.URLError, ConnectionError):
                 urllib.request.urlopen(address, timeout=5)
                 break
