@@ -1,0 +1,45 @@
+"""An empty repository for every command, and a song in it."""
+
+import os
+
+import pytest
+
+from songcast.audio.songs import write_song
+from songcast.forecasting import keras_backend
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """An empty repository without a registry."""
+    (tmp_path / "dvc.yaml").touch()
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name in keras_backend.ENVIRONMENT:
+        monkeypatch.setenv(name, os.environ.get(name, keras_backend.ENVIRONMENT[name]))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def song(folder, make_song):
+    write_song(make_song(3000), folder / "song.wav")
+    return "song.wav"
+
+
+@pytest.fixture
+def rejection(capfd):
+    """Run a command that must fail: exit code 2, one line on stderr, nothing on stdout."""
+    from songcast import cli
+
+    def run(*arguments):
+        try:
+            code = cli.main(arguments)
+        except SystemExit as ended:  # argparse
+            code = ended.code
+        out, err = capfd.readouterr()
+        assert (code, out) == (2, ""), err
+        assert err.count("\n") == 1, err
+        assert err.startswith("songcast")
+        return err
+
+    return run

@@ -1,0 +1,194 @@
+"""`songcast score` and `songcast predict`: documents, tables, and files written whole."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import songcast
+from helpers.champions import use_champion
+from songcast import cli
+from songcast.audio.songs import read_song, write_song
+from songcast.commands import score
+from songcast.forecasting.forecaster import Forecaster
+from songcast.forecasting.ridge import Ridge
+
+
+def test_score_json_follows_the_contract_and_is_alone_on_stdout(folder, song, make_song, capfd):
+    write_song(make_song(500, 1, 22050), folder / "mono.flac")
+    arguments = ["score", song, "mono.flac", "--json"]
+    for name in ("persistence", "cascade", "persistence"):
+        arguments += ["--model", name]
+    assert cli.main(arguments) == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    document = json.loads(out)
+    assert list(document) == ["songs"]
+    expected = [(song, 3000, 2, 44100), ("mono.flac", 500, 1, 22050)]
+    for entry, (path, frames, channels, rate) in zip(document["songs"], expected, strict=True):
+        forecasters = entry.pop("forecasters")
+        assert entry == {
+            "path": path,
+            "frames": frames,
+            "channels": channels,
+            "sample_rate_hz": rate,
+        }
+        assert list(forecasters) == ["persistence", "cascade"]
+        forecast = songcast.load("persistence").forecast(read_song(path))
+        assert forecasters["persistence"].pop("seconds") > 0
+        assert forecasters["persistence"] == {
+            "prediction_gain_db": forecast.prediction_gain_db.tolist(),
+            "bits_per_sample": forecast.bits_per_sample,
+            "lag_samples": [1] * channels,
+        }
+
+
+def test_score_without_models_skips_those_that_do_not_exist_yet(song, capfd):
+    assert cli.main(["score", song, "--json"]) == 0
+    out, err = capfd.readouterr()
+    assert list(json.loads(out)["songs"][0]["forecasters"]) == ["cascade", "persistence"]
+    assert [line.split(" is ")[0] for line in err.splitlines()] == [
+        "songcast: no champion",
+        "songcast: ridge",
+    ]
+    assert not Path("mlruns").exists()  # a look at the registry does not create one
+
+
+def test_score_without_models_uses_champion_cascade_ridge_persistence(
+    folder, song, chord, monkeypatch, capfd
+):
+    use_champion(monkeypatch)
+    Ridge.fit([chord.samples], look_back=4, alpha=1e-3).save(folder / "models" / "ridge", {})
+    assert cli.main(["score", song, "--json"]) == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    names = list(json.loads(out)["songs"][0]["forecasters"])
+    assert names == ["champion", "cascade", "ridge", "persistence"]
+
+
+def test_a_piped_score_table_is_plain_text_and_not_cut(folder, make_song, capfd):
+    name = "[bold]" + "long " * 40 + ".wav"
+    write_song(make_song(300, 1), folder / name)
+    assert cli.main(["score", name, "--model", "persistence"]) == 0
+    out = capfd.readouterr().out
+    heading, columns, row = out.splitlines()
+    assert heading == f"{name}: 0.01 s, 44100 Hz, mono"
+    assert columns.split() == [
+        *("forecaster", "gain", "dB", "bits/sample", "lag", "seconds", "x", "real", "time")
+    ]
+    assert row.startswith("persistence")
+    assert "\x1b" not in out
+    assert out.isascii()
+
+
+def test_an_infinite_gain_is_null_in_json():
+    assert [score._finite(x) for x in (np.inf, np.nan, np.float64(2))] == [None, None, 2.0]
+
+
+def test_an_invalid_song_is_one_line_without_partial_output(folder, song, chord, rejection):
+    (folder / "empty.mp3").touch()
+    (folder / "text.mp3").write_bytes(b"just words\n" * 99)
+    for name in ("cut.wav", "cut.ogg"):
+        write_song(chord, folder / name)
+        (folder / name).write_bytes((folder / name).read_bytes()[:2000])
+    for name, reason in [
+        ("none.wav", "there is no such file; check the name"),
+        ("empty.mp3", "the file is empty (0 bytes)"),
+        ("text.mp3", "is text, not a song"),
+        ("cut.wav", "truncated"),
+        ("cut.ogg", "truncated"),
+    ]:
+        for flags in ([], ["--json"]):
+            line = rejection("score", song, name, "--model", "persistence", *flags)
+            assert line.startswith(f"songcast score: {name}: ")
+            assert reason in line
+
+
+def test_a_song_that_fails_after_another_was_scored_leaves_no_partial_document(
+    folder, song, rejection
+):
+    noise = np.random.default_rng(0).integers(-9000, 9000, (60000, 2)).astype(np.int16)
+    write_song(songcast.Song(samples=noise, sample_rate_hz=44100, name="x"), folder / "bad.flac")
+    data = (folder / "bad.flac").read_bytes()
+    (folder / "bad.flac").write_bytes(data[: len(data) // 2])
+    assert soundfile.info("bad.flac").frames == 60000  # the header is valid
+    assert "bad.flac: " in rejection("score", song, "bad.flac", "--json", "--model", "persistence")
+
+
+def test_a_model_that_cannot_be_loaded_is_one_line_before_any_scoring(
+    folder, song, chord, monkeypatch, rejection
+):
+    Ridge.fit([chord.samples], look_back=4, alpha=1e-3).save(folder / "altered", {})
+    (folder / "altered" / "arrays.npz").write_bytes(b"altered")
+    monkeypatch.setattr(score, "score_song", lambda *_: pytest.fail("scored"))
+    for uri, reason in [
+        ("nowhere", "nowhere: no model bundle here"),
+        ("models:/songcast@champion", "no model is registered yet"),
+        ("models:/other/1", "no model is registered yet"),
+        ("ridge", "no model bundle here"),
+        ("altered", "altered since it was written"),
+    ]:
+        assert reason in rejection("score", song, "--model", "persistence", "--model", uri)
+
+
+def test_clipped_floats_are_scored_with_a_one_line_warning(folder, capfd):
+    soundfile.write("loud.wav", np.array([[1.5], [-2.0], [0.1]]), 44100, "FLOAT")
+    assert cli.main(["score", "loud.wav", "--model", "persistence", "--json"]) == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out)["songs"][0]["frames"] == 3
+    assert err.count("\n") == 1
+    assert err.startswith("songcast: warning: loud.wav: 2 samples beyond full scale")
+
+
+def test_silent_and_constant_songs_are_scored(folder, capfd):
+    for value in (0, -32768):
+        samples = np.full((500, 2), value, np.int16)
+        write_song(songcast.Song(samples=samples, sample_rate_hz=8000, name="x"), folder / "dc.wav")
+        assert cli.main(["score", "dc.wav", "--model", "cascade", "--json"]) == 0
+        assert json.loads(capfd.readouterr().out)["songs"][0]["frames"] == 500
+
+
+# predict
+
+
+def test_predict_writes_the_rounded_mean_in_the_format_of_the_suffix(song, capfd):
+    original = read_song(song)
+    for suffix in (".wav", ".flac", ".mp3", ".m4a", ".ogg"):
+        assert cli.main(["predict", song, "-o", f"out{suffix}", "--model", "persistence"]) == 0
+        out, err = capfd.readouterr()
+        assert err == ""
+        assert out.count("\n") == 1
+        assert out.startswith(f"out{suffix}: 0.07 s predicted by persistence; prediction gain ")
+        predicted = read_song(f"out{suffix}")
+        assert predicted.samples.shape == original.samples.shape
+        assert predicted.sample_rate_hz == original.sample_rate_hz
+        if suffix in (".wav", ".flac"):
+            np.testing.assert_array_equal(predicted.samples[1:], original.samples[:-1])
+
+
+def test_predict_uses_the_champion_by_default(song, monkeypatch, capfd):
+    use_champion(monkeypatch)
+    assert cli.main(["predict", song, "-o", "out.wav"]) == 0
+    assert "predicted by models:/songcast@champion;" in capfd.readouterr().out
+
+
+def test_predict_rejects_a_bad_output_before_computing_and_writes_nothing(
+    song, monkeypatch, rejection
+):
+    Path("folder.wav").mkdir()
+    Path("same.wav").symlink_to(song)
+    monkeypatch.setattr(Forecaster, "forecast", lambda *_, **__: pytest.fail("computed"))
+    before = sorted(Path().iterdir())
+    for out, reason in [
+        ("out.xyz", "out.xyz: cannot write xyz; use one of .wav .flac"),
+        ("out", "out: cannot write a file without suffix"),
+        ("none/out.wav", "none/out.wav: cannot be written (No such file or directory)"),
+        ("folder.wav", "folder.wav: is there and is not a file"),
+        (song, f"{song}: is the song itself; write to another file"),
+        ("same.wav", "same.wav: is the song itself"),
+    ]:
+        assert reason in rejection("predict", song, "-o", out, "--model", "persistence")
+    assert "no model is registered yet" in rejection("predict", song, "-o", "out.wav")
+    assert sorted(Path().iterdir()) == before

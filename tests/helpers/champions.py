@@ -1,0 +1,31 @@
+"""A registry with one champion for tests of commands. Not a test module."""
+
+import songcast
+from songcast import registry
+from songcast.commands import forecasting
+from songcast.registry import Version
+
+
+def use_champion(monkeypatch, evaluation=None):
+    """Let the registry hold version 3, the champion: a model that repeats the last sample."""
+    version = Version(
+        number=3,
+        kind="train",
+        weights_sha256="ab",
+        run_id="r1",
+        source="",
+        aliases=("champion",),
+        created_ms=0,
+        evaluation=evaluation or {},
+        ridge={},
+        tags={},
+    )
+    monkeypatch.setattr(forecasting, "has_registry", lambda: True)
+    monkeypatch.setattr(registry, "alias", {"champion": 3}.get)
+    monkeypatch.setattr(registry, "versions", lambda: [version])
+    load = songcast.load
+
+    def load_fake(uri):
+        return load("persistence" if uri == "models:/songcast@champion" else uri)
+
+    monkeypatch.setattr(forecasting, "load", load_fake)
