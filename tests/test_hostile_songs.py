@@ -16,7 +16,7 @@ from helpers.prepare_params import prepare_params
 from helpers.serving_models import app_of, running
 from helpers.small_continuation import continuation_model
 from songcast import cli
-from songcast.commands import forecasting
+from songcast.commands import loading
 from songcast.data.corpus import Corpus
 from songcast.errors import SongcastError
 from songcast.forecasting.baselines import Persistence
@@ -146,7 +146,7 @@ def test_predict(each, run):
 
 @pytest.mark.parametrize("songs", [QUICK, pytest.param(SLOW, marks=pytest.mark.slow)])
 def test_continue(each, run, model, monkeypatch, songs):
-    monkeypatch.setattr(forecasting, "load_model", lambda uri: model)
+    monkeypatch.setattr(loading, "load_model", lambda uri: model)
     options = ("--model", "models/train", "--seconds", str(SECONDS), "-o", "../out.wav")
     for song in each(songs):
         if run(song, "continue", *options) is not None:

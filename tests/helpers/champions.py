@@ -2,7 +2,7 @@
 
 import songcast
 from songcast import registry
-from songcast.commands import forecasting
+from songcast.commands import loading
 from songcast.registry import Version
 
 
@@ -20,7 +20,7 @@ def use_champion(monkeypatch, evaluation=None):
         ridge={},
         tags={},
     )
-    monkeypatch.setattr(forecasting, "has_registry", lambda: True)
+    monkeypatch.setattr(loading, "has_registry", lambda: True)
     monkeypatch.setattr(registry, "alias", {"champion": 3}.get)
     monkeypatch.setattr(registry, "versions", lambda: [version])
     load = songcast.load
@@ -28,4 +28,4 @@ def use_champion(monkeypatch, evaluation=None):
     def load_fake(uri):
         return load("persistence" if uri == "models:/songcast@champion" else uri)
 
-    monkeypatch.setattr(forecasting, "load", load_fake)
+    monkeypatch.setattr(loading, "load", load_fake)

@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from songcast.audio.formats import shown
     from songcast.audio.songs import Song, read_song, write_song
-    from songcast.commands.forecasting import CHAMPION_URI, load_model
+    from songcast.commands.loading import CHAMPION_URI, load_model
     from songcast.continuation.settings import check_request
     from songcast.report import console
 

@@ -44,7 +44,7 @@ def add(subparsers: Subparsers) -> None:
 def list_models(arguments: argparse.Namespace) -> int:
     """List the versions, newest first."""
     from songcast import registry
-    from songcast.commands.forecasting import has_registry
+    from songcast.commands.loading import has_registry
     from songcast.report import console
 
     versions = registry.versions() if has_registry() else []
@@ -104,7 +104,7 @@ def age(seconds: float) -> str:
 def compare_versions(arguments: argparse.Namespace) -> int:
     """Compare the versions."""
     from songcast import registry
-    from songcast.commands.forecasting import require_registry
+    from songcast.commands.loading import require_registry
     from songcast.errors import RegistryError
     from songcast.registry.comparison import compare
     from songcast.report import console

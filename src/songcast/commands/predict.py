@@ -34,8 +34,8 @@ def add(subparsers: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the predicted song; invalid input is rejected before anything is computed."""
     from songcast.audio.formats import shown
-    from songcast.audio.songs import read_song, write_song
-    from songcast.commands.forecasting import CHAMPION_URI, clipped_mean, forecast, load_model
+    from songcast.audio.songs import Song, read_song, write_song
+    from songcast.commands.loading import CHAMPION_URI, forecast, load_model
     from songcast.report import console
 
     source, target, seconds = check_song_and_output(arguments)
@@ -44,7 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     with console.song_warnings_as_lines(), console.progress("", seconds, "s of song") as update:
         song = read_song(source)
         result = forecast(model, song, f"{song.name}, {uri}", update)
-    write_song(clipped_mean(result, song), target)
+    predicted = result.predicted
+    write_song(Song(samples=predicted, sample_rate_hz=song.sample_rate_hz, name=song.name), target)
     gains = " and ".join(console.number(gain, 2) for gain in result.prediction_gain_db.tolist())
     print(
         f"{shown(target)}: {console.duration(song.seconds)} predicted by {uri}; "

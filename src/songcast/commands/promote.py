@@ -51,7 +51,7 @@ def add(subparsers: Subparsers) -> None:
 
 def promote(arguments: argparse.Namespace) -> int:
     """Promote the version."""
-    from songcast.commands.forecasting import require_registry
+    from songcast.commands.loading import require_registry
     from songcast.registry import promotion
 
     require_registry()
@@ -61,7 +61,7 @@ def promote(arguments: argparse.Namespace) -> int:
 
 def rollback(arguments: argparse.Namespace) -> int:
     """Restore the previous champion."""
-    from songcast.commands.forecasting import require_registry
+    from songcast.commands.loading import require_registry
     from songcast.registry import promotion
 
     require_registry()
@@ -84,7 +84,7 @@ def print_move(move: "Move", as_json: bool) -> int:
 
 def history(arguments: argparse.Namespace) -> int:
     """List the changes."""
-    from songcast.commands.forecasting import has_registry
+    from songcast.commands.loading import has_registry
     from songcast.registry import promotion
     from songcast.report import console
 

@@ -23,7 +23,7 @@ def add(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Copy the version."""
-    from songcast.commands.forecasting import CHAMPION_URI, require_registry
+    from songcast.commands.loading import CHAMPION_URI, require_registry
     from songcast.registry import files as registry_files
     from songcast.report import console
 

@@ -30,7 +30,7 @@ def add(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Build it again."""
-    from songcast.commands.forecasting import require_registry
+    from songcast.commands.loading import require_registry
     from songcast.registry import reproduction
     from songcast.report import console
 

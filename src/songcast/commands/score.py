@@ -11,7 +11,7 @@ from songcast.commands import SONG_HELP, Subparsers, add_command
 
 if TYPE_CHECKING:
     from songcast.audio.songs import Song
-    from songcast.commands.forecasting import Update
+    from songcast.commands.loading import Update
     from songcast.forecasting.forecaster import Forecaster
 
 GAINS = {1: ["gain dB"], 2: ["left dB", "right dB"]}
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def named_models(uris: list[str]) -> dict[str, "Forecaster"]:
     """Load models by URI. Raises ``SongcastError`` for the first that fails."""
-    from songcast.commands.forecasting import load_model
+    from songcast.commands.loading import load_model
 
     return {uri: load_model(uri) for uri in dict.fromkeys(uris)}
 
@@ -71,7 +71,7 @@ def default_models() -> dict[str, "Forecaster"]:
     """Load champion, cascade, ridge and persistence, or those of them that exist."""
     from songcast import registry
     from songcast.bundle import MANIFEST
-    from songcast.commands.forecasting import CHAMPION_URI, fitted_folder, has_registry, load_model
+    from songcast.commands.loading import CHAMPION_URI, fitted_folder, has_registry, load_model
     from songcast.report.console import note
 
     champion, ridge = registry.CHAMPION, "ridge"
@@ -105,7 +105,7 @@ def score_song(
 
 def measured(name: str, model: "Forecaster", song: "Song", update: "Update") -> dict[str, Any]:
     """Forecast ``song`` and return gain, bits, lag and the seconds that forecasting took."""
-    from songcast.commands.forecasting import forecast
+    from songcast.commands.loading import forecast
     from songcast.forecasting.metrics import lag_samples
 
     start = time.perf_counter()

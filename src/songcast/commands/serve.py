@@ -39,7 +39,7 @@ def add(subparsers: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM; finish the requests in progress first."""
     check_free(arguments.port, arguments.host, "serve")
-    from songcast.commands.forecasting import CHAMPION_URI, check_model
+    from songcast.commands.loading import CHAMPION_URI, check_model
     from songcast.report.console import note
     from songcast.serving.app import create_app
     from songcast.serving.champion import Champion

@@ -25,7 +25,7 @@ def add(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the chain of versions."""
-    from songcast.commands.forecasting import require_registry
+    from songcast.commands.loading import require_registry
     from songcast.registry import trace as registry_trace
     from songcast.report import console
 

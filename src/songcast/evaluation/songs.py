@@ -76,7 +76,7 @@ def forecast_song(
     }
     tracks = {ORIGINAL: np.array(next(iter(heard.values())).samples)}
     for name, file in LISTENED.items():
-        tracks[file] = np.clip(np.rint(heard[name].mean), -32768, 32767).astype(np.int16)
+        tracks[file] = heard[name].predicted
     measures = {name: measure(forecast) for name, forecast in found.items()}
     return SongFound(slug=song.slug, measures=measures, tracks=tracks)
 

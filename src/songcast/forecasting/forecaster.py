@@ -44,6 +44,11 @@ class Forecast:
         """Mean code length over all samples of all channels."""
         return bits_per_sample(self.bits)
 
+    @property
+    def predicted(self) -> Samples:
+        """The mean, rounded and limited to int16, (frames, channels)."""
+        return np.clip(np.rint(self.mean), -32768, 32767).astype(np.int16)
+
     def passage(self, start: int, stop: int) -> "Forecast":
         """Return the forecast of the frames [start, stop)."""
         return Forecast(

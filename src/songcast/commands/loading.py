@@ -1,9 +1,7 @@
-"""What the commands share that need a model: loading it, and forecasting while a bar moves."""
+"""Models for the commands: checked and loaded by URI, and run with a progress bar."""
 
 from collections.abc import Callable
 from pathlib import Path
-
-import numpy as np
 
 from songcast import files
 from songcast.audio.songs import Song
@@ -22,9 +20,9 @@ Update = Callable[..., None]  # of console.progress
 
 
 def load_model(uri: str) -> Model:
-    """Return the forecaster that ``uri`` names, its files verified.
+    """Return the model of ``uri``, its files verified.
 
-    Raises ``SongcastError`` as ``songcast.load`` does, and never creates a registry.
+    Raises ``SongcastError`` as ``songcast.load`` does. Does not create a registry.
     """
     check_model(uri)
     with quiet_startup():
@@ -32,7 +30,7 @@ def load_model(uri: str) -> Model:
 
 
 def check_model(uri: str) -> None:
-    """Raise ``SongcastError`` for a model that is visibly not there, before anything is loaded."""
+    """Raise ``SongcastError`` for a model that does not exist, without loading anything."""
     if uri.startswith(REGISTRY_SCHEME):
         require_registry(uri)
     folder = fitted_folder(uri) if uri in FITTED else Path(uri)
@@ -41,35 +39,28 @@ def check_model(uri: str) -> None:
 
 
 def fitted_folder(name: str) -> Path:
-    """Return the bundle folder that ``songcast.load`` takes for ridge or notebook."""
+    """Return the bundle folder that ``songcast.load`` uses for ridge or notebook."""
     return Path(name) if Path(name).is_dir() else files.root() / files.MODELS / name
 
 
 def has_registry() -> bool:
-    """Tell whether there is a store to ask; looking must not create one."""
+    """Return whether a tracking store exists, without creating one."""
     file = database(tracking_uri())
     return file is None or file.is_file()
 
 
 def require_registry(uri: str = f"{REGISTRY_SCHEME}{NAME}") -> None:
-    """Raise ``RegistryError`` where no store holds any model."""
+    """Raise ``RegistryError`` if there is no tracking store."""
     if not has_registry():
         raise RegistryError(
             f"{uri}: no model is registered yet: `make run` in the repository registers models"
         )
 
 
-def forecast(model: Forecaster, song: Song, what: str, update: Update) -> Forecast:
+def forecast(model: Forecaster, song: Song, label: str, update: Update) -> Forecast:
     """Forecast ``song`` and report each block to ``update``, see ``console.progress``."""
 
     def on_block(frames: int) -> None:
-        update(description=what, advance=frames / song.sample_rate_hz)
+        update(description=label, advance=frames / song.sample_rate_hz)
 
     return model.forecast(song, on_block)
-
-
-def clipped_mean(result: Forecast, like: Song) -> Song:
-    """Return the predicted song: the mean, rounded and limited to int16."""
-    limits = np.iinfo(np.int16)
-    samples = np.clip(np.rint(result.mean), limits.min, limits.max).astype(np.int16)
-    return Song(samples=samples, sample_rate_hz=like.sample_rate_hz, name=like.name)
