@@ -190,16 +190,17 @@ def served(model: str | None) -> Iterator[tuple[str, psutil.Process]]:
 @contextmanager
 def moving_champion(every_seconds: float = MOVE_EVERY_SECONDS) -> Iterator[list[int]]:
     """Move the alias between the two newest versions within the block."""
-    from songcast import registry
     from songcast.registry import promotion
+    from songcast.registry.aliases import CHAMPION, get_alias
+    from songcast.registry.versions import list_versions
 
-    newest = [version.number for version in registry.versions()[:2]]
+    newest = [version.number for version in list_versions()[:2]]
     done = threading.Event()
     moves: list[int] = []
 
     def move() -> None:
         while not done.wait(every_seconds):
-            number = next(n for n in newest if n != registry.alias(registry.CHAMPION))
+            number = next(n for n in newest if n != get_alias(CHAMPION))
             moves.append(promotion.promote(number, why="load", force=True).after)
 
     thread = threading.Thread(target=move)

@@ -26,8 +26,8 @@ from helpers.mlflow_store import (
     weights_of,
     write_evaluation,
 )
-from songcast import registry
 from songcast.errors import TrackingError
+from songcast.registry.versions import list_versions
 from songcast.stages import register
 from songcast.tracking import stage_run as tracking_stage_run
 from songcast.tracking import store as tracking_store
@@ -140,7 +140,7 @@ def test_a_server_that_dies_in_mid_training_gets_the_complete_run_from_register(
     )
     assert logged.data.metrics["bits_per_sample"] == 6.5
     assert parent_of(run.run_id).info.status == "FINISHED"
-    assert len(registry.versions()) == 2
+    assert len(list_versions()) == 2
 
 
 def test_a_server_that_hangs_slows_no_training_and_gets_the_complete_run(
@@ -197,21 +197,21 @@ def test_a_server_that_dies_while_a_model_is_packaged_gets_no_second_version(
     repository, server, own_process, monkeypatch, capsys
 ):
     write_outputs(repository)
-    create = registry.register_bundle
+    create = register.register_bundle
 
     def die(*arguments, **keywords):
         server.signal(signal.SIGKILL)
         return create(*arguments, **keywords)
 
     with monkeypatch.context() as dying:
-        dying.setattr(registry, "register_bundle", die)
+        dying.setattr(register, "register_bundle", die)
         assert exit_code(register.main) == 2
     assert "does not answer" in capsys.readouterr().err.splitlines()[-1]
     assert not (repository / "registered.json").exists()
     server.start()
     for _ in range(2):
         assert register.register(repository)["versions"] == {"train": 1, "retrain": 2}
-    assert len(registry.versions()) == len(all_runs()) == 2
+    assert len(list_versions()) == len(all_runs()) == 2
 
 
 def test_a_stage_that_is_killed_without_a_server_leaves_nothing_behind(repository, monkeypatch):

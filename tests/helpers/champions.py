@@ -1,9 +1,8 @@
 """A registry with one champion for tests of commands. Not a test module."""
 
 import songcast
-from songcast import registry
 from songcast.commands import loading
-from songcast.registry import Version
+from songcast.registry.versions import Version
 
 
 def use_champion(monkeypatch, evaluation=None):
@@ -21,8 +20,8 @@ def use_champion(monkeypatch, evaluation=None):
         tags={},
     )
     monkeypatch.setattr(loading, "has_registry", lambda: True)
-    monkeypatch.setattr(registry, "alias", {"champion": 3}.get)
-    monkeypatch.setattr(registry, "versions", lambda: [version])
+    monkeypatch.setattr("songcast.registry.aliases.get_alias", {"champion": 3}.get)
+    monkeypatch.setattr("songcast.registry.versions.list_versions", lambda: [version])
     load = songcast.load
 
     def load_fake(uri):

@@ -3,7 +3,6 @@
 import json
 import math
 import threading
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -11,12 +10,15 @@ from hypothesis import strategies as st
 
 from helpers.mlflow_store import evaluation_of, numbers, use_repository
 from helpers.records import assert_sealed
-from songcast import cli, registry
+from songcast import cli
 from songcast.errors import RegistryError
 from songcast.registry import promotion
+from songcast.registry.aliases import ensure_model, get_alias
 from songcast.registry.gate import Gate
 from songcast.registry.promotion import Decision, Move, earlier_champion, rolled_back
+from songcast.registry.versions import MEASURED, RIDGE, list_versions
 from songcast.tracking import store as tracking_store
+from songcast.tracking.run_data import KIND
 
 
 @pytest.fixture
@@ -27,10 +29,10 @@ def repository(tmp_path, monkeypatch):
 def make_version(bits):
     """Register a version without files; the gate looks at nothing but its numbers."""
     client = tracking_store.connect()
-    registry.ensure_model(client)
+    ensure_model(client)
     entry = json.dumps({"summary": numbers(bits), "songs": {"a": numbers(bits)}})
     ridge = json.dumps({"summary": numbers(7.0), "songs": {"a": numbers(7.0)}})
-    tags = {registry.KIND: "train", registry.MEASURED: entry, registry.RIDGE: ridge}
+    tags = {KIND: "train", MEASURED: entry, RIDGE: ridge}
     return int(client.create_model_version("songcast", source="here", tags=tags).version)
 
 
@@ -49,8 +51,8 @@ def test_promotion_passes_the_gate_and_is_written_down(repository):
     assert (first.before, first.why) == (None, "it passed the gate")
     move = promotion.promote(2, why="rounder bass")
     assert (move.number, move.action, move.before, move.after) == (2, "promote", 1, 2)
-    assert registry.alias("champion") == 2
-    with pytest.raises(RegistryError, match="champion already"):
+    assert get_alias("champion") == 2
+    with pytest.raises(RegistryError, match="already the champion"):
         promotion.promote(2)
     with pytest.raises(RegistryError, match=r"not better than ridge.*not better than the champion"):
         promotion.promote(4)
@@ -66,7 +68,7 @@ def test_force_needs_a_reason_and_records_what_the_gate_said(repository, capfd):
     promotion.promote(1)
     code, out, err = told(capfd, "promote", "2", "--force", "--json")
     assert (code, out) == (2, "")
-    assert err == "songcast promote: a forced promotion needs its reason: add --reason TEXT\n"
+    assert err == "songcast promote: a forced promotion needs a reason: add --reason TEXT\n"
     code, out, _ = told(capfd, "promote", "v2", "--force", "--reason", "to hear it", "--json")
     said = json.loads(out)
     assert (code, said["after"], said["why"]) == (0, 2, "to hear it")
@@ -77,9 +79,9 @@ def test_force_needs_a_reason_and_records_what_the_gate_said(repository, capfd):
 
 def test_a_version_that_was_never_measured_is_not_promoted(repository):
     client = tracking_store.connect()
-    registry.ensure_model(client)
-    client.create_model_version("songcast", source="here", tags={registry.KIND: "train"})
-    with pytest.raises(RegistryError, match="never measured: run `dvc repro register`"):
+    ensure_model(client)
+    client.create_model_version("songcast", source="here", tags={KIND: "train"})
+    with pytest.raises(RegistryError, match="not evaluated: run `dvc repro register`"):
         promotion.promote(1)
 
 
@@ -101,7 +103,7 @@ def test_a_challenger_that_passes_becomes_champion_once(repository):
     make_version(6.5)
     for _ in range(2):
         decision = promotion.decide(evaluation_of(("a",), train=numbers(6.5)), {"train": 1})
-        assert decision.champion == decision.challenger == registry.alias("champion") == 1
+        assert decision.champion == decision.challenger == get_alias("champion") == 1
     assert [move.after for move in promotion.history()] == [1]
 
 
@@ -124,9 +126,9 @@ def test_the_history_says_who_moved_the_champion(repository, monkeypatch):
 def test_rollback_goes_back_one_at_a_time_and_stays(repository, capfd):
     for bits in (6.5, 6.4, 6.3):
         make_version(bits)
-        promotion.promote(registry.versions()[0].number)
+        promotion.promote(list_versions()[0].number)
     assert told(capfd, "rollback", "--reason", "clicks")[0] == 0
-    assert registry.alias("champion") == 2
+    assert get_alias("champion") == 2
     decision = promotion.decide(evaluation_of(("a",), train=numbers(6.3)), {"train": 3})
     assert (decision.champion, decision.gate.reasons) == (2, ("it was rolled back",))
     assert promotion.rollback().after == 1
@@ -247,95 +249,11 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(repository, mo
         thread.start()
     for thread in threads:
         thread.join()
-    winner = registry.alias("champion")
+    winner = get_alias("champion")
     loser = 5 - winner
     assert results[winner] == winner
-    assert "the champion moved meanwhile" in results[loser]
+    assert "the champion has moved meanwhile" in results[loser]
     assert [m.after for m in promotion.history()] == [1, winner]
-
-
-class FakeServer:
-    """The part of a client that locks; names of registered models are unique, as on a server."""
-
-    tracking_uri = "http://server"
-
-    def __init__(self, age_ms=0):
-        self.models, self.age_ms = {}, age_ms
-
-    def search_registered_models(self, query):
-        name = query.split("'")[1]
-        return [self.models[name]] if name in self.models else []
-
-    def create_registered_model(self, name, description=""):
-        from mlflow.exceptions import MlflowException
-        from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS
-
-        if name in self.models:
-            raise MlflowException("there", RESOURCE_ALREADY_EXISTS)
-        now = promotion.time.time() * 1000 - self.age_ms
-        self.models[name] = SimpleNamespace(name=name, creation_timestamp=now, tags={}, aliases={})
-
-    def delete_registered_model(self, name):
-        del self.models[name]
-
-
-def test_on_a_server_one_client_at_a_time_moves_the_champion():
-    server = FakeServer()
-    with promotion._turn(server):
-        assert list(server.models) == ["songcast.move-000001"]
-        with (
-            pytest.raises(RegistryError, match="another client is moving"),
-            promotion._turn(server),
-        ):
-            pass
-    assert server.models == {}
-
-
-def test_a_client_that_died_blocks_nobody_for_long():
-    server = FakeServer(age_ms=61_000)
-    server.create_registered_model("songcast.move-000001")
-    with promotion._turn(server):
-        assert sorted(server.models) == ["songcast.move-000001", "songcast.move-000002"]
-    assert server.models == {}
-
-
-@pytest.mark.parametrize(("silent_ms", "dead"), [(0, False), (59_999, False), (60_000, True)])
-def test_a_client_that_is_silent_for_a_minute_has_died(monkeypatch, silent_ms, dead):
-    monkeypatch.setattr(promotion.time, "time", lambda: 1_700_000_000.0)
-    server = FakeServer(age_ms=silent_ms)
-    server.create_registered_model("songcast.move-000001")
-    if dead:
-        with promotion._turn(server):
-            return
-    with pytest.raises(RegistryError, match="another client is moving"), promotion._turn(server):
-        pass
-    assert list(server.models) == ["songcast.move-000001"]
-
-
-def test_on_a_server_the_lock_is_named_after_the_next_entry_and_freed_whatever_happens():
-    server = FakeServer()
-    server.create_registered_model("songcast")
-    past = moves(("promote", None, 1), ("promote", 1, 2))  # numbered 0 and 1
-    for move in past:
-        server.models["songcast"].tags[f"songcast.history.{move.number:06d}"] = json.dumps(
-            vars(move)
-        )
-    with pytest.raises(ZeroDivisionError), promotion._turn(server, (None, past)):
-        assert list(server.models) == ["songcast", "songcast.move-000002"]
-        raise ZeroDivisionError
-    assert list(server.models) == ["songcast"]
-
-
-def test_what_a_server_refuses_is_told_and_not_taken_for_a_lock(monkeypatch):
-    from mlflow.exceptions import MlflowException
-
-    def refuse(name, description=""):
-        raise MlflowException("not allowed")
-
-    server = FakeServer()
-    monkeypatch.setattr(server, "create_registered_model", refuse)
-    with pytest.raises(MlflowException, match="not allowed"), promotion._turn(server):
-        pass
 
 
 def test_nothing_is_created_by_looking(tmp_path, monkeypatch, capfd):

@@ -8,9 +8,10 @@ import pytest
 
 from helpers.mlflow_store import make_bundle, numbers, use_repository
 from helpers.small_pipeline import Pipeline
-from songcast import cli, registry
+from songcast import cli
 from songcast.errors import RegistryError
-from songcast.registry import Version, reproduction
+from songcast.registry import reproduction
+from songcast.registry.versions import Version, get_version
 
 ROOT = Path(__file__).parents[2]
 ENTRY = {"summary": numbers(6.0), "songs": {"a": {"bits_per_sample": 6.0}}}
@@ -70,10 +71,10 @@ def test_without_its_commit_a_version_cannot_be_built_again(tmp_path, monkeypatc
     for tags, message in (
         ({}, "no git commit"),
         ({"git_commit": "f" * 40}, "cannot be checked out"),
-        ({"git_commit": "--upload-pack=evil"}, "is none"),
-        ({"git_commit": "f" * 40, "data_hash": "x\n- path: /etc"}, "is none"),
+        ({"git_commit": "--upload-pack=evil"}, "is invalid"),
+        ({"git_commit": "f" * 40, "data_hash": "x\n- path: /etc"}, "is invalid"),
     ):
-        monkeypatch.setattr(registry, "named", lambda uri, tags=tags: version(**tags))
+        monkeypatch.setattr(reproduction, "find_version", lambda uri, tags=tags: version(**tags))
         with pytest.raises(RegistryError, match=message) as caught:
             reproduction.reproduce("models:/songcast/1", lambda line: None)
         assert "\n" not in str(caught.value)
@@ -99,7 +100,7 @@ def test_a_version_is_built_again_from_what_is_recorded_of_it(pipeline, monkeypa
     assert cli.main(["reproduce", "models:/songcast/2", "--json"]) == 0
     said = json.loads(capfd.readouterr().out)
     assert (said["verdict"], said["same_hardware"], said["dirty"]) == ("identical", True, False)
-    assert said["weights_sha256"] == registry.version(2).weights_sha256
+    assert said["weights_sha256"] == get_version(2).weights_sha256
     assert said["largest_bits"] == 0.0
     after = sorted(p for p in pipeline.rglob("*") if ".git" not in p.parts and p.is_file())
     assert after == before

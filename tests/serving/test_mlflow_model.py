@@ -20,7 +20,7 @@ from helpers.mlflow_store import (
 from helpers.pickles import pickles_below
 from helpers.serving_models import Echo, app_of, running
 from songcast.errors import AudioError
-from songcast.registry import files as registry_files
+from songcast.registry import downloads
 from songcast.registry.mlflow_model import example_song
 from songcast.serving.payload import decode_song
 from songcast.stages import register
@@ -48,7 +48,7 @@ def served(tmp_path_factory):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_store.tracking_uri())
         mlflow = tracking_store.import_mlflow()
         model = mlflow.pyfunc.load_model("models:/songcast@champion")
-        assert weights_of(registry_files.resolve("models:/songcast@champion")) == weights_of(
+        assert weights_of(downloads.resolve("models:/songcast@champion")) == weights_of(
             repository / "models" / "retrain"
         )
         assert str(loaded[0]).endswith("artifacts/retrain")
@@ -74,7 +74,7 @@ def test_the_model_returns_one_row_per_song(served):
 
 
 def test_the_registered_model_contains_no_pickle(served):
-    folder = registry_files.resolve("models:/songcast@champion").parents[1]
+    folder = downloads.resolve("models:/songcast@champion").parents[1]
     assert {"MLmodel", "code", "requirements.txt"} <= {p.name for p in folder.iterdir()}
     assert pickles_below(folder) == []
 

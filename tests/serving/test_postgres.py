@@ -24,11 +24,12 @@ import pytest
 from helpers.mlflow_store import evaluation_of, make_bundle, numbers, write_evaluation
 from helpers.small_models import music, randomised
 from helpers.small_models import song as song_of
-from songcast import cli, registry
+from songcast import cli
 from songcast.audio.songs import write_song
 from songcast.errors import RegistryError
-from songcast.registry import files as registry_files
-from songcast.registry import promotion
+from songcast.registry import downloads, promotion
+from songcast.registry.aliases import get_alias
+from songcast.registry.versions import find_version, list_versions
 from songcast.stages import register
 
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1:]
@@ -149,20 +150,20 @@ def repository(server, tmp_path_factory):
 def restored(repository):
     """Version 1 is champion, whatever a test did."""
     yield repository
-    if registry.alias("champion") != 1:
+    if get_alias("champion") != 1:
         promotion.promote(1, why="as it was", force=True)
 
 
 def test_register_promote_pull_and_roll_back(restored, tmp_path, capfd):
     assert json.loads((restored / "registered.json").read_text())["champion"] == 1
-    again = registry.versions()
+    again = list_versions()
     register.main()
-    assert registry.versions() == again
+    assert list_versions() == again
     with pytest.raises(RegistryError, match="not better than the champion"):
         promotion.promote(2)
     assert cli.main(["promote", "2", "--force", "--reason", "to see"]) == 0
     assert cli.main(["rollback", "--reason", "seen"]) == 0
-    assert registry.alias("champion") == 1
+    assert get_alias("champion") == 1
     capfd.readouterr()
     assert cli.main(["history", "--json"]) == 0
     said = json.loads(capfd.readouterr().out)["history"]
@@ -235,9 +236,9 @@ def test_serving_follows_the_champion_on_the_server(restored, tmp_path):
 
 def test_altered_files_on_the_server_are_not_loaded(restored, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
-    found = registry.named("models:/songcast/2")
+    found = find_version("models:/songcast/2")
     fake = make_bundle(tmp_path / "retrain", 5.0)
-    repository = registry_files._repository(found)
+    repository = downloads._repository(found)
     for file in fake.iterdir():
         repository.log_artifact(str(file), "artifacts/retrain")
     assert cli.main(["pull", "models:/songcast/2", str(tmp_path / "out")]) == 2

@@ -21,7 +21,7 @@ from helpers.small_models import music, randomised
 from helpers.small_models import song as song_of
 from songcast import cli
 from songcast.audio.songs import write_song
-from songcast.registry import files as registry_files
+from songcast.registry import downloads
 from songcast.registry.mlflow_model import requirements
 from songcast.stages import register
 
@@ -139,7 +139,7 @@ def canonical(name):
 def test_the_recorded_requirements_are_sufficient(repository):
     """A process that can import only the requirements loads the model and predicts."""
     # songcast:/ URIs need songcast itself, so the model is loaded from its folder.
-    model = registry_files.resolve("models:/songcast@champion").parents[1]
+    model = downloads.resolve("models:/songcast@champion").parents[1]
     allowed = closure(requirements())
     modules = importlib.metadata.packages_distributions()
     hidden = sorted(

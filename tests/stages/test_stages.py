@@ -18,7 +18,7 @@ from songcast.bundle import read_manifest
 from songcast.data.corpus import Corpus
 from songcast.errors import ParamsError
 from songcast.forecasting.notebook import Notebook
-from songcast.registry import files as registry_files
+from songcast.registry import downloads
 from songcast.registry.models import load
 from songcast.stages import run_stage
 from songcast.tracking import store as tracking_store
@@ -191,7 +191,7 @@ def test_the_continuation_that_is_heard_goes_on_where_the_original_does(home):
 def test_registered_versions_carry_the_continuation_model(home):
     weights = read_manifest(home / "models" / "continuation")["weights_sha256"]
     for version in (1, 2):
-        package = registry_files.resolve(f"models:/songcast/{version}")
+        package = downloads.resolve(f"models:/songcast/{version}")
         assert read_manifest(package / "continuation")["weights_sha256"] == weights
         assert read_manifest(package)["continuation_weights_sha256"] == weights
 

@@ -15,7 +15,7 @@ from helpers.mlflow_store import (
     write_prepared,
 )
 from songcast.errors import BundleError
-from songcast.registry import register_bundle
+from songcast.registry.registration import register_bundle
 from songcast.tracking import runs as tracking_runs
 from songcast.tracking import store as tracking_store
 from songcast.tracking.evaluation_log import log_evaluation

@@ -9,7 +9,7 @@ from songcast.bundle import read_manifest
 from songcast.errors import RegistryError
 from songcast.forecasting.forecaster import Forecast, Forecaster
 from songcast.forecasting.keras_backend import quiet_startup
-from songcast.registry import CHAMPION, NAME
+from songcast.registry.aliases import CHAMPION, NAME
 from songcast.registry.models import REGISTRY_SCHEME, Model, load
 from songcast.tracking.store import database, tracking_uri
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from songcast.commands import Subparsers, add_command, version_number
 
 if TYPE_CHECKING:
-    from songcast.registry import Version
     from songcast.registry.comparison import Comparison
+    from songcast.registry.versions import Version
 
 EMPTY = "no model is registered yet: `make run` trains and registers two"
 
@@ -43,11 +43,11 @@ def add(subparsers: Subparsers) -> None:
 
 def list_models(arguments: argparse.Namespace) -> int:
     """List the versions, newest first."""
-    from songcast import registry
     from songcast.commands.loading import has_registry
+    from songcast.registry.versions import list_versions
     from songcast.report import console
 
-    versions = registry.versions() if has_registry() else []
+    versions = list_versions() if has_registry() else []
     if arguments.json:
         console.print_json({"versions": [version_as_json(version) for version in versions]})
     elif not versions:
@@ -103,14 +103,14 @@ def age(seconds: float) -> str:
 
 def compare_versions(arguments: argparse.Namespace) -> int:
     """Compare the versions."""
-    from songcast import registry
     from songcast.commands.loading import require_registry
     from songcast.errors import RegistryError
     from songcast.registry.comparison import compare
+    from songcast.registry.versions import get_version
     from songcast.report import console
 
     require_registry()
-    a, b = registry.version(arguments.a), registry.version(arguments.b)
+    a, b = get_version(arguments.a), get_version(arguments.b)
     result = compare(a.evaluation, b.evaluation)
     if math.isnan(result.mean):
         raise RegistryError(

@@ -24,12 +24,12 @@ def add(subparsers: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Copy the version."""
     from songcast.commands.loading import CHAMPION_URI, require_registry
-    from songcast.registry import files as registry_files
+    from songcast.registry import downloads
     from songcast.report import console
 
     uri = arguments.uri or CHAMPION_URI
     require_registry(uri)
-    version = registry_files.pull(uri, arguments.folder)
+    version = downloads.pull(uri, arguments.folder)
     digest = version.weights_sha256
     if arguments.json:
         document = {

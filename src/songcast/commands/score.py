@@ -69,19 +69,19 @@ def named_models(uris: list[str]) -> dict[str, "Forecaster"]:
 
 def default_models() -> dict[str, "Forecaster"]:
     """Load champion, cascade, ridge and persistence, or those of them that exist."""
-    from songcast import registry
     from songcast.bundle import MANIFEST
     from songcast.commands.loading import CHAMPION_URI, fitted_folder, has_registry, load_model
+    from songcast.registry.aliases import CHAMPION, get_alias
     from songcast.report.console import note
 
-    champion, ridge = registry.CHAMPION, "ridge"
+    champion, ridge = CHAMPION, "ridge"
     uris = {
         champion: CHAMPION_URI,
         "cascade": "cascade",
         ridge: ridge,
         "persistence": "persistence",
     }
-    if not (has_registry() and registry.alias(champion)):
+    if not (has_registry() and get_alias(champion)):
         note("no champion is registered yet, skipped: `make run` registers one")
         del uris[champion]
     if not (fitted_folder(ridge) / MANIFEST).is_file():

@@ -1,4 +1,4 @@
-"""Is one version better than another, beyond chance? Pure functions of measured numbers."""
+"""Compare two versions song by song, with a confidence interval. Pure functions of numbers."""
 
 import math
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# What is kept of an evaluation: {"summary": numbers, "songs": {SLUG: numbers}}.
+# The part of an evaluation that a version keeps: {"summary": numbers, "songs": {SLUG: numbers}}.
 Entry = Mapping[str, Any]
 
 RESAMPLES = 10_000
@@ -18,11 +18,11 @@ BITS = "bits_per_sample"
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Bits per sample of one version minus those of another, on the songs that both heard.
+    """Bits per sample of one version minus those of another, on their common songs.
 
     ``songs``: slug to difference; below 0 the first is better. ``mean``: over songs. ``low``,
-    ``high``: 95 % confidence interval of that mean. ``first``, ``second``: the means compared.
-    All NaN where they share no song, or a number is missing.
+    ``high``: 95 % confidence interval of that mean. ``first``, ``second``: the two means. All NaN
+    if there is no common song, or a number is missing.
     """
 
     songs: Mapping[str, float]
@@ -36,14 +36,14 @@ class Comparison:
 def compare(first: Entry, second: Entry) -> Comparison:
     """Compare two versions song by song.
 
-    A song is hard or easy for both alike, so differences are taken song by song, and songs are
-    what is drawn anew (percentile bootstrap, 10 000 draws, always the same ones; Efron &
-    Tibshirani, *An Introduction to the Bootstrap*, chapter 13).
+    A song is hard or easy for both versions alike, so the differences of songs are resampled
+    (percentile bootstrap, 10 000 resamples with a fixed seed; Efron & Tibshirani, *An Introduction
+    to the Bootstrap*, chapter 13).
 
     >>> a = {"songs": {"x": {"bits_per_sample": 5.0}, "y": {"bits_per_sample": 7.0}}}
     >>> b = {"songs": {"x": {"bits_per_sample": 5.5}, "y": {"bits_per_sample": 7.5}}}
-    >>> found = compare(a, b)
-    >>> found.mean, found.low, found.high
+    >>> comparison = compare(a, b)
+    >>> comparison.mean, comparison.low, comparison.high
     (-0.5, -0.5, -0.5)
     """
     mine, theirs = bits_of_songs(first), bits_of_songs(second)
@@ -67,7 +67,7 @@ def compare(first: Entry, second: Entry) -> Comparison:
 
 
 def bits_of_songs(entry: Entry) -> dict[str, float]:
-    """Return slug to bits per sample, NaN for what is no number."""
+    """Return slug to bits per sample, NaN if there is no number."""
     songs: Mapping[str, Any] = entry.get("songs") or {}
     return {slug: _number(numbers.get(BITS)) for slug, numbers in songs.items()}
 

@@ -1,4 +1,4 @@
-"""The gate: may a version be served? A pure function of measured numbers."""
+"""The gate: decides whether a version may be served. A pure function of its numbers."""
 
 import math
 from collections.abc import Mapping
@@ -14,20 +14,20 @@ FINITE = ("bits_per_sample", "prediction_gain_db")
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """``passed``: the version may become champion. ``reasons``: why not; empty when passed."""
+    """``passed``: the version may become champion. ``reasons``: the objections; empty if passed."""
 
     passed: bool
     reasons: tuple[str, ...]
 
 
 def gate(candidate: Entry, ridge: Entry, champion: Entry | None) -> Gate:
-    """Judge ``candidate`` by its numbers on passages that no fit has seen.
+    """Apply the gate to the numbers of ``candidate`` on held-out passages.
 
-    Each argument is what ``evaluation_log.measured`` gives: ``{"summary": numbers, "songs": {SLUG:
-    numbers}}``, numbers being ``prediction_gain_db``, ``bits_per_sample``, ``lag_samples``,
+    Each argument is a result of ``evaluation_log.measured``: ``{"summary": numbers, "songs":
+    {SLUG: numbers}}``, numbers being ``prediction_gain_db``, ``bits_per_sample``, ``lag_samples``,
     ``clipped_samples`` (how many predicted samples lie outside int16). ``champion`` is None
-    where there is none, or where the candidate itself is the champion. Ridge must be beaten on
-    the mean over songs, the champion beyond chance (see ``comparison``).
+    if there is no other champion. The candidate must be better than ridge on the mean over songs,
+    and better than the champion beyond chance (see ``comparison``).
 
     >>> def entry(bits):
     ...     good = {"prediction_gain_db": 40.0, "lag_samples": 0, "clipped_samples": 0}
@@ -38,44 +38,46 @@ def gate(candidate: Entry, ridge: Entry, champion: Entry | None) -> Gate:
     >>> gate(entry(6.0), entry(6.0), None).reasons
     ('not better than ridge: 6.0000 against 6.0000 bits per sample over 1 song',)
     """
-    reasons = _faults(candidate["summary"])
+    reasons = _own_objections(candidate["summary"])
     if any(key in reason for key in FINITE for reason in reasons):
-        return Gate(passed=False, reasons=tuple(reasons))  # there is nothing to compare
+        return Gate(passed=False, reasons=tuple(reasons))  # without numbers there is no comparison
     reasons += _not_better(candidate, ridge, "ridge")
     if champion is not None:
-        found = _not_better(candidate, champion, "the champion")
-        reasons += found or _by_chance(candidate, champion)
+        reasons += _not_better(candidate, champion, "the champion") or _by_chance(
+            candidate, champion
+        )
     return Gate(passed=not reasons, reasons=tuple(reasons))
 
 
 def _not_better(candidate: Entry, other: Entry, name: str) -> list[str]:
-    """Return the reason for which ``candidate`` does not beat ``other`` on the mean, or none."""
-    found = compare(candidate, other)
-    if found.mean < 0:
+    """Return the objection if ``candidate`` is not better than ``other`` on the mean."""
+    comparison = compare(candidate, other)
+    if comparison.mean < 0:
         return []
-    if math.isnan(found.mean):  # NaN must never open the gate
-        return [f"nothing to compare with {name}: no song that both were measured on: measure it"]
-    songs = f"{len(found.songs)} song" + ("s" if len(found.songs) > 1 else "")
+    if math.isnan(comparison.mean):  # NaN must never open the gate
+        return [f"cannot be compared with {name}: they have no evaluated song in common"]
+    songs = f"{len(comparison.songs)} song" + ("s" if len(comparison.songs) > 1 else "")
     return [
-        f"not better than {name}: {found.first:.4f} against {found.second:.4f} bits per sample "
-        f"over {songs}"
+        f"not better than {name}: {comparison.first:.4f} against {comparison.second:.4f} "
+        f"bits per sample over {songs}"
     ]
 
 
 def _by_chance(candidate: Entry, champion: Entry) -> list[str]:
-    found = compare(candidate, champion)
-    if found.high < 0:
+    comparison = compare(candidate, champion)
+    if comparison.high < 0:
         return []
     return [
-        f"better than the champion by {-found.mean:.4f} bits per sample over {len(found.songs)} "
-        f"songs, but not beyond chance: 95 % interval {found.low:+.4f} to {found.high:+.4f}"
+        f"better than the champion by {-comparison.mean:.4f} bits per sample over "
+        f"{len(comparison.songs)} songs, but not beyond chance: 95 % interval "
+        f"{comparison.low:+.4f} to {comparison.high:+.4f}"
     ]
 
 
-def _faults(candidate: Numbers) -> list[str]:
-    """Return what is wrong with the candidate by itself. A missing number is a fault."""
+def _own_objections(candidate: Numbers) -> list[str]:
+    """Return the objections to the candidate's own numbers. A missing number is one."""
     reasons = [
-        f"{key} is {candidate.get(key, 'missing')}: no finite number"
+        f"{key} is {candidate.get(key, 'missing')}: not a finite number"
         for key in FINITE
         if not math.isfinite(_number(candidate, key))
     ]

@@ -1,6 +1,6 @@
-"""The model card: what a version learned from, how well it does, where it fails, how to call it.
+"""The model card of a version: accuracy, training data, limits, usage, lineage.
 
-Format after Mitchell et al., "Model Cards for Model Reporting", 2019. Pure text from plain values.
+Format after Mitchell et al., "Model Cards for Model Reporting", 2019. Text from plain values.
 """
 
 import math
@@ -10,13 +10,13 @@ from typing import Any
 BASELINES = ("persistence", "ridge", "cascade")
 TITLE = "Learns songs from their raw amplitude and predicts what comes next."
 LIMITS = """\
-- It hears amplitudes, not music: one to two channels of 16 bits, at any sample rate. What it
-  learned, it learned at {rate}.
-- The filter bank adapts to every song; the network is frozen and was trained on {count} songs. On
-  music unlike them it adds little to the filter bank, and by construction loses little.
-- The numbers above hold for these songs, some of them decoded from mp3 and ogg. Other songs have
-  others: `songcast score song.flac` measures yours.
-- A continuation is a texture in the manner of the song. It is no composition, and it may resemble
+- It processes samples of 16 bits in one or two channels, at any sample rate. It was trained at
+  {rate}.
+- The filter bank adapts to every song. The network is frozen and was trained on {count} songs. On
+  music unlike them it improves little on the filter bank, and by design loses little.
+- The numbers above hold for these songs, some of them decoded from mp3 and ogg. Your songs have
+  other numbers: `songcast score song.flac` measures them.
+- A continuation imitates the texture of the song. It is not a composition, and it may resemble
   its source: the licence of the song applies to it.
 """
 CALL = """\
@@ -58,22 +58,22 @@ def model_card(
             "",
             "## Accuracy",
             "",
-            "On the last passage of each song, which no fit has seen. Gain in dB, more is better; "
-            "bits per sample, fewer is better.",
+            "On the held-out passage at the end of each song. Gain in dB: more is better. "
+            "Bits per sample: fewer is better.",
             "",
             *_accuracy(evaluation, kind),
             "",
-            "## What it learned from",
+            "## Training data",
             "",
             *_songs(learned),
             "",
             "## Limits",
             "",
             LIMITS.format(rate=rate, count=len(learned) or "few"),
-            "## How to call it",
+            "## Usage",
             "",
             CALL.format(uri=uri),
-            "## Where it comes from",
+            "## Lineage",
             "",
             *(f"- {key.removeprefix('songcast.')}: {_cell(tags[key])}" for key in sorted(tags)),
             "",
@@ -114,12 +114,12 @@ def _songs(songs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _number(value: object, digits: int) -> str:
-    """Return a number, the mean over channels for a list, ``-`` for what is none."""
+    """Return a number, the mean over channels for a list, ``-`` if there is none."""
     values = value if isinstance(value, list) else [value]
     known = [float(v) for v in values if isinstance(v, int | float) and math.isfinite(v)]
     return f"{sum(known) / len(known):.{digits}f}" if known and len(known) == len(values) else "-"
 
 
 def _cell(text: str) -> str:
-    """Return text that stays in its cell and its line."""
+    """Return text for one cell of a table: on one line, with escaped bars."""
     return " ".join(str(text).split()).replace("|", "\\|")

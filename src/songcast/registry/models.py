@@ -89,7 +89,7 @@ def load(uri: str | Path) -> Model:
 def locate(uri: str | Path) -> Path:
     """Return the bundle folder that ``uri`` names. Raises ``RegistryError`` for a bad version."""
     if str(uri).startswith(REGISTRY_SCHEME):
-        from songcast.registry.files import resolve
+        from songcast.registry.downloads import resolve
 
         return resolve(str(uri))
     return bundle_folder(uri)

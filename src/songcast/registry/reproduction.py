@@ -1,7 +1,7 @@
-"""Building a version again from what is recorded of it, and comparing.
+"""Build a version again from its recorded lineage, and compare.
 
-The commit is checked out into a scratch folder, the recorded params and songs are put there, the
-pipeline runs without any of its caches, and weights and metrics are compared.
+The commit is checked out into a scratch folder, the recorded params and songs are restored there,
+the pipeline runs without its caches, and weights and metrics are compared.
 """
 
 import json
@@ -18,28 +18,34 @@ from typing import Any, Literal
 
 import yaml
 
-from songcast import files, registry
+from songcast import files
 from songcast.bundle import read_manifest
 from songcast.errors import RegistryError
-from songcast.registry import PARAMS, PARENT_WEIGHTS, Version
 from songcast.registry.comparison import bits_of_songs
-from songcast.registry.files import resolve
+from songcast.registry.downloads import resolve
+from songcast.registry.versions import (
+    PARAMS,
+    PARENT_WEIGHTS,
+    Version,
+    find_version,
+    list_versions,
+)
 from songcast.tracking import lineage
 from songcast.tracking.evaluation_log import measured
 
-# On another machine sums are taken in another order, and training multiplies the difference.
-# How much that is has not been measured: the tolerance is a choice.
+# Another machine may add numbers in another order, and training amplifies the difference. Its
+# size has not been measured: the tolerance is a choice.
 TOLERANCE_BITS = 0.02
 SONGS = "songcast.data_hash"
-# They reach git's command line and data.dvc: what a registry says is not believed.
+# These values reach git's command line and data.dvc, so values from a registry are checked.
 COMMIT, DATA_HASH = re.compile(r"[0-9a-f]{40,64}"), re.compile(r"([0-9a-f]{32}(\.dir)?)?")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reproduction:
-    """What came of it.
+    """The result of a reproduction.
 
-    ``verdict``: identical weights; or, elsewhere, every song within ``TOLERANCE_BITS``; or
+    ``verdict``: identical weights; or, on other hardware, every song within ``TOLERANCE_BITS``; or
     different. ``differences``: slug to bits per sample, new minus registered.
     """
 
@@ -59,69 +65,69 @@ class Reproduction:
 
 
 def reproduce(uri: str, say: Callable[[str], None]) -> Reproduction:
-    """Build the version ``uri`` again and compare; ``say`` is told each step.
+    """Build the version ``uri`` again and compare; ``say`` receives a line for each step.
 
-    Raises ``RegistryError`` where the commit, the songs or the environment cannot be had, or a
+    Raises ``RegistryError`` if the commit, the songs or the environment are not available, or a
     stage fails.
     """
-    found = registry.named(uri)
-    commit = found.tags.get("songcast.git_commit")
+    version = find_version(uri)
+    commit = version.tags.get("songcast.git_commit")
     if not commit:
-        raise RegistryError(f"{uri}: no git commit was recorded: it cannot be made again")
-    songs = found.tags.get(SONGS, "")
+        raise RegistryError(f"{uri}: no git commit was recorded: it cannot be built again")
+    songs = version.tags.get(SONGS, "")
     if not COMMIT.fullmatch(commit) or not DATA_HASH.fullmatch(songs):
-        raise RegistryError(f"{uri}: its commit or the hash of its songs is none: not made again")
+        raise RegistryError(f"{uri}: the record of its commit or songs is invalid")
     with tempfile.TemporaryDirectory(prefix="songcast-reproduce-") as scratch:
         folder = Path(scratch) / "repository"
         say(f"checking out {commit[:12]}")
         checkout(commit, folder, uri)
-        restore_params(found, folder)
+        restore_params(version, folder)
         say("restoring the songs")
-        restore_songs(found, folder)
-        python, environment = restore_environment(found, folder, say)
+        restore_songs(version, folder)
+        python, environment = restore_environment(version, folder, say)
         say("running the pipeline up to its evaluation, without caches")
-        run_pipeline(python, folder, found)
-        return compare(found, folder, uri=uri, commit=commit, environment=environment)
+        run_pipeline(python, folder, version)
+        return compare(version, folder, uri=uri, commit=commit, environment=environment)
 
 
 def checkout(commit: str, folder: Path, uri: str) -> None:
-    """Check ``commit`` of this repository out into ``folder``."""
+    """Check out ``commit`` of this repository into ``folder``."""
     there = ["git", "clone", "--quiet", "--shared", "--no-checkout", str(files.root()), str(folder)]
     try:
         _run(there, Path.cwd())
         _run(["git", "checkout", "--quiet", "--detach", commit], folder)
     except RegistryError as error:
         raise RegistryError(
-            f"{uri}: commit {commit[:12]} cannot be checked out here: run this in a clone that "
+            f"{uri}: commit {commit[:12]} cannot be checked out: run this in a clone that "
             f"has it ({error})"
         ) from None
 
 
-def restore_params(found: Version, folder: Path) -> None:
-    """Write the recorded params; a registered parent becomes its local bundle."""
-    recorded = json.loads(found.tags.get(PARAMS, "{}"))
+def restore_params(version: Version, folder: Path) -> None:
+    """Write the recorded params; a registered parent is replaced by its local bundle."""
+    recorded = json.loads(version.tags.get(PARAMS, "{}"))
     if not recorded:
         return
     retrain = recorded.get("retrain", {})
     if str(retrain.get("parent", "")).startswith("models:/"):
-        weights = found.tags.get(PARENT_WEIGHTS)
-        known = {v.weights_sha256: v.uri for v in registry.versions()}
-        if weights in known:  # the alias may have moved; the weights have not
+        weights = version.tags.get(PARENT_WEIGHTS)
+        known = {v.weights_sha256: v.uri for v in list_versions()}
+        if weights in known:  # by weights, because the alias may have moved
             shutil.copytree(resolve(known[weights]), folder / "parent")
             retrain["parent"] = "parent"
     (folder / files.PARAMS).write_text(yaml.safe_dump(recorded, sort_keys=False), encoding="utf-8")
 
 
-def restore_songs(found: Version, folder: Path) -> None:
+def restore_songs(version: Version, folder: Path) -> None:
     """Fetch the songs from this repository's cache, else from the commit's DVC remote."""
-    wanted = found.tags.get(SONGS)
+    wanted = version.tags.get(SONGS)
     pointer = folder / "data.dvc"
     there = lineage.data_hash(folder)
     if wanted and there and wanted != there:  # the songs of an uncommitted data.dvc
         pointer.write_text(pointer.read_text().replace(there, wanted))
     cache = files.root() / ".dvc" / "cache"
     dvc = [sys.executable, "-m", "dvc"]
-    # A cache is laid out as a remote is. Not shared: nothing of this may reach it.
+    # A cache has the layout of a remote. It is not shared, so that nothing is written to it.
     _run([*dvc, "remote", "add", "--local", "here", str(cache)], folder)
     try:
         _run([*dvc, "pull", "-r", "here", "data.dvc"], folder)
@@ -130,27 +136,27 @@ def restore_songs(found: Version, folder: Path) -> None:
             _run([*dvc, "pull", "data.dvc"], folder)
         except RegistryError as error:
             raise RegistryError(
-                f"{found.uri}: its songs (data.dvc {wanted or there}) are neither in the cache "
+                f"{version.uri}: its songs (data.dvc {wanted or there}) are neither in the cache "
                 f"nor in the remote: {error}"
             ) from None
 
 
 def restore_environment(
-    found: Version, folder: Path, say: Callable[[str], None]
+    version: Version, folder: Path, say: Callable[[str], None]
 ) -> tuple[str, str]:
-    """Return the Python to run and what it is: this one, if its lock is the recorded one."""
-    if found.tags.get("songcast.lock_sha256") == lineage.lock_hash(files.root()):
+    """Return the Python to run and its description: this one if its lock is the recorded one."""
+    if version.tags.get("songcast.lock_sha256") == lineage.lock_hash(files.root()):
         return sys.executable, "this environment, the same lock"
     say("installing the environment of that commit (some minutes)")
     _run(["make", ".venv/installed"], folder)
     return str(folder / ".venv" / "bin" / "python"), "installed from that commit's lock"
 
 
-def run_pipeline(python: str, folder: Path, found: Version) -> None:
-    """Run all stages up to evaluate in ``folder``, their output on stderr."""
-    # Stages must run: neither the lock nor DVC's run cache may say that they have.
+def run_pipeline(python: str, folder: Path, version: Version) -> None:
+    """Run all stages up to evaluate in ``folder``; their output goes to stderr."""
+    # Without the lock file and the run cache, DVC runs every stage.
     (folder / "dvc.lock").unlink(missing_ok=True)
-    backend = found.tags.get("songcast.backend", "").split(" ")[0]
+    backend = version.tags.get("songcast.backend", "").split(" ")[0]
     hidden = ("MLFLOW_TRACKING_URI", "DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME")
     environment = {k: v for k, v in os.environ.items() if k not in hidden} | {
         "PATH": os.pathsep.join([str(Path(python).parent), os.environ.get("PATH", "")]),
@@ -159,24 +165,27 @@ def run_pipeline(python: str, folder: Path, found: Version) -> None:
     }
     command = [python, "-m", "dvc", "repro", "--no-run-cache", "evaluate"]
     if subprocess.run(command, cwd=folder, env=environment, stdout=2, check=False).returncode:
-        raise RegistryError(f"{found.uri}: a stage failed; its output stands above")
+        raise RegistryError(f"{version.uri}: a stage failed; see its output above")
 
 
-def compare(found: Version, folder: Path, **known: Any) -> Reproduction:
+def compare(version: Version, folder: Path, **known: Any) -> Reproduction:
     """Compare the outputs in ``folder`` with the registered version."""
-    manifest = read_manifest(folder / files.MODELS / found.kind)
+    manifest = read_manifest(folder / files.MODELS / version.kind)
     evaluation = json.loads((folder / files.METRICS / "evaluation.json").read_text())
-    mine, theirs = bits_of_songs(measured(evaluation, found.kind)), bits_of_songs(found.evaluation)
+    mine, theirs = (
+        bits_of_songs(measured(evaluation, version.kind)),
+        bits_of_songs(version.evaluation),
+    )
     differences = {slug: mine[slug] - theirs[slug] for slug in sorted(mine.keys() & theirs.keys())}
-    same_hardware = found.tags.get("songcast.hardware") == lineage.hardware()
+    same_hardware = version.tags.get("songcast.hardware") == lineage.hardware()
     close = bool(differences) and all(abs(d) <= TOLERANCE_BITS for d in differences.values())
     verdict: Literal["identical", "within tolerance", "different"] = "different"
-    if manifest["weights_sha256"] == found.weights_sha256:
+    if manifest["weights_sha256"] == version.weights_sha256:
         verdict = "identical"
     elif close and not same_hardware:
         verdict = "within tolerance"
     return Reproduction(
-        dirty=found.tags.get("songcast.git_dirty") == "true",
+        dirty=version.tags.get("songcast.git_dirty") == "true",
         same_hardware=same_hardware,
         weights_sha256=str(manifest["weights_sha256"]),
         verdict=verdict,
@@ -192,5 +201,5 @@ def _run(command: list[str], folder: Path) -> None:
     except OSError as error:
         raise RegistryError(f"{command[0]} cannot be run ({error.strerror})") from None
     if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
-        raise RegistryError(f"{' '.join(command[:2])}: {said[-1]}")
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
+        raise RegistryError(f"{' '.join(command[:2])}: {lines[-1]}")

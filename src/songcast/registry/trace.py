@@ -1,23 +1,29 @@
-"""The chain from a registered version to the songs it learned from."""
+"""Trace a registered version to its parents, its code and the songs in its training data."""
 
 import json
 from typing import Any
 
-from songcast import registry
 from songcast.errors import RegistryError
-from songcast.registry import PARAMS, PARENT_VERSION, SEEDS, Version
-from songcast.registry.files import LINEAGE, read_attached
+from songcast.registry.downloads import LINEAGE, read_attached
+from songcast.registry.versions import (
+    PARAMS,
+    PARENT_VERSION,
+    SEEDS,
+    Version,
+    find_version,
+    list_versions,
+)
 
 ORIGIN = ("git_commit", "git_dirty", "data_hash", "lock_sha256", "backend", "hardware")
 
 
 def trace(uri: str) -> list[dict[str, Any]]:
-    """Return the version ``uri`` and its ancestors, youngest first, as JSON-able values.
+    """Return the version ``uri`` and its ancestors, newest first, as JSON values.
 
-    Raises ``RegistryError`` for a URI that names no version, and for a record that is broken.
+    Raises ``RegistryError`` for an unknown version and for a record that is invalid.
     """
-    known = {version.number: version for version in registry.versions()}
-    link: Version | None = registry.named(uri)
+    known = {version.number: version for version in list_versions()}
+    link: Version | None = find_version(uri)
     chain: list[Version] = []
     while link is not None and link not in chain:
         chain.append(link)
@@ -46,13 +52,13 @@ def _entry(version: Version) -> dict[str, Any]:
 
 
 def _record(version: Version, name: str, text: str | None) -> dict[str, Any]:
-    """Read a record kept as a JSON object; an absent one is empty."""
+    """Read a record that is stored as a JSON object; a missing one is empty."""
     try:
-        said = json.loads(text or "{}")
+        record = json.loads(text or "{}")
     except ValueError:
-        said = None
-    if not isinstance(said, dict):
+        record = None
+    if not isinstance(record, dict):
         raise RegistryError(
-            f"{version.uri}: {name} in the registry is no JSON object; register the model again"
+            f"{version.uri}: {name} in the registry is not a JSON object; register the model again"
         )
-    return said
+    return record

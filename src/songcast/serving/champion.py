@@ -59,9 +59,9 @@ class Champion:
 
         Raises ``SongcastError`` and keeps the current model if the new one cannot be loaded.
         """
-        from songcast.registry import alias
+        from songcast.registry.aliases import get_alias
 
-        version = alias(str(self.current.alias))
+        version = get_alias(str(self.current.alias))
         if version is None or version == self.current.version:
             return False
         self.current = load_served(self.uri)
@@ -96,10 +96,10 @@ def load_served(uri: str) -> ServedModel:
     """
     if not uri.startswith(REGISTRY_SCHEME):
         return ServedModel(model=load_warm(uri), uri=uri)
-    from songcast import registry
+    from songcast.registry.versions import URI, find_version
 
-    version = registry.named(uri)
-    match = registry.URI.fullmatch(uri)
+    version = find_version(uri)
+    match = URI.fullmatch(uri)
     return ServedModel(
         model=load_warm(version.uri),  # by number, because the alias may move meanwhile
         uri=uri,

@@ -1,4 +1,4 @@
-"""Stage register: both bundles become versions of the registered model ``songcast``.
+"""Stage register: log the evaluation to MLflow, package both models and register them.
 
 Run as ``python -m songcast.stages.register``. Running it again registers nothing twice.
 """
@@ -8,12 +8,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from songcast import registry
 from songcast.bundle import CONTINUATION, read_manifest, write_package
 from songcast.files import REGISTERED, write_json
-from songcast.registry import files as registry_files
-from songcast.registry import promotion
+from songcast.registry.aliases import NAME
+from songcast.registry.downloads import CARD, LINEAGE, attach
 from songcast.registry.model_card import model_card
+from songcast.registry.outdated import store_name
+from songcast.registry.promotion import decide
+from songcast.registry.registration import register_bundle, set_description
+from songcast.registry.versions import PARAMS, SEEDS, get_version
 from songcast.report.results import EVALUATION, read_evaluation
 from songcast.stages import run_stage
 from songcast.tracking import lineage
@@ -24,7 +27,7 @@ from songcast.tracking.rebuild import ensure_run
 def register(folder: Path) -> dict[str, Any]:
     """Register the bundles in ``folder``/models and return the content of registered.json.
 
-    Raises ``SongcastError`` where an output of an earlier stage or the store is missing.
+    Raises ``SongcastError`` if an output of an earlier stage or the store is missing.
     """
     evaluation = read_evaluation(folder / EVALUATION)
     numbers: dict[str, int] = {}
@@ -35,15 +38,16 @@ def register(folder: Path) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as scratch:
             package = Path(scratch) / kind
             write_package(package, models / kind, models / CONTINUATION)
-            numbers[kind] = registry.register_bundle(
+            numbers[kind] = register_bundle(
                 run_id, package, kind, entries[kind], entries["ridge"], tags=recipe(folder)
             )
     log_evaluations(evaluation, folder, runs)
     for kind, number in numbers.items():
         describe(folder, number, kind, evaluation)
-    decision = promotion.decide(evaluation, numbers)
+    decision = decide(evaluation, numbers)
     return {
-        "name": registry.NAME,
+        "name": NAME,
+        "store": store_name(),
         "versions": numbers,
         "challenger": decision.challenger,
         "champion": decision.champion,
@@ -52,23 +56,22 @@ def register(folder: Path) -> dict[str, Any]:
 
 
 def recipe(folder: Path) -> dict[str, str]:
-    """Return the tags that say how a version was made, beside those of its run."""
+    """Return the tags with the params and seeds of a version."""
     params = lineage.params(folder)
     seeds = lineage.seeds(params)
-    return {registry.PARAMS: json.dumps(params), registry.SEEDS: json.dumps(seeds)}
+    return {PARAMS: json.dumps(params), SEEDS: json.dumps(seeds)}
 
 
 def describe(folder: Path, number: int, kind: str, evaluation: dict[str, Any]) -> None:
     """Write the model card and the lineage of a version beside its model."""
-    found = registry.version(number)
+    version = get_version(number)
     songs = lineage.songs(folder)
     rate = read_manifest(folder / "models" / kind, verify=False).get("sample_rate_hz")
-    short = {k: v for k, v in found.tags.items() if k != registry.PARAMS}
-    card = model_card(found.uri, kind, evaluation, songs, short, rate)
-    said = {"version": number, "kind": kind, "tags": dict(found.tags), "songs": songs}
-    files = {registry_files.CARD: card, registry_files.LINEAGE: json.dumps(said, indent=2)}
-    registry_files.attach(found, files)
-    registry.set_description(found, card.partition("## What it learned from")[0])
+    short = {k: v for k, v in version.tags.items() if k != PARAMS}
+    card = model_card(version.uri, kind, evaluation, songs, short, rate)
+    record = {"version": number, "kind": kind, "tags": dict(version.tags), "songs": songs}
+    attach(version, {CARD: card, LINEAGE: json.dumps(record, indent=2)})
+    set_description(version, card.partition("## Training data")[0])
 
 
 def main() -> None:
