@@ -1,4 +1,4 @@
-"""The one law, for every forecaster; and how a song is cut does not matter, bit for bit."""
+"""Two laws for every forecaster: causality, and independence of the block size, bit for bit."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from songcast.forecasting.distribution import BLOCK_FRAMES, LogisticMixture
 from songcast.forecasting.forecaster import Forecaster, ForecastSession
 
 FRAMES = BLOCK_FRAMES + 904
-# Borders of the network's frames of 16 and of the blocks, and in between.
+# Edges of the steps of 16 frames and of the blocks, and frames between them.
 PLACES = (0, 17, BLOCK_FRAMES - 1, BLOCK_FRAMES, FRAMES - 1)
 
 
@@ -19,7 +19,7 @@ def model(request):
 
 
 def changed_from(x, frame, channel, seed=1):
-    """Another song from ``channel`` of ``frame`` on."""
+    """Return a song that differs from ``channel`` of ``frame`` on."""
     rng = np.random.default_rng(seed)
     other = x.copy()
     other[frame, channel:] = rng.integers(-32768, 32768, x.shape[1] - channel)
@@ -27,84 +27,82 @@ def changed_from(x, frame, channel, seed=1):
     return other
 
 
-def assert_law_holds(model: Forecaster, x, places):
-    """Whatever comes from (frame, channel) on, the distributions up to there are the same."""
-    known = distributions(model, x)
+def assert_causal(model: Forecaster, x, places):
+    """Change the song from each (frame, channel) on; the earlier predictions must not change."""
+    expected = distributions(model, x)
     forecast = model.forecast(song(x))
     for frame in places:
         for channel in range(x.shape[1]):
-            future = changed_from(x, frame, channel)
-            said = distributions(model, future)
-            for part, was in known.items():
+            predicted = distributions(model, changed_from(x, frame, channel))
+            for part, values in expected.items():
                 where = f"{part} before a change at frame {frame}, channel {channel}"
-                assert_array_equal(said[part][:frame], was[:frame], where)
+                assert_array_equal(predicted[part][:frame], values[:frame], where)
                 now = slice(0, channel + 1)
-                assert_array_equal(said[part][frame, now], was[frame, now], where)
+                assert_array_equal(predicted[part][frame, now], values[frame, now], where)
     again = model.forecast(song(changed_from(x, frame, 0)))
     assert_array_equal(again.mean[:frame], forecast.mean[:frame])
     assert_array_equal(again.bits[:frame], forecast.bits[:frame])
     assert_array_equal(again.mean[frame, 0], forecast.mean[frame, 0])
 
 
-@pytest.mark.parametrize("channels", [1, 2])
-def test_the_future_does_not_change_what_was_said_before(model, channels):
-    assert_law_holds(model, music(FRAMES, channels), PLACES)
+def test_predictions_depend_on_the_past_only(model):
+    for channels in (1, 2):
+        assert_causal(model, music(FRAMES, channels), PLACES)
 
 
-def test_what_is_heard_changes_what_is_said_next(model):
-    # Otherwise the law would hold for a forecaster that hears nothing.
+def test_each_frame_changes_the_next_prediction(model):
+    # A forecaster that ignores the song would be causal, too.
     x = music(FRAMES, 2)
+    expected = distributions(model, x)
     for frame in (20, BLOCK_FRAMES - 1, BLOCK_FRAMES + 7):
         other = x.copy()
         other[frame] += 1000
-        was, said = distributions(model, x), distributions(model, other)
-        assert not np.array_equal(said["scales"][frame + 1], was["scales"][frame + 1])
-        assert not np.array_equal(said["locations"][frame + 1], was["locations"][frame + 1])
+        predicted = distributions(model, other)
+        for part in ("scales", "locations"):
+            assert not np.array_equal(predicted[part][frame + 1], expected[part][frame + 1])
 
 
-@pytest.mark.parametrize("leak", [(0, 0), (1, 0), (0, 1)])
-def test_the_test_of_the_law_catches_who_looks_ahead(leak):
-    # (frames ahead, channels ahead): the sample itself, the next frame, the other channel
-    ahead, across = leak
+def test_the_check_of_causality_detects_future_samples():
+    # The predicted sample itself, the next frame, the other channel.
+    for frames_ahead, channels_ahead in ((0, 0), (1, 0), (0, 1)):
+        shift = (-frames_ahead, -channels_ahead)
 
-    class Peeking(Forecaster):
-        name = "peeking"
+        class Acausal(Forecaster):
+            name = "acausal"
 
-        def session(self, channels: int, sample_rate_hz: int) -> ForecastSession:
-            return PeekingSession()
+            def session(self, channels: int, sample_rate_hz: int) -> ForecastSession:
+                return AcausalSession()
 
-    class PeekingSession(ForecastSession):
-        def forecast_block(self, samples):
-            seen = np.roll(samples, (-ahead, -across), axis=(0, 1)).astype(np.float64)
-            one = np.ones((*samples.shape, 1))
-            return LogisticMixture(weights=one, locations=1e-3 * seen[..., None], scales=one)
+        class AcausalSession(ForecastSession):
+            def forecast_block(self, samples, shift=shift):
+                seen = np.roll(samples, shift, axis=(0, 1)).astype(np.float64)
+                one = np.ones((*samples.shape, 1))
+                return LogisticMixture(weights=one, locations=1e-3 * seen[..., None], scales=one)
 
-    with pytest.raises(AssertionError, match="before a change"):
-        assert_law_holds(Peeking(), music(64, 2), (30,))
-
-
-@pytest.mark.parametrize("channels", [1, 2])
-@pytest.mark.parametrize("seed", range(2))
-def test_cut_in_any_way_a_song_gets_the_same_distributions_bit_for_bit(model, channels, seed):
-    x = music(FRAMES, channels, seed)
-    rng = np.random.default_rng(seed)
-    cuts = [0, 0, 1, 2, 2, BLOCK_FRAMES - 1, BLOCK_FRAMES, BLOCK_FRAMES + 1, FRAMES]
-    cuts += rng.integers(0, FRAMES, 8).tolist()
-    cuts = cuts if seed else list(range(1000, FRAMES, 1000))
-    whole, cut = distributions(model, x), distributions(model, x, cuts)
-    for part, was in whole.items():
-        assert_array_equal(cut[part], was, part)
+        with pytest.raises(AssertionError, match="before a change"):
+            assert_causal(Acausal(), music(64, 2), (30,))
 
 
-def test_the_forecast_of_a_song_is_what_a_session_says(model):
+def test_the_block_size_does_not_change_the_predictions(model):
+    edges = [0, 0, 1, 2, 2, BLOCK_FRAMES - 1, BLOCK_FRAMES, BLOCK_FRAMES + 1, FRAMES]
+    edges += np.random.default_rng(1).integers(0, FRAMES, 8).tolist()
+    for channels in (1, 2):
+        for seed, cuts in enumerate((list(range(1000, FRAMES, 1000)), edges)):
+            x = music(FRAMES, channels, seed)
+            whole, blocks = distributions(model, x), distributions(model, x, cuts)
+            for part, values in whole.items():
+                assert_array_equal(blocks[part], values, part)
+
+
+def test_the_forecast_of_a_song_equals_that_of_a_session(model):
     x = music(FRAMES, 2)
-    heard = LogisticMixture(**distributions(model, x))
+    mixture = LogisticMixture(**distributions(model, x))
     forecast = model.forecast(song(x))
-    assert_array_equal(forecast.mean, heard.mean)
-    assert_array_equal(forecast.bits, heard.bits(x))
+    assert_array_equal(forecast.mean, mixture.mean)
+    assert_array_equal(forecast.bits, mixture.bits(x))
 
 
-def test_two_sessions_of_one_model_do_not_know_of_each_other(model):
+def test_two_sessions_of_a_model_are_independent(model):
     x, y = music(700, 2, 0), music(700, 1, 1)
     first, second = model.session(2, RATE_HZ), model.session(1, RATE_HZ)
     parts: list[LogisticMixture] = []
@@ -112,31 +110,25 @@ def test_two_sessions_of_one_model_do_not_know_of_each_other(model):
         parts.append(first.forecast_block(x[at : at + 100]))
         second.forecast_block(y[at : at + 100])
     alone = distributions(model, x)
-    for part, said in joined(parts).items():
-        assert_array_equal(said, alone[part], part)
+    for part, values in joined(parts).items():
+        assert_array_equal(values, alone[part], part)
 
 
-@pytest.mark.parametrize("channels", [1, 2])
-@pytest.mark.parametrize("frames", [0, 1, 17])
-def test_songs_as_short_as_can_be_are_forecast(model, channels, frames):
-    forecast = model.forecast(song(music(frames, channels)))
-    assert forecast.mean.shape == forecast.bits.shape == (frames, channels)
-    assert np.all(np.isfinite(forecast.bits))
-    assert np.all(forecast.bits > 0)
+def test_the_shortest_songs_have_a_forecast(model):
+    for frames in (0, 1, 17):
+        for channels in (1, 2):
+            forecast = model.forecast(song(music(frames, channels)))
+            assert forecast.mean.shape == forecast.bits.shape == (frames, channels)
+            assert np.all(np.isfinite(forecast.bits))
+            assert np.all(forecast.bits > 0)
 
 
-@pytest.mark.parametrize(
-    "samples",
-    [
-        np.zeros((6000, 2), np.int16),
-        np.full((6000, 2), -32768, np.int16),
-        np.tile(np.repeat(np.array([[32767], [-32768]], np.int16), 50, axis=0), (60, 2)),
-        np.random.default_rng(0).integers(-32768, 32768, (6000, 2)).astype(np.int16),
-    ],
-    ids=["silence", "lowest", "square", "noise"],
-)
-def test_hostile_songs_stay_finite(model, samples):
-    forecast = model.forecast(song(samples))
-    assert np.all(np.isfinite(forecast.mean))
-    assert np.all(np.abs(forecast.mean) <= 32768 * (1 + 1e-12))
-    assert np.all((forecast.bits > 0) & (forecast.bits <= 32.001))
+def test_forecasts_of_silence_full_scale_and_noise_are_finite(model):
+    square = np.tile(np.repeat(np.array([[32767], [-32768]], np.int16), 50, axis=0), (60, 2))
+    noise = np.random.default_rng(0).integers(-32768, 32768, (6000, 2)).astype(np.int16)
+    lowest = np.full((6000, 2), -32768, np.int16)
+    for samples in (np.zeros((6000, 2), np.int16), lowest, square, noise):
+        forecast = model.forecast(song(samples))
+        assert np.all(np.isfinite(forecast.mean))
+        assert np.all(np.abs(forecast.mean) <= 32768 * (1 + 1e-12))
+        assert np.all((forecast.bits > 0) & (forecast.bits <= 32.001))

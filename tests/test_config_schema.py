@@ -1,4 +1,4 @@
-"""Every mistake at every key of params.yaml: what is tried is drawn from the schema itself."""
+"""Each invalid value at each key of params.yaml is refused; the values follow the schema."""
 
 import copy
 import functools
@@ -18,7 +18,7 @@ REPOSITORY = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_tex
 SCHEMA = Params.model_json_schema()
 Place = tuple[str | int, ...]
 
-# One value of each kind; at a key it is a mistake unless the key takes that kind.
+# One value of each kind, which is invalid at a key that does not take this kind.
 KINDS: dict[str, Any] = {
     "null": None,
     "boolean": True,
@@ -28,7 +28,7 @@ KINDS: dict[str, Any] = {
     "array": ["no such word"],
     "object": {"no such word": 7},
 }
-NO_NUMBERS = (math.nan, math.inf)
+NOT_FINITE = (math.nan, math.inf)
 HUGE = (10**400, -1e300)
 
 
@@ -37,12 +37,12 @@ def resolved(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def members(schema: dict[str, Any]) -> list[dict[str, Any]]:
-    """The forms that a value may have: one, or those of a union."""
+    """Return the forms that a value may have: one, or those of a union."""
     return [resolved(s) for s in schema.get("anyOf") or schema.get("oneOf") or [schema]]
 
 
 def places(schema: dict[str, Any], document: Any, at: Place = ()) -> Iterator[tuple[Place, Any]]:
-    """Every key and list entry, at any depth, with its schema."""
+    """Yield every key and list entry at any depth with its schema."""
     for form in members(resolved(schema)):
         if form.get("type") == "array" and isinstance(document, list):
             entries = form.get("prefixItems") or [form["items"]]
@@ -52,7 +52,7 @@ def places(schema: dict[str, Any], document: Any, at: Place = ()) -> Iterator[tu
         else:
             continue
         for key, entry in below.items():
-            if entry:  # {}: anything goes
+            if entry:  # {} allows everything
                 yield (*at, key), entry
                 yield from places(entry, document[key], (*at, key))
 
@@ -66,8 +66,8 @@ NUMBERS = {
 }
 
 
-def wrong(schema: dict[str, Any]) -> Iterator[Any]:
-    """What must not stand at a key of this schema."""
+def invalid(schema: dict[str, Any]) -> Iterator[Any]:
+    """Yield values that are invalid at a key with this schema."""
     forms = members(schema)
     kinds = {form["type"] for form in forms}
     kinds |= {"integer"} if "number" in kinds else set()
@@ -84,11 +84,11 @@ def wrong(schema: dict[str, Any]) -> Iterator[Any]:
         if "minLength" in form:
             yield ""
     if kinds & {"integer", "number"}:
-        yield from (*NO_NUMBERS, *HUGE)
+        yield from (*NOT_FINITE, *HUGE)
 
 
 def out_of_range(form: dict[str, Any]) -> Iterator[float]:
-    """The first values beyond the bounds."""
+    """Yield the first values outside of the bounds."""
     whole = form["type"] == "integer"
     for bound, way in (("Minimum", -1), ("Maximum", 1)):
         if f"exclusive{bound}" in form:
@@ -106,7 +106,7 @@ def changed(at: Place, value: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def refusal(tmp_path, monkeypatch, capfd, own_process):
-    """refusal(document) -> the one line with which a stage ends."""
+    """``refusal(document)`` returns the line with which a stage refuses the settings."""
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
 
     def run(document: Any) -> str:
@@ -125,7 +125,7 @@ def named(at: Place) -> str:
     return "songcast prepare: params.yaml: " + ".".join(map(str, at))
 
 
-def test_every_key_of_the_file_is_tried():
+def test_the_schema_has_every_key_of_the_file():
     def keys(document: Any, at: Place = ()) -> Iterator[Place]:
         for key, value in document.items() if isinstance(document, dict) else ():
             yield (*at, key)
@@ -135,28 +135,29 @@ def test_every_key_of_the_file_is_tried():
     assert len(NUMBERS) > 50
 
 
-@pytest.mark.parametrize("at", NUMBERS, ids=lambda at: ".".join(map(str, at)))
-def test_every_number_has_bounds(at):
-    assert {"minimum", "exclusiveMinimum"} & NUMBERS[at].keys()
-    assert {"maximum", "exclusiveMaximum"} & NUMBERS[at].keys()
+def test_every_number_has_bounds():
+    for at, form in NUMBERS.items():
+        assert {"minimum", "exclusiveMinimum"} & form.keys(), at
+        assert {"maximum", "exclusiveMaximum"} & form.keys(), at
 
 
-@pytest.mark.parametrize("at", PLACES, ids=lambda at: ".".join(map(str, at)))
-def test_a_wrong_value_is_named_with_its_key_and_what_is_allowed(at, refusal):
-    for value in wrong(PLACES[at]):
-        said = refusal(changed(at, value))
-        assert said.startswith(named(at)), (value, said)
-        if isinstance(value, list | dict):  # the mistake may be one of what is in it
-            assert any(words in said for words in ("; allowed: ", "; allowed there: ", "; add it"))
-        else:
-            assert f" is {reprlib.repr(value)}; allowed: " in said, said
+def test_a_refusal_names_the_key_the_value_and_the_allowed_values(refusal):
+    for at, schema in PLACES.items():
+        for value in invalid(schema):
+            line = refusal(changed(at, value))
+            assert line.startswith(named(at)), (value, line)
+            if isinstance(value, list | dict):  # the invalid value may be an element
+                rules = ("; allowed: ", "; allowed there: ", "; add it")
+                assert any(rule in line for rule in rules), (value, line)
+            else:
+                assert f" is {reprlib.repr(value)}; allowed: " in line, (value, line)
 
 
 def at_place(at: Place) -> Any:
     return functools.reduce(lambda inner, key: inner[key], at, REPOSITORY)
 
 
-# What has keys of its own; the file itself too.
+# The file and each key whose value is a section.
 SECTIONS = [
     at
     for at, schema in {(): SCHEMA, **PLACES}.items()
@@ -164,14 +165,14 @@ SECTIONS = [
 ]
 
 
-@pytest.mark.parametrize("at", SECTIONS, ids=lambda at: ".".join(at) or "the file")
-def test_a_missing_and_an_unknown_key_are_named(at, refusal):
-    section = at_place(at)
-    for key in section:
-        without = {k: v for k, v in section.items() if k != key}
-        said = refusal(changed(at, without) if at else without)
-        assert said == f"{named((*at, key))} is missing; add it\n"
-    more = {**section, "no_such_key": 1}
-    said = refusal(changed(at, more) if at else more)
-    assert said.startswith(f"{named((*at, 'no_such_key'))} is unknown; allowed there: ")
-    assert set(said.partition("there: ")[2].strip().split(", ")) == set(section)
+def test_a_missing_and_an_unknown_key_are_named(refusal):
+    for at in SECTIONS:
+        section = at_place(at)
+        for key in section:
+            fewer = {k: v for k, v in section.items() if k != key}
+            line = refusal(changed(at, fewer) if at else fewer)
+            assert line == f"{named((*at, key))} is missing; add it\n"
+        more = {**section, "no_such_key": 1}
+        line = refusal(changed(at, more) if at else more)
+        assert line.startswith(f"{named((*at, 'no_such_key'))} is unknown; allowed there: ")
+        assert set(line.partition("there: ")[2].strip().split(", ")) == set(section)
