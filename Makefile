@@ -15,6 +15,7 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV CONDA_PREFIX
 help:  ## show this list
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/\1\t\2/p' Makefile | expand -t 16
 run: writable .venv/installed data  ## run what is not up to date: songs to evaluated, registered models
+	@python -m songcast.registry.outdated
 	@dvc repro
 	@songcast summary
 test: .venv/installed-dev  ## run the quick tests
