@@ -140,7 +140,7 @@ def test_ui_prints_its_url_when_ready_and_ctrl_c_stops_it_quietly(monkeypatch, c
 
     monkeypatch.setattr(subprocess.Popen, "wait", interrupted_once)
     assert cli.main(["ui", "--port", str(port)]) == 0
-    assert capfd.readouterr() == ("MLflow UI: URL  (Ctrl-C stops it)\n", "")
+    assert capfd.readouterr() == ("MLflow UI: URL  (Ctrl-C to stop)\n", "")
     assert not ui.answers(port)
 
 

@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
                 if server.poll() is not None:
                     raise TrackingError(f"the MLflow UI did not start: {last_line(output)}")
                 time.sleep(0.1)
-            print(f"MLflow UI: {url}  (Ctrl-C stops it)", flush=True)
+            print(f"MLflow UI: {url}  (Ctrl-C to stop)", flush=True)
             server.wait()
         except KeyboardInterrupt:
             return 0
