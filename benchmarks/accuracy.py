@@ -164,7 +164,7 @@ def forecast_all(models: dict[str, Forecaster], song: Song, *, alone: bool) -> d
     Forecasters with the same front end share one pass unless ``alone``. ``cpu_seconds`` is the CPU
     time of the pass, ``shared_by`` the number of forecasters in it.
     """
-    from songcast.evaluation.forecasts import forecast_passage, measure
+    from songcast.evaluation.forecasts import forecast_passage, measure_forecast
 
     results: dict[str, Results] = {}
     for names in groups(models, alone=alone):
@@ -172,7 +172,11 @@ def forecast_all(models: dict[str, Forecaster], song: Song, *, alone: bool) -> d
         forecasts = forecast_passage({n: models[n] for n in names}, song, 0, song.frames)
         spent = time.process_time() - start
         for name, forecast in forecasts.items():
-            results[name] = {**measure(forecast), "cpu_seconds": spent, "shared_by": len(names)}
+            results[name] = {
+                **measure_forecast(forecast),
+                "cpu_seconds": spent,
+                "shared_by": len(names),
+            }
     return {name: results[name] for name in models}
 
 

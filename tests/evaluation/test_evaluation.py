@@ -7,7 +7,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from helpers.small_models import BANK, forecaster, front_end, music, randomised, ridge, song
-from songcast.evaluation.forecasts import finite, forecast_passage, front_end_of, measure, summarise
+from songcast.evaluation.forecasts import forecast_passage, front_end_of, measure_forecast
+from songcast.evaluation.summary import finite, summarise_forecasts
 from songcast.forecasting.baselines import Cascade, Persistence
 from songcast.forecasting.distribution import BLOCK_FRAMES
 from songcast.forecasting.forecaster import Forecast
@@ -77,9 +78,9 @@ def test_persistence_is_late_by_one_sample_and_an_honest_predictor_by_none():
     stereo = np.rint(np.stack([x, np.roll(x, 7)], 1)).astype(np.int16)
     models = {"persistence": Persistence(), "cascade": Cascade(), "lstm": randomised("cascade")}
     found = forecast_passage(models, song(stereo), 4000, 9000)
-    assert measure(found["persistence"])["lag_samples"] == [1, 1]
-    assert measure(found["cascade"])["lag_samples"] == [0, 0]
-    assert measure(found["lstm"])["lag_samples"] == [0, 0]
+    assert measure_forecast(found["persistence"])["lag_samples"] == [1, 1]
+    assert measure_forecast(found["cascade"])["lag_samples"] == [0, 0]
+    assert measure_forecast(found["lstm"])["lag_samples"] == [0, 0]
 
 
 def forecast(x, mean, bits=None):
@@ -89,7 +90,9 @@ def forecast(x, mean, bits=None):
 
 
 def test_a_measure_is_plain_json_with_one_number_per_channel():
-    found = measure(forecast([[10, 0], [-10, 0]], [[9, 0], [-9, 0]], [[1.0, 2.0], [3.0, 6.0]]))
+    found = measure_forecast(
+        forecast([[10, 0], [-10, 0]], [[9, 0], [-9, 0]], [[1.0, 2.0], [3.0, 6.0]])
+    )
     assert json.loads(json.dumps(found, allow_nan=False)) == {
         "prediction_gain_db": [pytest.approx(20.0), 0.0],
         "bits_per_sample": 3.0,
@@ -99,7 +102,7 @@ def test_a_measure_is_plain_json_with_one_number_per_channel():
 
 
 def test_an_infinite_gain_is_null_in_json():
-    found = measure(forecast([[5], [6]], [[5], [6]]))
+    found = measure_forecast(forecast([[5], [6]], [[5], [6]]))
     assert found["prediction_gain_db"] == [None]
     assert finite(np.inf) is finite(np.nan) is None
     assert finite(1) == 1.0
@@ -108,7 +111,7 @@ def test_an_infinite_gain_is_null_in_json():
 def test_clipped_are_predictions_at_the_edge_where_the_song_is_not():
     x = [[100], [32767], [-32768], [-5], [0]]
     mean = [[32767.0], [32767.0], [-32768.0], [-32768.0], [32766.9]]
-    assert measure(forecast(x, mean))["clipped_samples"] == 2
+    assert measure_forecast(forecast(x, mean))["clipped_samples"] == 2
 
 
 def entry(gains, bits, lags, clipped=0):
@@ -125,9 +128,9 @@ def test_the_summary_is_the_mean_over_songs_the_worst_lag_and_all_clipped():
         "a": {"x": entry([10.0, 20.0], 6.0, [0, 1], 3), "y": entry([1.0, 1.0], 1.0, [0, 0])},
         "b": {"x": entry([30.0], 8.0, [-4], 1), "y": entry([None], 2.0, [0])},
     }
-    assert summarise(songs) == {
+    assert summarise_forecasts(songs) == {
         # a song counts once, however many channels it has: (15 + 30) / 2
         "x": entry(22.5, 7.0, -4, 4),
         "y": entry(0.5, 1.5, 0, 0),
     }
-    assert summarise({}) == {}
+    assert summarise_forecasts({}) == {}

@@ -11,8 +11,9 @@ from songcast.continuation.holdout import first_holdout_frame, usable_frames
 from songcast.continuation.network import build_network
 from songcast.data.corpus import PreparedSong, split_frames
 from songcast.errors import CorpusError
-from songcast.evaluation.continuations import by_horizon, summarise
-from songcast.evaluation.songs import continue_song, listened_frames
+from songcast.evaluation.continuations import by_horizon
+from songcast.evaluation.songs import continue_song, listening_frames
+from songcast.evaluation.summary import summarise_continuations
 from songcast.report.figures.continuation import distance_over_horizon
 from songcast.training.checkpoint import Checkpoint
 from songcast.training.continuation import continuation_objective
@@ -65,13 +66,13 @@ def test_held_out_songs_of_any_length_are_measured(tmp_path, seconds):
     song, model = prepared(tmp_path, seconds, held_out=True), continuation_model()
     result = continue_song(model, song, 1.0, 0.5)
     (track,) = result.tracks.values()
-    start, stop = listened_frames(song, 0.5)
+    start, stop = listening_frames(song, 0.5)
     prompt = Prompt(song.samples[:start], RATE_HZ)
     np.testing.assert_array_equal(track, model.generate(prompt, stop - start, 1.0, 0))
     known = [value is not None for value in result.measures["loop"]["log_mel_distance_db"]]
     assert known == [seconds >= 2.0, seconds >= 2.0, False, False]
     others = continue_song(model, prepared(tmp_path, 8.0, seed=1), 1.0, 0.5)
-    summary = summarise({"a": result.measures, "b": others.measures})
+    summary = summarise_continuations({"a": result.measures, "b": others.measures})
     assert all(value is not None for value in summary["loop"]["log_mel_distance_db"][:2])
 
 
@@ -195,7 +196,7 @@ def test_summary_averages_known_values_and_absolute_differences():
         "a": {"loop": {"log_mel_distance_db": [2.0, None], "level_difference_db": [-3.0, None]}},
         "b": {"loop": {"log_mel_distance_db": [4.0, 5.0], "level_difference_db": [1.0, None]}},
     }
-    assert summarise(songs) == {
+    assert summarise_continuations(songs) == {
         "loop": {"log_mel_distance_db": [3.0, 5.0], "level_difference_db": [2.0, None]}
     }
 

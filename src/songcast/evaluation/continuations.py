@@ -1,7 +1,4 @@
-"""How good continuations are: against what the songs really did next, by horizon. No files."""
-
-from collections.abc import Mapping
-from typing import Any
+"""Measures of continuations against the true continuation of a song, by horizon."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +8,11 @@ from songcast.continuation.conditioning import Prompt
 from songcast.continuation.model import ContinuationModel
 from songcast.data.corpus import PreparedSong
 from songcast.evaluation import spectral
-from songcast.evaluation.forecasts import finite
-from songcast.evaluation.horizons import CONTINUATION, HORIZONS_SECONDS
+from songcast.evaluation.summary import CONTINUATION, HORIZONS_SECONDS, Values
 
 Samples = NDArray[np.int16]
-Values = list[float | None]
 
-# What ``measures`` gives, in this order.
+# The measures of ``measure_passage``, in this order.
 MEASURES = (
     "log_mel_distance_db",
     "spectral_distance_db",
@@ -28,53 +23,44 @@ MEASURES = (
     "silent_share",
     "clipped_share",
 )
-# Onsets and chroma need time to be compared.
+# Shorter passages have no onset correlation and no chroma similarity.
 SHORTEST_RHYTHM_SECONDS = 0.5
+SHORTEST_PASSAGE_SECONDS = 0.05
 
 
-def continuation_report(
-    songs: Mapping[str, Mapping[str, Mapping[str, Values]]],
-) -> dict[str, Any]:
-    """Return what ``measure_song`` found of ``songs``, by slug, with the means over songs.
-
-    ``{"horizons_seconds": [[0, 0.1], ..], "summary": {NAME: {MEASURE: [one per horizon]}},
-    "songs": {SLUG: {NAME: {...}}}}`` with None where a song is too short for the horizon.
-    """
-    return {
-        "horizons_seconds": [list(horizon) for horizon in HORIZONS_SECONDS],
-        "summary": summarise(songs),
-        "songs": dict(songs),
-    }
-
-
-def measure_song(
-    model: ContinuationModel, song: PreparedSong, cut: int, seconds: float
+def measure_continuations(
+    model: ContinuationModel, song: PreparedSong, start: int, seconds: float
 ) -> dict[str, dict[str, Values]]:
-    """Continue ``song`` from frame ``cut`` in every way; measures by name."""
+    """Continue ``song`` from frame ``start`` with the model and every baseline.
+
+    Returns the measures over ``seconds`` by name: measure to one value per horizon.
+    """
     rate = song.sample_rate_hz
-    true = song.samples[cut : cut + round(seconds * rate)]
-    prompt = Prompt(song.samples[:cut], rate)
+    true = song.samples[start : start + round(seconds * rate)]
+    prompt = Prompt(song.samples[:start], rate)
     tracks = {CONTINUATION: model.generate(prompt, len(true), temperature=1.0, seed=0)}
-    tracks |= {name: rival(prompt, len(true)) for name, rival in BASELINES.items()}
+    tracks |= {name: baseline(prompt, len(true)) for name, baseline in BASELINES.items()}
     return {name: by_horizon(true, track, rate) for name, track in tracks.items()}
 
 
-def by_horizon(true: Samples, found: Samples, sample_rate_hz: int) -> dict[str, Values]:
-    """Return each measure of ``found`` against ``true`` (frames, channels) at every horizon.
+def by_horizon(true: Samples, track: Samples, sample_rate_hz: int) -> dict[str, Values]:
+    """Return each measure of ``track`` against ``true``, both (frames, channels), per horizon.
 
-    None where ``true`` has less than 50 ms of it.
+    The value is None where ``true`` has less than 50 ms of the horizon.
     """
     parts = []
     for start, stop in HORIZONS_SECONDS:
         piece = slice(round(start * sample_rate_hz), round(stop * sample_rate_hz))
-        long_enough = len(true) > piece.start + round(0.05 * sample_rate_hz)
-        parts.append(measures(true[piece], found[piece], sample_rate_hz) if long_enough else {})
+        shortest = piece.start + round(SHORTEST_PASSAGE_SECONDS * sample_rate_hz)
+        long_enough = len(true) > shortest
+        passages = true[piece], track[piece]
+        parts.append(measure_passage(*passages, sample_rate_hz) if long_enough else {})
     return {name: [part.get(name) for part in parts] for name in MEASURES}
 
 
-def measures(true: Samples, found: Samples, sample_rate_hz: int) -> dict[str, float | None]:
-    """Return all ``MEASURES`` of one stretch (frames, channels) int16."""
-    a, b = spectral.mono(true), spectral.mono(found)
+def measure_passage(true: Samples, track: Samples, sample_rate_hz: int) -> dict[str, float | None]:
+    """Return all ``MEASURES`` of one passage, (frames, channels) int16."""
+    a, b = spectral.mono(true), spectral.mono(track)
     rhythm = len(true) >= SHORTEST_RHYTHM_SECONDS * sample_rate_hz
     onset = spectral.onset_correlation(a, b, sample_rate_hz) if rhythm else None
     chroma = spectral.chroma_similarity(a, b, sample_rate_hz) if rhythm else None
@@ -86,28 +72,5 @@ def measures(true: Samples, found: Samples, sample_rate_hz: int) -> dict[str, fl
         "level_difference_db": spectral.level_db(b) - spectral.level_db(a),
         "flatness_difference_db": spectral.flatness_difference_db(a, b),
         "silent_share": spectral.silent_share(b, sample_rate_hz),
-        "clipped_share": spectral.clipped_share(found),
+        "clipped_share": spectral.clipped_share(track),
     }
-
-
-def summarise(songs: Mapping[str, Mapping[str, Mapping[str, Values]]]) -> dict[str, Any]:
-    """Return means over songs, by name, measure and horizon; levels and flatness by amount."""
-    first = next(iter(songs.values()), {})
-    return {
-        name: {
-            measure: _means(
-                [song[name][measure] for song in songs.values()], "difference" in measure
-            )
-            for measure in first[name]
-        }
-        for name in first
-    }
-
-
-def _means(rows: list[Values], unsigned: bool) -> Values:
-    means: Values = []
-    for column in zip(*rows, strict=True):
-        known = np.array([value for value in column if value is not None])
-        values = np.abs(known) if unsigned else known
-        means.append(finite(float(np.mean(values))) if len(values) else None)
-    return means

@@ -1,19 +1,17 @@
 """Forecasts of one passage by many models at once, and their measures."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 
 from songcast.audio.songs import Song
-from songcast.forecasting import metrics
+from songcast.evaluation.summary import Measures, finite
 from songcast.forecasting.baselines import Cascade
 from songcast.forecasting.distribution import HIGHEST, LOWEST
 from songcast.forecasting.forecaster import Forecast, Forecaster, forecast_together
 from songcast.forecasting.front_end import FrontEndSettings
 from songcast.forecasting.lstm import LstmForecaster
-
-Measures = dict[str, Any]
+from songcast.forecasting.metrics import lag_samples
 
 
 def forecast_passage(
@@ -63,40 +61,17 @@ def front_end_of(model: Forecaster, models: Iterable[Forecaster] = ()) -> FrontE
     return next(wider, model.front_end)
 
 
-def measure(forecast: Forecast) -> Measures:
-    """Measures of one forecast, JSON-able: gain (dB) and lag per channel, bits, clipping.
+def measure_forecast(forecast: Forecast) -> Measures:
+    """Return the measures of one forecast: gain (dB) and lag per channel, bits, clipped samples.
 
-    ``clipped_samples``: predictions at the edge of the int16 range where the song is not.
+    ``clipped_samples``: the number of predictions at the edge of the int16 range where the song is
+    not at it.
     """
     edge = (forecast.mean <= LOWEST) | (forecast.mean >= HIGHEST)
     loud = (forecast.samples == LOWEST) | (forecast.samples == HIGHEST)
     return {
         "prediction_gain_db": [finite(g) for g in forecast.prediction_gain_db],
         "bits_per_sample": forecast.bits_per_sample,
-        "lag_samples": metrics.lag_samples(forecast.samples, forecast.mean).tolist(),
+        "lag_samples": lag_samples(forecast.samples, forecast.mean).tolist(),
         "clipped_samples": int(np.count_nonzero(edge & ~loud)),
     }
-
-
-def summarise(songs: Mapping[str, Mapping[str, Measures]]) -> dict[str, Measures]:
-    """Means over songs (and channels), the worst lag, all clipped samples; by forecaster."""
-    names = list(next(iter(songs.values()))) if songs else []
-    return {name: _summary([measures[name] for measures in songs.values()]) for name in names}
-
-
-def _summary(measures: list[Measures]) -> Measures:
-    gains = [
-        np.mean([g for g in m["prediction_gain_db"] if g is not None] or [0.0]) for m in measures
-    ]
-    lags = [lag for m in measures for lag in m["lag_samples"]]
-    return {
-        "prediction_gain_db": float(np.mean(gains)),
-        "bits_per_sample": float(np.mean([m["bits_per_sample"] for m in measures])),
-        "lag_samples": max(lags, key=abs, default=0),
-        "clipped_samples": sum(m["clipped_samples"] for m in measures),
-    }
-
-
-def finite(value: float) -> float | None:
-    """Return ``value``, None where JSON has no number for it."""
-    return float(value) if np.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""One song's part of the evaluation: what is measured of it, and what is heard. Writes nothing."""
+"""The evaluation of one song: its measures, and its tracks for listening. Writes no files."""
 
 import functools
 from collections.abc import Mapping
@@ -13,15 +13,17 @@ from songcast.continuation.conditioning import Prompt
 from songcast.continuation.holdout import first_holdout_frame
 from songcast.continuation.model import ContinuationModel
 from songcast.data.corpus import TEST, PreparedSong
-from songcast.evaluation.continuations import measure_song
-from songcast.evaluation.forecasts import forecast_passage, measure
+from songcast.evaluation.continuations import measure_continuations
+from songcast.evaluation.forecasts import forecast_passage, measure_forecast
 from songcast.forecasting.forecaster import Forecaster
 from songcast.forecasting.keras_backend import import_keras
-from songcast.forecasting.loading import load_forecaster as load
+from songcast.forecasting.loading import load_forecaster
 
-FITTED = ("train", "retrain")
-# Which forecast is heard as which file.
-LISTENED = {
+# The order is that of metrics/evaluation.json. Persistence and the cascade need no bundle.
+FORECASTERS = ("persistence", "ridge", "cascade", "notebook", "train", "retrain")
+UNTRAINED = ("persistence", "cascade")
+# The forecasts for listening and their files.
+TRACKS = {
     "train": "pred_song.wav",
     "retrain": "pred_song_updated.wav",
     "notebook": "pred_notebook.wav",
@@ -30,11 +32,11 @@ ORIGINAL, CONTINUED = "original.wav", "continuation.wav"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SongFound:
-    """What was found of the song ``slug``.
+class SongEvaluation:
+    """The evaluation of the song ``slug``.
 
-    ``measures``: by forecaster, or by what continues. ``tracks``: by file name, (frames,
-    channels) int16 each, all of the same frames of the unseen passage.
+    ``measures``: by the name of the forecaster, or of the continuation model or baseline.
+    ``tracks``: by file name, (frames, channels) int16 each, all of the same held-out frames.
     """
 
     slug: str
@@ -44,60 +46,49 @@ class SongFound:
 
 @functools.cache
 def load_models(folder: Path) -> dict[str, Forecaster]:
-    """Return all forecasters by their name in metrics/evaluation.json; once in each process."""
+    """Return all forecasters by name, loaded once in each process. Raises ``BundleError``."""
     import_keras()
-    bundles = {name: load(folder / name) for name in ("ridge", "notebook", *FITTED)}
-    return {
-        "persistence": load("persistence"),
-        "ridge": bundles["ridge"],
-        "cascade": load("cascade"),
-        "notebook": bundles["notebook"],
-        "train": bundles["train"],
-        "retrain": bundles["retrain"],
-    }
+    return {n: load_forecaster(n if n in UNTRAINED else folder / n) for n in FORECASTERS}
 
 
 @functools.cache
 def load_continuation(folder: Path) -> ContinuationModel:
-    """Return the continuation model in ``folder``; once in each process."""
+    """Return the continuation model in ``folder``, loaded once in each process."""
     import_keras()
     return ContinuationModel.load(folder / "continuation")
 
 
 def forecast_song(
     models: Mapping[str, Forecaster], song: PreparedSong, listening_seconds: float
-) -> SongFound:
-    """Measure all forecasters on the unseen passage; part of it is heard."""
+) -> SongEvaluation:
+    """Measure all forecasters on the held-out passage; its beginning is for listening."""
     first, last = song.splits[TEST]
-    found = forecast_passage(models, song.song(), first, last)
-    start, stop = listened_frames(song, listening_seconds)
-    heard = {
-        name: forecast.passage(start - first, stop - first) for name, forecast in found.items()
-    }
-    tracks = {ORIGINAL: np.array(next(iter(heard.values())).samples)}
-    for name, file in LISTENED.items():
-        tracks[file] = heard[name].predicted
-    measures = {name: measure(forecast) for name, forecast in found.items()}
-    return SongFound(slug=song.slug, measures=measures, tracks=tracks)
+    forecasts = forecast_passage(models, song.song(), first, last)
+    start, stop = listening_frames(song, listening_seconds)
+    tracks = {ORIGINAL: np.array(song.samples[start:stop])}
+    for name, file in TRACKS.items():
+        tracks[file] = forecasts[name].passage(start - first, stop - first).predicted
+    measures = {name: measure_forecast(forecast) for name, forecast in forecasts.items()}
+    return SongEvaluation(slug=song.slug, measures=measures, tracks=tracks)
 
 
 def continue_song(
     model: ContinuationModel, song: PreparedSong, holdout_seconds: float, listening_seconds: float
-) -> SongFound:
-    """Measure continuations of the song's unheard end; hear one of its unseen passage."""
-    start, stop = listened_frames(song, listening_seconds)
+) -> SongEvaluation:
+    """Measure continuations of the song's holdout; continue its held-out passage for listening."""
+    start, stop = listening_frames(song, listening_seconds)
     prompt = Prompt(song.samples[:start], song.sample_rate_hz)
     track = model.generate(prompt, stop - start, temperature=1.0, seed=0)
-    cut = first_holdout_frame(song, holdout_seconds)
-    measures = measure_song(model, song, cut, holdout_seconds)
-    return SongFound(slug=song.slug, measures=measures, tracks={CONTINUED: track})
+    holdout = first_holdout_frame(song, holdout_seconds)
+    measures = measure_continuations(model, song, holdout, holdout_seconds)
+    return SongEvaluation(slug=song.slug, measures=measures, tracks={CONTINUED: track})
 
 
-def listened_frames(song: PreparedSong, listening_seconds: float) -> tuple[int, int]:
-    """Return the frames [start, stop) that are heard: how the unseen passage begins.
+def listening_frames(song: PreparedSong, listening_seconds: float) -> tuple[int, int]:
+    """Return the frames [start, stop) for listening: the beginning of the held-out passage.
 
-    A song that is unseen from its first frame is heard from its middle on, where a continuation
-    has a past to go on from.
+    In a song that is held out from its first frame they begin in its middle, because a
+    continuation needs a past.
     """
     start, stop = song.splits[TEST]
     start = start or stop // 2

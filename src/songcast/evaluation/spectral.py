@@ -1,6 +1,6 @@
-"""How near one sound is to another, as ears compare them: pure functions of arrays.
+"""Perceptual distances between two sounds, as pure functions of arrays.
 
-Signals are (frames,) float64 with full scale 1; the two that are compared have equal lengths.
+Signals are (frames,) float64 with full scale 1; the two signals of a comparison have equal length.
 
 Sources: log-mel and multi-resolution spectral distance: Yamamoto et al., "Parallel WaveGAN", 2020;
 onsets as spectral flux, chroma: Müller, "Fundamentals of Music Processing", 2015.
@@ -16,7 +16,7 @@ F64 = NDArray[np.float64]
 Samples = NDArray[np.int16]
 
 FULL_SCALE = 32768.0
-# Levels are compared down to this far below full scale; a frame below it is silent.
+# Levels below this, relative to full scale, count as this; such a moment is silent.
 FLOOR_DB = -90.0
 MEL_BANDS = 64
 MEL_SECONDS, CHROMA_SECONDS = 0.0232, 0.0929
@@ -28,45 +28,46 @@ def mono(samples: Samples) -> F64:
     return np.asarray(samples.astype(np.float64).mean(axis=1) / FULL_SCALE)
 
 
-def log_mel_distance_db(true: F64, found: F64, sample_rate_hz: int) -> float:
-    """Mean absolute difference of the levels in mel bands, in dB; 0 for equal signals.
+def log_mel_distance_db(true: F64, track: F64, sample_rate_hz: int) -> float:
+    """Return the mean absolute difference of levels in mel bands, in dB; 0 for equal signals.
 
     >>> x = np.sin(np.arange(4096) / 9.0)
     >>> round(log_mel_distance_db(x, 0.1 * x, 44100), 6) <= 20.0
     True
     """
-    difference = log_mel_db(true, sample_rate_hz) - log_mel_db(found, sample_rate_hz)
+    difference = log_mel_db(true, sample_rate_hz) - log_mel_db(track, sample_rate_hz)
     return float(np.mean(np.abs(difference)))
 
 
-def spectral_distance_db(true: F64, found: F64) -> float:
-    """Mean absolute difference of the levels in all bins at four resolutions, in dB."""
+def spectral_distance_db(true: F64, track: F64) -> float:
+    """Return the mean absolute difference of levels in all bins at four resolutions, in dB."""
     distances = [
-        np.mean(np.abs(decibels(spectrogram(true, n)) - decibels(spectrogram(found, n))))
+        np.mean(np.abs(decibels(spectrogram(true, n)) - decibels(spectrogram(track, n))))
         for n in RESOLUTIONS
     ]
     return float(np.mean(distances))
 
 
-def onset_correlation(true: F64, found: F64, sample_rate_hz: int) -> float:
-    """Correlation of how much begins at each moment, -1 to 1; 0 where nothing ever does."""
-    return _correlation(onsets(true, sample_rate_hz), onsets(found, sample_rate_hz))
+def onset_correlation(true: F64, track: F64, sample_rate_hz: int) -> float:
+    """Return the correlation of the onset strengths, -1 to 1; 0 if one signal has no onset."""
+    return _correlation(onsets(true, sample_rate_hz), onsets(track, sample_rate_hz))
 
 
-def chroma_similarity(true: F64, found: F64, sample_rate_hz: int) -> float:
-    """Mean cosine between the pitch classes sounding at each moment, 0 to 1."""
-    a, b = chroma(true, sample_rate_hz), chroma(found, sample_rate_hz)
+def chroma_similarity(true: F64, track: F64, sample_rate_hz: int) -> float:
+    """Return the mean cosine similarity of the pitch classes at each moment, 0 to 1."""
+    a, b = chroma(true, sample_rate_hz), chroma(track, sample_rate_hz)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return float(np.mean(np.sum(a * b, axis=1) / np.maximum(norms, 1e-30)))
 
 
-def flatness_difference_db(true: F64, found: F64) -> float:
-    """How much flatter the spectrum of ``found`` is, in dB: positive noisier, negative purer.
+def flatness_difference_db(true: F64, track: F64) -> float:
+    """Return the spectral flatness of ``track`` minus that of ``true``, in dB.
 
-    Of moments when both sound; 0 where there is none.
+    Positive means noisier, negative more tonal. The mean is over moments when neither is silent; 0
+    if there are no such moments.
     """
     size = RESOLUTIONS[-1]
-    a, b = spectrogram(true, size), spectrogram(found, size)
+    a, b = spectrogram(true, size), spectrogram(track, size)
     floor = 10.0 ** (FLOOR_DB / 10.0)
     both = (a.max(axis=1) > floor) & (b.max(axis=1) > floor)
     if not np.any(both):
@@ -75,7 +76,7 @@ def flatness_difference_db(true: F64, found: F64) -> float:
 
 
 def flatness_db(power: F64) -> F64:
-    """Geometric over arithmetic mean of each row, in dB: 0 for white, far below for a tone."""
+    """Return geometric over arithmetic mean of each row, in dB: 0 for white, negative for tones."""
     floored = np.maximum(power, 10.0 ** (FLOOR_DB / 10.0) * 1e-3)
     return np.asarray(
         10.0 * (np.mean(np.log10(floored), axis=1) - np.log10(np.mean(floored, axis=1)))
@@ -83,25 +84,25 @@ def flatness_db(power: F64) -> F64:
 
 
 def level_db(signal: F64) -> float:
-    """RMS in dB of full scale, at least ``FLOOR_DB``."""
+    """Return the RMS in dB of full scale, at least ``FLOOR_DB``."""
     power = float(np.mean(signal**2)) if len(signal) else 0.0
     return 10.0 * math.log10(max(power, 10.0 ** (FLOOR_DB / 10.0)))
 
 
 def silent_share(signal: F64, sample_rate_hz: int) -> float:
-    """Share of moments (23 ms) below ``FLOOR_DB``."""
+    """Return the share of moments (23 ms) at or below ``FLOOR_DB``."""
     size = mel_size(sample_rate_hz)
     parts = np.array_split(signal, max(len(signal) // size, 1))
     return float(np.mean([level_db(part) <= FLOOR_DB for part in parts]))
 
 
 def clipped_share(samples: Samples) -> float:
-    """Share of samples at the edge of the int16 range."""
+    """Return the share of samples at the edge of the int16 range."""
     return float(np.mean((samples == 32767) | (samples == -32768))) if samples.size else 0.0
 
 
 def mel_size(sample_rate_hz: int) -> int:
-    """Return the window for mel bands: a power of two of about 23 ms."""
+    """Return the window length for mel bands: a power of two of about 23 ms."""
     return int(2 ** round(math.log2(MEL_SECONDS * sample_rate_hz)))
 
 
@@ -112,7 +113,7 @@ def log_mel_db(signal: F64, sample_rate_hz: int) -> F64:
 
 
 def onsets(signal: F64, sample_rate_hz: int) -> F64:
-    """Return how much begins at each moment: the mean rise over mel bands, (hops - 1,) in dB."""
+    """Return the onset strength, the mean rise over mel bands: (hops - 1,) in dB."""
     levels = log_mel_db(signal, sample_rate_hz)
     return np.asarray(np.maximum(np.diff(levels, axis=0), 0.0).mean(axis=1))
 
@@ -126,12 +127,12 @@ def chroma(signal: F64, sample_rate_hz: int) -> F64:
 def spectrogram(signal: F64, size: int) -> F64:
     """Return the power in each bin, (hops, size // 2 + 1); 1 for a full-scale sine.
 
-    Hann windows, half overlapping, wholly inside ``signal``; a shorter one is padded.
+    The Hann windows overlap by half and lie within ``signal``; a shorter signal is zero-padded.
     """
     signal = np.pad(signal, (0, max(size - len(signal), 0)))
     window = np.hanning(size + 1)[:-1]
-    rows = np.lib.stride_tricks.sliding_window_view(signal, size)[:: size // 2]
-    return np.asarray(np.abs(np.fft.rfft(rows * window)) ** 2 / (np.sum(window) / 2.0) ** 2)
+    windows = np.lib.stride_tricks.sliding_window_view(signal, size)[:: size // 2]
+    return np.asarray(np.abs(np.fft.rfft(windows * window)) ** 2 / (np.sum(window) / 2.0) ** 2)
 
 
 def decibels(power: F64) -> F64:

@@ -1,1 +1,4 @@
-"""Forecasters: anything that gives a distribution for the next sample."""
+"""Forecasters: from the past of a song alone, a distribution for each next sample.
+
+Int16 samples enter block by block; logistic mixtures, means in LSB and bits per sample leave.
+"""

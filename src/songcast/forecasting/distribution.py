@@ -12,12 +12,17 @@ from numpy.typing import NDArray
 
 LOWEST, HIGHEST = -32768, 32767
 VALUES = HIGHEST - LOWEST + 1
-# Forecasters hear songs in blocks of this many frames.
+# Forecasters process songs in blocks of this many frames.
 BLOCK_FRAMES = 4096
 UNIFORM_SHARE = 2.0**-16
 MIN_SCALE_LSB, MAX_SCALE_LSB = 0.02, 32768.0
 
 Floats = NDArray[np.float64]
+
+
+def to_int16(values: Floats) -> NDArray[np.int16]:
+    """Return ``values`` in LSB, rounded and clipped to int16."""
+    return np.clip(np.rint(values), LOWEST, HIGHEST).astype(np.int16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +55,7 @@ class LogisticMixture:
         return np.asarray(-np.log2((1.0 - UNIFORM_SHARE) * p + UNIFORM_SHARE / VALUES))
 
     def masses(self, frame: int, channel: int) -> Floats:
-        """P(x) of all values -32 768 … 32 767 at one sample: (65 536,) float64, sums to 1."""
+        """Return P(x) of the values -32 768 … 32 767 at one sample: (65 536,), sums to 1."""
         x = np.arange(LOWEST, HIGHEST + 1, dtype=np.float64)[:, None]
         mass = _component_mass(x, self.locations[frame, channel], self.scales[frame, channel])
         mixed: Floats = mass @ self.weights[frame, channel]
@@ -58,8 +63,8 @@ class LogisticMixture:
 
 
 def _component_mass(x: Floats, locations: Floats, scales: Floats) -> Floats:
-    """Mass of ``x`` under each component; broadcasts, keeps precision in both tails."""
-    # Here: prepare and the CLI read this module's constants, and SciPy takes half their start.
+    """Return the mass of ``x`` under each component, precise in both tails; broadcasts."""
+    # Imported here because SciPy loads slowly and the CLI needs this module's constants only.
     from scipy.special import expit
 
     distance = x - locations
@@ -71,7 +76,7 @@ def _component_mass(x: Floats, locations: Floats, scales: Floats) -> Floats:
     bottom = (x == LOWEST) | (x == HIGHEST)
     if not np.any(bottom):
         return np.asarray(upper - lower)
-    # The outermost values own their tail: mass outside the range belongs to them.
+    # The outermost values have the mass of their tails, outside the range.
     at_tail = ((x == LOWEST) & ~mirrored) | ((x == HIGHEST) & mirrored)
     far_side = ((x == LOWEST) & mirrored) | ((x == HIGHEST) & ~mirrored)
     mass = np.where(at_tail, upper, upper - lower)

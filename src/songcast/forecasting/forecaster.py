@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from songcast.audio.codecs import MAX_CHANNELS
 from songcast.audio.songs import Song
 from songcast.errors import AudioError
-from songcast.forecasting.distribution import BLOCK_FRAMES, LogisticMixture
+from songcast.forecasting.distribution import BLOCK_FRAMES, LogisticMixture, to_int16
 from songcast.forecasting.metrics import bits_per_sample, prediction_gain_db
 from songcast.forecasting.prefetch import prefetch
 
@@ -46,8 +46,8 @@ class Forecast:
 
     @property
     def predicted(self) -> Samples:
-        """The mean, rounded and limited to int16, (frames, channels)."""
-        return np.clip(np.rint(self.mean), -32768, 32767).astype(np.int16)
+        """The predicted song, (frames, channels) int16: the mean, rounded and clipped."""
+        return to_int16(self.mean)
 
     def passage(self, start: int, stop: int) -> "Forecast":
         """Return the forecast of the frames [start, stop)."""

@@ -1,9 +1,9 @@
-"""Starting Keras: which backend, and no chatter.
+"""Import of Keras: choice of the backend, and suppression of start-up messages.
 
-TensorFlow's C++ libraries write to the terminal while they load, before any setting of theirs
-is heard ("All log messages before absl::InitializeLog() is called ...", "Could not find cuda
-drivers ..."). So while Keras loads, the process's stderr goes to a file, and afterwards
-whatever is not chatter is passed on.
+TensorFlow's C++ libraries write to stderr while they load, before their settings apply ("All log
+messages before absl::InitializeLog() is called ...", "Could not find cuda drivers ..."). While
+Keras loads, the process's stderr therefore goes to a file; afterwards all other lines are copied
+to stderr.
 """
 
 import os
@@ -17,12 +17,12 @@ from typing import Any
 ENVIRONMENT = {
     "KERAS_BACKEND": "tensorflow",
     "TF_CPP_MIN_LOG_LEVEL": "3",
-    # GPUs would round factors to 10 bits (TF32), and a model say other things there than here.
+    # GPUs would round factors to 10 bits (TF32), which changes the results of a model.
     "JAX_DEFAULT_MATMUL_PRECISION": "highest",
-    "NVIDIA_TF32_OVERRIDE": "0",  # NVIDIA's libraries, with which TensorFlow multiplies
+    "NVIDIA_TF32_OVERRIDE": "0",  # the same for NVIDIA's libraries
 }
-# One log line of Google's libraries, old style or absl's, of less than fatal severity.
-_CHATTER = re.compile(
+# A log line of Google's libraries, old style or absl's, below fatal severity.
+_STARTUP_MESSAGE = re.compile(
     rb"WARNING: All log messages before absl::InitializeLog\(\)"
     rb"|[IWE]\d{4} [\d:.]+ +\d+ \S+:\d+\] "
     rb"|\d{4}-\d\d-\d\d [\d:.]+: [IWE] \S+:\d+\] "
@@ -31,16 +31,16 @@ _CHATTER = re.compile(
 
 
 def prepare_backend() -> None:
-    """Set what Keras and TensorFlow read from the environment when they are first imported.
+    """Set the environment variables that Keras and TensorFlow read at their first import.
 
-    What the user has set stays. Costs nothing; call it before anything imports Keras.
+    Variables that the user has set stay. Call this before anything imports Keras.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
 
 def import_keras() -> Any:
-    """Import Keras (some seconds) without its start-up chatter, and return it."""
+    """Import Keras (some seconds) without start-up messages, and return it."""
     prepare_backend()
     with quiet_startup():
         import keras
@@ -49,14 +49,14 @@ def import_keras() -> Any:
 
 @contextmanager
 def quiet_startup() -> Iterator[None]:
-    """Keep the start-up chatter of Google's libraries from stderr within the block.
+    """Suppress the start-up messages of Google's libraries within the block.
 
-    Other lines reach stderr when the block ends; if it fails, all of them do.
+    Other lines reach stderr when the block ends. If the block fails, all lines do.
     """
     sys.stderr.flush()
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as log:
         terminal = os.dup(2)
-        os.dup2(said.fileno(), 2)
+        os.dup2(log.fileno(), 2)
         failed = True
         try:
             yield
@@ -65,7 +65,7 @@ def quiet_startup() -> Iterator[None]:
             sys.stderr.flush()
             os.dup2(terminal, 2)
             os.close(terminal)
-            said.seek(0)
-            lines = [line for line in said if failed or not _CHATTER.match(line)]
+            log.seek(0)
+            lines = [line for line in log if failed or not _STARTUP_MESSAGE.match(line)]
             sys.stderr.write(b"".join(lines).decode(errors="replace"))
             sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""From a bundle folder or a built-in name to a forecaster."""
+"""Loads a forecaster from a bundle folder or by its built-in name."""
 
 from pathlib import Path
 
@@ -13,8 +13,8 @@ BASELINES = ("persistence", "ridge", "cascade", "notebook")
 def load_forecaster(name: str | Path) -> Forecaster:
     """Return the forecaster of a bundle folder, or the baseline called ``name``.
 
-    ``persistence`` and ``cascade`` need no fit; ``ridge`` and ``notebook`` are the bundles that
-    `make run` wrote. Raises ``BundleError``.
+    ``persistence`` and ``cascade`` need no training; ``ridge`` and ``notebook`` are the bundles
+    that `make run` wrote. Raises ``BundleError``.
 
     >>> load_forecaster("persistence").name
     'persistence'
@@ -56,6 +56,4 @@ def load_bundle(folder: Path) -> Forecaster:
         model = LstmForecaster.load(folder)
         check_weights(folder, model.network)
         return model
-    raise BundleError(
-        f"{folder}: a bundle of unknown kind {kind!r}; this songcast knows ridge, notebook, lstm"
-    )
+    raise BundleError(f"{folder}: unknown kind of bundle {kind!r}; must be ridge, notebook or lstm")

@@ -10,8 +10,8 @@ def prediction_gain_db(samples: NDArray[np.int16], mean: Floats) -> Floats:
     """Prediction gain per channel: 10 log10(sum x^2 / sum e^2), e = x - mean, in dB.
 
     ``samples`` (frames, channels) int16, ``mean`` (frames, channels) in LSB; returns
-    (channels,) float64. A perfect prediction has gain +inf, except that silence predicted
-    as silence has gain 0 (nothing to gain).
+    (channels,) float64. A perfect prediction has gain +inf, but silence predicted as silence
+    has gain 0.
 
     >>> prediction_gain_db(np.array([[10], [-10]], np.int16), np.array([[9.0], [-9.0]]))
     array([20.])
@@ -25,16 +25,16 @@ def prediction_gain_db(samples: NDArray[np.int16], mean: Floats) -> Floats:
 
 
 def bits_per_sample(bits: Floats) -> float:
-    """Mean code length in bits over (frames, channels); 0 for an empty song."""
+    """Return the mean code length in bits over (frames, channels); 0 for an empty song."""
     return float(np.mean(bits)) if bits.size else 0.0
 
 
 def lag_samples(samples: NDArray[np.int16], mean: Floats, max_lag: int = 64) -> NDArray[np.int64]:
-    """Shift at which song and forecast correlate most, per channel: (channels,) int64.
+    """Return the shift at which song and forecast correlate most: (channels,) int64.
 
-    0 for an honest predictor, 1 for one that repeats the last sample. Positive means the
-    forecast comes late. Searched in [-max_lag, max_lag]; 0 where a channel is
-    constant, or not longer than two times ``max_lag``: too little to compare.
+    It is 0 for an honest predictor and 1 for one that repeats the last sample: positive lags mean
+    that the forecast is late. The range is [-max_lag, max_lag]; the result is 0 if a channel is
+    constant or not longer than 2 ``max_lag``.
 
     >>> x = np.random.default_rng(0).integers(-99, 99, (500, 1)).astype(np.int16)
     >>> lag_samples(x, np.roll(x, 3, axis=0).astype(float))
@@ -45,11 +45,11 @@ def lag_samples(samples: NDArray[np.int16], mean: Floats, max_lag: int = 64) -> 
 
 
 def _channel_lag(x: NDArray[np.int16], y: Floats, max_lag: int) -> int:
-    # Over the common core only, every lag sums the same number of products.
+    # Within this core, every lag sums the same number of products.
     core = slice(max_lag, len(x) - max_lag)
     if core.stop <= core.start:
         return 0
-    a = x - np.mean(x)  # the mean of y would take the same from every score
-    shifts = sorted(range(-max_lag, max_lag + 1), key=abs)  # of equal scores the nearest to 0
+    a = x - np.mean(x)  # the mean of y would subtract the same from every score
+    shifts = sorted(range(-max_lag, max_lag + 1), key=abs)  # on a tie the lag nearest to 0
     scores = [float(a[core] @ y[core.start + s : core.stop + s]) for s in shifts]
     return shifts[int(np.argmax(scores))]

@@ -1,7 +1,7 @@
-"""The multi-song network: an LSTM per frame, a LeakyReLU head per sample.
+"""The multi-song network and its loss: an LSTM per step, a LeakyReLU head per sample.
 
-It starts as the combiner's mixture: with its last layer at zero the output *is* the mixture
-it was given. Written on ``keras.ops``; runs on the TensorFlow and JAX backends.
+It starts as the stacking's mixture: while its last layer is zero, the output equals the mixture
+at its input. It uses ``keras.ops`` and runs on the TensorFlow and JAX backends.
 """
 
 import math
@@ -20,7 +20,12 @@ PACKAGE = "songcast"
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSettings:
-    """Shape of the network. ``mixtures`` is that of the combiner it corrects."""
+    """Shape of the network.
+
+    ``experts``, ``mixtures``: the numbers of experts and of mixture components in its input.
+    ``step_frames``: frames per step of the LSTM. ``units``, ``layers``: of the LSTM.
+    ``head_units``: of the head's layers.
+    """
 
     experts: int
     mixtures: int
@@ -35,7 +40,7 @@ class NetworkSettings:
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Windows(Layer):
-    """(batch, look_back + n, c) -> (batch, n, look_back * c): what each of n rows looks back on."""
+    """(batch, look_back + n, c) -> (batch, n, look_back * c): the rows before each of n rows."""
 
     def __init__(self, look_back: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -47,20 +52,20 @@ class Windows(Layer):
         return ops.concatenate([x[:, i : i + n] for i in range(self.look_back)], axis=-1)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Shape of the output; JAX cannot infer it where the number of rows is open."""
+        """Return the output's shape, which JAX cannot infer for an open number of rows."""
         batch, rows, columns = input_shape
         if columns is None:
             raise ValueError("the number of columns must be known")
         return batch, None if rows is None else rows - self.look_back, self.look_back * columns
 
     def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
+        """Return the arguments of the constructor."""
         return {**super().get_config(), "look_back": self.look_back}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Upsample(Layer):
-    """(batch, n, c) -> (batch, n * factor, c): every row serves all samples of its frame."""
+    """(batch, n, c) -> (batch, n * factor, c): repeats each row for the samples of its step."""
 
     def __init__(self, factor: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -71,17 +76,17 @@ class Upsample(Layer):
         return ops.repeat(x, self.factor, axis=1)
 
     def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
+        """Return the arguments of the constructor."""
         return {**super().get_config(), "factor": self.factor}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class CorrectMixture(Layer):
-    """Applies the head's output to the combiner's mixture.
+    """Applies the head's output to the stacking's mixture.
 
     Inputs: correction (batch, n, experts + 1 + 3 M), side (batch, n, side), base (batch, n, 3 M).
-    The first ``experts`` outputs weigh the experts' differences from the combined mean, the
-    next shifts all locations, the rest are added to log weights, locations and log scales.
+    The first ``experts`` outputs are weights of the experts' differences from the stacked mean.
+    The next one shifts all locations, the rest are added to log weights, locations and log scales.
     Output (batch, n, 3 M): log weights (normalised), locations, log scales, in units.
     """
 
@@ -93,13 +98,13 @@ class CorrectMixture(Layer):
     def call(self, correction: Any, side: Any, base: Any) -> Any:
         """Return the corrected mixture."""
         k, m = self.experts, self.mixtures
-        # Split, not sliced: the gradient of a slice is a sum of padded arrays.
-        trust, shift, weights, moves, widths = ops.split(
+        # Split instead of sliced: the gradient of a slice is a sum of padded arrays.
+        shares, shift, weights, moves, widths = ops.split(
             correction, [k, k + 1, k + 1 + m, k + 1 + 2 * m], axis=-1
         )
         log_weights, locations, log_scales = ops.split(base, 3, axis=-1)
         difference = ops.split(side, [k], axis=-1)[0]
-        shift = shift + ops.sum(trust * difference, axis=-1, keepdims=True)
+        shift = shift + ops.sum(shares * difference, axis=-1, keepdims=True)
         return ops.concatenate(
             [
                 ops.log_softmax(log_weights + weights, axis=-1),
@@ -110,17 +115,17 @@ class CorrectMixture(Layer):
         )
 
     def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
+        """Return the arguments of the constructor."""
         return {**super().get_config(), "experts": self.experts, "mixtures": self.mixtures}
 
 
 def build_network(settings: NetworkSettings) -> Any:
     """Return the untrained network.
 
-    Inputs, n frames of ``frame`` samples: ``summary`` (batch, n, summary), the frames *before*;
-    ``residual`` (batch, look_back + n * frame, 2), own and other channel's, delayed likewise;
-    ``side`` (batch, n * frame, side); ``base`` (batch, n * frame, 3 M); ``state`` (batch,
-    layers, 2, units). Outputs: mixture (batch, n * frame, 3 M) and the state after n frames.
+    Inputs, for n steps of s = ``step_frames`` frames: ``summary`` (batch, n, summary), of the step
+    before each; ``residual`` (batch, look_back + n * s, 2), the channel's own and the other's,
+    delayed likewise; ``side`` (batch, n * s, side); ``base`` (batch, n * s, 3 M); ``state`` (batch,
+    layers, 2, units). Outputs: mixture (batch, n * s, 3 M) and the state after n steps.
     """
     s = settings
     size = features.summary_size(s.experts, s.step_frames)
@@ -130,16 +135,16 @@ def build_network(settings: NetworkSettings) -> Any:
     base = keras.Input((None, 3 * s.mixtures), name="base")
     state = keras.Input((s.layers, 2, s.units), name="state")
 
-    # cuDNN serves an LSTM of tanh and sigmoid without recurrent dropout; LeakyReLU comes after.
-    memory, states = summary, []
+    # cuDNN supports an LSTM with tanh and sigmoid only; LeakyReLU follows in the head.
+    sequence, states = summary, []
     for i in range(s.layers):
         cell = keras.layers.LSTM(
             s.units, return_sequences=True, return_state=True, name=f"lstm_{i}"
         )
-        memory, h, c = cell(memory, initial_state=[state[:, i, 0], state[:, i, 1]])
+        sequence, h, c = cell(sequence, initial_state=[state[:, i, 0], state[:, i, 1]])
         states.append(ops.stack([h, c], axis=1))
     context = Upsample(s.step_frames, name="upsample")(
-        keras.layers.Dense(s.head_units[0], name="context")(memory)
+        keras.layers.Dense(s.head_units[0], name="context")(sequence)
     )
     x = context + keras.layers.Dense(s.head_units[0], use_bias=False, name="look_back")(
         Windows(s.look_back, name="windows")(ops.arcsinh(residual))
@@ -158,11 +163,11 @@ def build_network(settings: NetworkSettings) -> Any:
 
 
 def code_length_bits(target: Any, mixture: Any) -> Any:
-    """Code length of each sample in bits, (batch, n).
+    """Return the loss: the code length of each sample in bits, (batch, n).
 
-    ``target`` (batch, n, 2): the sample relative to the combined mean, in units, and the width
-    of one LSB in units. ``mixture`` (batch, n, 3 M) as the network returns it. The tails beyond
-    the int16 range and the uniform share do not matter for learning and are left out.
+    ``target`` (batch, n, 2): the sample relative to the stacked mean, in units, and the width
+    of one LSB in units. ``mixture`` (batch, n, 3 M): output of the network. The tails beyond the
+    int16 range and the uniform share do not affect learning and are left out.
     """
     log_weights, locations, log_scales = ops.split(mixture, 3, axis=-1)
     log_scales = ops.clip(log_scales, -9.0, 9.0)

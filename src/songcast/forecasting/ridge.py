@@ -1,7 +1,7 @@
 """Ridge: one frozen linear predictor for all songs, fitted on the training passages.
 
-The normal equations are summed passage by passage, so the (frames, look_back) design matrix
-never exists; scikit-learn's ``Ridge`` then solves a square system of the same solution.
+The normal equations are summed block by block, so that the (frames, look_back) design matrix is
+never in memory; scikit-learn's ``Ridge`` then solves a square system with the same solution.
 """
 
 from collections.abc import Iterable
@@ -27,8 +27,8 @@ BLOCK_FRAMES = 16384
 class Ridge(Forecaster):
     """Predicts each channel from the last ``look_back`` frames of all channels.
 
-    ``stereo``: (2, 2, look_back) float64, tap [target, source, k] weighs the sample k + 1
-    frames ago. ``mono``: (1, 1, look_back), for songs of one channel.
+    ``stereo``: (2, 2, look_back) float64; tap [target, source, k] is the weight of the sample k +
+    1 frames before. ``mono``: (1, 1, look_back), for songs of one channel.
     """
 
     name = "ridge"
@@ -38,11 +38,11 @@ class Ridge(Forecaster):
 
     @property
     def look_back(self) -> int:
-        """How many past frames are seen."""
+        """The number of past frames that affect a prediction."""
         return int(self.taps[1].shape[-1])
 
     def session(self, channels: int, sample_rate_hz: int) -> ForecastSession:  # noqa: ARG002
-        """Start listening; taps count frames, whatever the sample rate."""
+        """Return a session for one song; the taps count frames at any sample rate."""
         return _RidgeSession(self.taps[channels])
 
     @classmethod
@@ -67,7 +67,7 @@ class Ridge(Forecaster):
         return cls(both, mono_taps)
 
     def save(self, folder: Path, details: dict[str, Any]) -> None:
-        """Write the bundle; ``details`` go into its bundle.json."""
+        """Write the bundle; ``details`` are added to its bundle.json."""
         arrays = {"stereo": self.taps[2], "mono": self.taps[1]}
         write_bundle(
             folder, kind=self.name, arrays=arrays, details={**details, "look_back": self.look_back}
@@ -82,7 +82,7 @@ class Ridge(Forecaster):
 
 
 class LinearPredictor:
-    """A frozen linear filter of (target, source, look_back) taps hearing one song."""
+    """A frozen linear filter with (target, source, look_back) taps, at work on one song."""
 
     def __init__(self, taps: Floats) -> None:
         self._taps = taps
@@ -90,14 +90,14 @@ class LinearPredictor:
         self._state = np.zeros((channels, channels, look_back))
 
     def predict(self, samples: NDArray[np.int16]) -> Floats:
-        """Predict each sample from those before it: (frames, channels) float64 in LSB."""
+        """Predict each sample from the past: return (frames, channels) float64 in LSB."""
         x = samples.astype(np.float64)
         means = np.zeros(x.shape)
         if len(x) == 0:
             return means
         for target, sources in enumerate(self._taps):
             for source, taps in enumerate(sources):
-                # A leading zero tap delays the filter by one frame: the past alone.
+                # A leading zero tap delays the filter by one frame.
                 delayed = np.concatenate([[0.0], taps])
                 state = self._state[target, source]
                 part, self._state[target, source] = lfilter(delayed, 1.0, x[:, source], zi=state)
@@ -116,7 +116,7 @@ class _RidgeSession(ForecastSession):
 
 
 class _NormalEquations:
-    """Sums X'X and X'y of the lagged design matrix, a block of frames at a time."""
+    """The sums X'X and X'y of the lagged design matrix, updated block by block."""
 
     def __init__(self, channels: int, look_back: int) -> None:
         features = channels * look_back
@@ -137,7 +137,7 @@ class _NormalEquations:
             self.rows += len(x)
 
     def solve(self, alpha: float) -> Floats:
-        """Taps (target, source, look_back)."""
+        """Return the taps (target, source, look_back)."""
         from sklearn.linear_model import Ridge as RidgeRegression
 
         # A small matrix with the same X'X and X'y has the same ridge solution.

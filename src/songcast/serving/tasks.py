@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from songcast.audio.songs import Song
 from songcast.errors import SongcastError
-from songcast.forecasting.distribution import HIGHEST, LOWEST
+from songcast.forecasting.distribution import to_int16
 from songcast.forecasting.forecaster import check_channels, forecast_blocks
 from songcast.registry.mlflow_model import DEFAULTS
 from songcast.registry.models import Model
@@ -107,7 +107,7 @@ def forecast(model: Model, song: Song, check: Check) -> tuple[Samples, list[floa
         for start, block, (mixture,) in blocks:
             check()
             mean = mixture.mean
-            predicted[start : start + len(block)] = np.clip(np.rint(mean), LOWEST, HIGHEST)
+            predicted[start : start + len(block)] = to_int16(mean)
             power += np.sum(block.astype(np.float64) ** 2, axis=0)
             error += np.sum((block - mean) ** 2, axis=0)
             bits += float(np.sum(mixture.bits(block)))

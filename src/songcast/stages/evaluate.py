@@ -1,7 +1,7 @@
-"""Stage evaluate: every forecaster on every song's unseen passage.
+"""Stage evaluate: every forecaster on every song's held-out passage.
 
 Run as ``python -m songcast.stages.evaluate``. Writes metrics/evaluation.json and listening/;
-stage report draws them and logs them to MLflow.
+the stage report plots them and logs them to MLflow.
 """
 
 import logging
@@ -15,21 +15,20 @@ from songcast.audio.songs import Song, write_song
 from songcast.config import Engine, Params
 from songcast.data.corpus import Corpus, PreparedSong
 from songcast.distributed.engine import each, free_cores
-from songcast.evaluation.continuations import continuation_report
-from songcast.evaluation.forecasts import summarise
 from songcast.evaluation.songs import (
-    SongFound,
+    SongEvaluation,
     continue_song,
     forecast_song,
     load_continuation,
     load_models,
 )
+from songcast.evaluation.summary import continuation_report, summarise_forecasts
 from songcast.files import LISTENING, METRICS, MODELS, PREPARED, write_json
 from songcast.stages import run_stage
 
 log = logging.getLogger("songcast.evaluate")
 
-# A song's experts work in threads of their own; while they wait for the network, another's go on.
+# The filter bank of one song uses the cores while another song waits for the network.
 SONGS_AT_ONCE = 2
 
 
@@ -60,19 +59,19 @@ def evaluate(
 ) -> dict[str, Any]:
     """Return the content of metrics/evaluation.json; write each song's WAVs to ``listening``."""
 
-    def forecast(song: PreparedSong) -> SongFound:
+    def forecast(song: PreparedSong) -> SongEvaluation:
         return forecast_song(load_models(models), song, listening_seconds)
 
-    def generate(song: PreparedSong) -> SongFound:
+    def generate(song: PreparedSong) -> SongEvaluation:
         model = load_continuation(models)
         return continue_song(model, song, holdout_seconds, listening_seconds)
 
-    def measured(work: Callable[[PreparedSong], SongFound], threads: int) -> dict[str, Any]:
+    def measured(work: Callable[[PreparedSong], SongEvaluation], threads: int) -> dict[str, Any]:
         measures = {}
-        for found in each_song(engine, work, corpus.songs, threads):
-            measures[found.slug] = found.measures
-            write_tracks(found, corpus.sample_rate_hz, listening / found.slug)
-            log.info("%s: %s", found.slug, ", ".join(found.tracks))
+        for result in each_song(engine, work, corpus.songs, threads):
+            measures[result.slug] = result.measures
+            write_tracks(result, corpus.sample_rate_hz, listening / result.slug)
+            log.info("%s: %s", result.slug, ", ".join(result.tracks))
         return {song.slug: measures[song.slug] for song in corpus}
 
     for loader in (load_models, load_continuation):
@@ -81,22 +80,22 @@ def evaluate(
     songs = measured(forecast, SONGS_AT_ONCE)
     for slug, measures in songs.items():
         log.info("%s: %s bits", slug, _bits(measures))
-    evaluation = {"summary": summarise(songs), "songs": songs}
+    evaluation = {"summary": summarise_forecasts(songs), "songs": songs}
     log.info("mean: %s bits", _bits(evaluation["summary"]))
     evaluation["continuation"] = continuation_report(measured(generate, free_cores()))
-    for name, found in evaluation["continuation"]["summary"].items():
-        distances = ", ".join(f"{value:.2f}" for value in found["log_mel_distance_db"] if value)
+    for name, means in evaluation["continuation"]["summary"].items():
+        distances = ", ".join(f"{value:.2f}" for value in means["log_mel_distance_db"] if value)
         log.info("continuation by %s: %s dB from the true log-mel levels", name, distances)
     return evaluation
 
 
 def each_song(
     engine: Engine,
-    work: Callable[[PreparedSong], SongFound],
+    work: Callable[[PreparedSong], SongEvaluation],
     songs: Sequence[PreparedSong],
     threads: int,
-) -> Iterator[SongFound]:
-    """Yield ``work`` of every song, from the Ray cluster or from ``threads`` here."""
+) -> Iterator[SongEvaluation]:
+    """Yield ``work(song)`` of every song, on a Ray cluster or in ``threads`` threads here."""
     if engine == "ray":
         yield from each(engine, work, songs)
         return
@@ -104,16 +103,16 @@ def each_song(
         yield from pool.map(work, songs)
 
 
-def write_tracks(found: SongFound, sample_rate_hz: int, folder: Path) -> None:
-    """Write what is heard of a song as WAVs."""
+def write_tracks(result: SongEvaluation, sample_rate_hz: int, folder: Path) -> None:
+    """Write the tracks of a song as WAVs."""
     folder.mkdir(parents=True, exist_ok=True)
-    for file, samples in found.tracks.items():
-        song = Song(samples=samples, sample_rate_hz=sample_rate_hz, name=found.slug)
+    for file, samples in result.tracks.items():
+        song = Song(samples=samples, sample_rate_hz=sample_rate_hz, name=result.slug)
         write_song(song, folder / file)
 
 
 def _bits(measures: Mapping[str, Mapping[str, Any]]) -> str:
-    return ", ".join(f"{name} {found['bits_per_sample']:.3f}" for name, found in measures.items())
+    return ", ".join(f"{name} {m['bits_per_sample']:.3f}" for name, m in measures.items())
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from songcast.errors import RegistryError
-from songcast.evaluation.horizons import metrics_of
+from songcast.evaluation.summary import continuation_metrics
 from songcast.report.results import best_of
 from songcast.tracking.descriptions import note_of_pipeline, note_of_run
 from songcast.tracking.rebuild import ensure_parent
@@ -112,7 +112,7 @@ def pipeline_log(
         for key, number in summary[name].items()
         if isinstance(number, int | float)
     }
-    metrics |= metrics_of(evaluation)
+    metrics |= continuation_metrics(evaluation)
     page = folder / "report.html"
     files = _pictures("pipeline", folder)
     return metrics, files | ({page.name: page} if page.is_file() else {})

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from songcast.evaluation.horizons import CONTINUATION
+from songcast.evaluation.summary import CONTINUATION
 from songcast.report.figures.style import COLOURS, GREY, PALE, PURPLE, legend, new_figure, styled
 
 MEASURE = "log_mel_distance_db"

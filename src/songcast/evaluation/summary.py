@@ -1,0 +1,92 @@
+"""Summaries of measures over songs, as in metrics/evaluation.json, and their names in MLflow."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+Measures = dict[str, Any]
+# One value per horizon, None where a song is too short for the horizon.
+Values = list[float | None]
+SongValues = Mapping[str, Mapping[str, Values]]
+
+# The key in metrics/evaluation.json, and there the name of the model beside the baselines.
+CONTINUATION = "continuation"
+HORIZONS_SECONDS = ((0.0, 0.1), (0.1, 1.0), (1.0, 5.0), (5.0, 10.0))
+
+
+def finite(value: float) -> float | None:
+    """Return ``value``, or None for infinity and NaN, which JSON does not have."""
+    return float(value) if np.isfinite(value) else None
+
+
+def summarise_forecasts(songs: Mapping[str, Mapping[str, Measures]]) -> dict[str, Measures]:
+    """Return means over songs (and channels), the largest lag and all clipped samples.
+
+    ``songs``: slug to forecaster to measures, as ``measure_forecast`` returns them. Returns
+    forecaster to measures. A song counts once, however many channels it has.
+    """
+    names = list(next(iter(songs.values()))) if songs else []
+    return {name: _mean_forecast([measures[name] for measures in songs.values()]) for name in names}
+
+
+def _mean_forecast(measures: list[Measures]) -> Measures:
+    gains = [
+        np.mean([g for g in m["prediction_gain_db"] if g is not None] or [0.0]) for m in measures
+    ]
+    lags = [lag for m in measures for lag in m["lag_samples"]]
+    return {
+        "prediction_gain_db": float(np.mean(gains)),
+        "bits_per_sample": float(np.mean([m["bits_per_sample"] for m in measures])),
+        "lag_samples": max(lags, key=abs, default=0),
+        "clipped_samples": sum(m["clipped_samples"] for m in measures),
+    }
+
+
+def continuation_report(songs: Mapping[str, SongValues]) -> dict[str, Any]:
+    """Return the entry ``continuation`` of metrics/evaluation.json.
+
+    ``songs``: slug to name to measure to one value per horizon, as ``measure_continuations``
+    returns them. Returns ``{"horizons_seconds": [[0, 0.1], ..], "summary": {NAME: {MEASURE: [one
+    per horizon]}}, "songs": songs}``.
+    """
+    return {
+        "horizons_seconds": [list(horizon) for horizon in HORIZONS_SECONDS],
+        "summary": summarise_continuations(songs),
+        "songs": dict(songs),
+    }
+
+
+def summarise_continuations(songs: Mapping[str, SongValues]) -> dict[str, dict[str, Values]]:
+    """Return means over songs by name and measure, per horizon; differences by absolute value."""
+    first = next(iter(songs.values()), {})
+    return {
+        name: {
+            measure: _means([song[name][measure] for song in songs.values()], measure)
+            for measure in first[name]
+        }
+        for name in first
+    }
+
+
+def _means(songs: list[Values], measure: str) -> Values:
+    means: Values = []
+    for column in zip(*songs, strict=True):
+        values = np.array([value for value in column if value is not None])
+        if "difference" in measure:
+            values = np.abs(values)
+        means.append(finite(float(np.mean(values))) if len(values) else None)
+    return means
+
+
+def continuation_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """Return the means as MLflow metrics: continuation/NAME/MEASURE/0-0.1s."""
+    entry = evaluation.get(CONTINUATION, {})
+    horizons = [f"{start:g}-{stop:g}s" for start, stop in entry.get("horizons_seconds", [])]
+    return {
+        f"{CONTINUATION}/{name}/{measure}/{horizon}": value
+        for name, measures in entry.get("summary", {}).items()
+        for measure, values in measures.items()
+        for horizon, value in zip(horizons, values, strict=True)
+        if value is not None
+    }
