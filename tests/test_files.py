@@ -1,4 +1,4 @@
-"""Files and folders are whole or not there, whatever happens to their writers."""
+"""Files and folders are written whole or not at all."""
 
 import errno
 import subprocess
@@ -31,7 +31,7 @@ def test_a_folder_is_replaced_whole(tmp_path):
         assert names(tmp_path) == ["notes"]
 
 
-def test_a_folder_whose_writer_fails_is_what_it_was(tmp_path):
+def test_a_failed_write_leaves_the_old_folder(tmp_path):
     write(tmp_path / "notes", "old")
     with pytest.raises(ValueError, match="broken"), atomic_folder(tmp_path / "notes") as scratch:
         (scratch / "note.txt").write_text("new")
@@ -40,22 +40,22 @@ def test_a_folder_whose_writer_fails_is_what_it_was(tmp_path):
     assert names(tmp_path) == ["notes"]
 
 
-def test_a_folder_that_cannot_take_its_name_leaves_the_old_one(tmp_path, monkeypatch):
+def test_a_failed_rename_leaves_the_old_folder(tmp_path, monkeypatch):
     write(tmp_path / "notes", "old")
     rename = type(tmp_path).rename
 
-    def refused(path, target):
+    def fail(path, target):
         if path.name == ".notes.writing":
             raise OSError(errno.EIO, "broken")
         return rename(path, target)
 
-    monkeypatch.setattr(type(tmp_path), "rename", refused)
+    monkeypatch.setattr(type(tmp_path), "rename", fail)
     with pytest.raises(OSError, match="broken"):
         write(tmp_path / "notes", "new")
     assert read(tmp_path / "notes") == "old"
 
 
-def test_what_a_kill_between_two_renames_left_is_put_back_by_the_next_writer(tmp_path):
+def test_a_kill_between_the_two_renames_is_repaired_by_the_next_call(tmp_path):
     write(tmp_path / "notes", "old")
     (tmp_path / "notes").rename(tmp_path / ".notes.replaced")
     write(tmp_path / ".notes.writing", "half")
@@ -65,32 +65,29 @@ def test_what_a_kill_between_two_renames_left_is_put_back_by_the_next_writer(tmp
     assert names(tmp_path) == ["notes"]
 
 
-def test_half_written_files_of_the_dead_are_swept_and_those_of_the_living_stay(tmp_path):
+def test_sweep_removes_the_files_of_killed_processes_only(tmp_path):
     script = (
         "import os, sys; from songcast.files import atomic_path\n"
         "with atomic_path(sys.argv[1]): os._exit(9)"
     )
     killed = subprocess.run([sys.executable, "-c", script, tmp_path / "note.txt"])
     assert killed.returncode == 9
-    (dead,) = tmp_path.iterdir()
-    with atomic_path(tmp_path / "note.txt") as living:
+    (abandoned,) = tmp_path.iterdir()
+    with atomic_path(tmp_path / "note.txt") as current:
         sweep(tmp_path)
-        assert not dead.exists()
-        living.write_text("whole")
+        assert not abandoned.exists()
+        current.write_text("whole")
     assert names(tmp_path) == ["note.txt"]
 
 
-@pytest.mark.parametrize(
-    ("number", "said"),
-    [
+def test_a_disk_fault_is_recognised_also_as_the_cause_of_another_error():
+    denied = "a.txt: cannot be read or written (reason); check permissions"
+    for number, line in [
         (errno.ENOSPC, "a.txt: the disk is full; free some space and run it again"),
-        (errno.EROFS, "a.txt: cannot be read or written (said); check permissions"),
-        (errno.EACCES, "a.txt: cannot be read or written (said); check permissions"),
+        (errno.EROFS, denied),
+        (errno.EACCES, denied),
         (errno.EIO, None),
-    ],
-)
-def test_a_fault_of_the_disk_is_found_behind_what_a_library_made_of_it(number, said):
-    assert disk_fault(OSError(number, "said", "a.txt")) == said
-    error = RuntimeError("cannot save")
-    error.__cause__ = OSError(number, "said", "a.txt")
-    assert disk_fault(error) == said
+    ]:
+        error = RuntimeError("cannot save")
+        error.__cause__ = OSError(number, "reason", "a.txt")
+        assert disk_fault(error) == disk_fault(error.__cause__) == line

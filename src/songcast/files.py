@@ -1,4 +1,4 @@
-"""Files and folders that are either whole or not there."""
+"""Atomic files and folders, digests, and the names of the files in the repository."""
 
 import fcntl
 import hashlib
@@ -12,15 +12,28 @@ from pathlib import Path
 
 TEMPORARY_PREFIX = ".songcast-"
 
+# Files and folders of the repository, relative to ``root()``.
+DATA = "data"
+PREPARED = "prepared"
+MODELS = "models"
+METRICS = "metrics"
+PLOTS = "plots"
+LISTENING = "listening"
+REPORT = "report.html"
+REGISTERED = "registered.json"
+FEATURES = "features"
+CHECKPOINTS = "checkpoints"
+PARAMS = "params.yaml"
+
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a new empty file beside ``path``; it takes the name ``path`` when the block succeeds.
 
-    On an exception it is removed and ``path`` is what it was. Data reaches the disk before the
-    name does, so after a power cut ``path`` is the old file or the new one. A killed process
-    leaves at most a ``.songcast-*`` file, for ``sweep`` to find. The suffix is kept: encoders
-    look at it. Raises ``OSError``.
+    An exception removes it and leaves ``path`` unchanged. Data reaches the disk before the name
+    does, so after a power cut ``path`` is the old file or the new one. A killed process leaves at
+    most a ``.songcast-*`` file, which ``sweep`` removes. The suffix is kept for encoders. Raises
+    ``OSError``.
 
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "note.txt"
@@ -33,7 +46,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = target.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{target.suffix}")
     handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     try:
-        with suppress(OSError):  # a network's file system may have no locks
+        with suppress(OSError):  # a network file system may not support locks
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield temporary
         sync_file(temporary)
@@ -47,10 +60,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove from ``folder`` the half-written files of processes that were killed.
-
-    Who still writes holds a lock.
-    """
+    """Remove from ``folder`` the files that killed processes left; running ones hold a lock."""
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
         with suppress(OSError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -61,9 +71,9 @@ def sweep(folder: Path) -> None:
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a new empty folder beside ``path``; it takes the name ``path`` when the block succeeds.
 
-    On an exception it is removed and ``path`` is what it was. A folder cannot be renamed over
-    another, so the old one stands aside for a moment: a process killed in that moment leaves it
-    there, and the next call puts it back. Raises ``OSError``.
+    An exception removes it and leaves ``path`` unchanged. A folder cannot replace another one in
+    a single step, so the old one has another name for a moment; if the process is killed in that
+    moment, the next call restores it. Raises ``OSError``.
 
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "notes"
@@ -81,8 +91,8 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        for found in temporary.rglob("*"):
-            (sync_folder if found.is_dir() else sync_file)(found)
+        for entry in temporary.rglob("*"):
+            (sync_folder if entry.is_dir() else sync_file)(entry)
         sync_folder(temporary)
         if target.exists():
             target.rename(aside)
@@ -101,29 +111,25 @@ def _put_back(aside: Path, target: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Make the content of a file, whoever wrote it, survive a power cut. Raises ``OSError``."""
+    """Flush the content of a file to the disk. Raises ``OSError``."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the renames in ``folder`` survive a power cut (a no-op where folders have no fsync)."""
-    try:
+    """Flush the names in ``folder`` to the disk, where the system supports it."""
+    with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def write_json(path: str | os.PathLike[str], value: object) -> None:
     """Write ``value`` as indented JSON, atomically.
 
-    Keys keep their order, text stays readable. Raises ``ValueError`` for NaN and infinities,
+    Keys keep their order; text is not escaped. Raises ``ValueError`` for NaN and infinities,
     which JSON does not have.
     """
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
@@ -137,33 +143,20 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def sha256_of_file(path: str | os.PathLike[str]) -> str:
-    """Hex digest of the file's bytes, read in a stream."""
+    """Return the hex digest of a file, read in blocks."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-DATA = "data"
-PREPARED = "prepared"
-MODELS = "models"
-METRICS = "metrics"
-PLOTS = "plots"
-LISTENING = "listening"
-REPORT = "report.html"
-REGISTERED = "registered.json"
-FEATURES = "features"
-CHECKPOINTS = "checkpoints"
-PARAMS = "params.yaml"
 
 
 def root() -> Path:
     """Return the repository root, absolute.
 
-    ``DVC_ROOT`` where DVC runs a stage; else the nearest folder from here upwards with a
-    dvc.yaml or params.yaml; else the current folder.
+    That is ``DVC_ROOT`` in a stage that DVC runs; else the nearest of the current folder and its
+    parents with a dvc.yaml or params.yaml; else the current folder.
     """
-    told = os.environ.get("DVC_ROOT")
-    if told:
-        return Path(told).resolve()
+    dvc_root = os.environ.get("DVC_ROOT")
+    if dvc_root:
+        return Path(dvc_root).resolve()
     here = Path.cwd().resolve()
     marks = ("dvc.yaml", PARAMS)
     return next((p for p in (here, *here.parents) if any((p / m).is_file() for m in marks)), here)

@@ -1,4 +1,4 @@
-"""report.html in a browser, opened from disk: it plays, switches without a gap, asks nobody."""
+"""report.html in a browser, opened from disk: it plays and switches tracks without requests."""
 
 import numpy as np
 import pytest
@@ -29,17 +29,17 @@ def report(written, watched):
 
 
 def now(page, song=0):
-    """Position of a player in seconds, as the page itself tells it."""
+    """Position of a player in seconds."""
     return page.evaluate(f"players[{song}].currentTime")
 
 
 def until(page, expression):
-    """Wait until ``expression`` holds; Playwright's own way needs eval, which the page bans."""
+    """Wait until ``expression`` is true; Playwright's wait needs eval, which is forbidden."""
     for _ in range(200):
         if page.evaluate(expression):
             return
         page.wait_for_timeout(25)
-    raise AssertionError(f"never came true: {expression}")
+    raise AssertionError(f"still false: {expression}")
 
 
 def test_it_plays_and_the_position_advances(report):
@@ -58,7 +58,7 @@ def test_switching_between_tracks_leaves_no_gap_in_position(report):
     report.locator("section.song .play").first.click()
     until(report, "players[0].currentTime > 0.2")
     for key in ("3", "5", "4", "2", "1"):
-        # Clock and position are read together: the browser's own time between the two reads.
+        # Clock and position are read in one call, so no time passes between them.
         before = report.evaluate("[sound.currentTime, players[0].currentTime]")
         report.keyboard.press(key)
         after = report.evaluate("[sound.currentTime, players[0].currentTime]")
@@ -76,7 +76,7 @@ def test_switching_between_tracks_leaves_no_gap_in_position(report):
         assert {name for name, gain in gains.items() if gain > 0.5} == {chosen}
 
 
-def test_the_browser_decodes_the_very_samples_of_the_wavs(report):
+def test_the_browser_decodes_the_exact_samples_of_the_wavs(report):
     for index, passage in enumerate(small_passages()):
         rate = report.evaluate(
             f"players[{index}].prepare().then(() => players[{index}].sampleRate)"
@@ -89,12 +89,12 @@ def test_the_browser_decodes_the_very_samples_of_the_wavs(report):
             whole = np.rint(np.array(decoded).T * 32768).astype(int)
             np.testing.assert_array_equal(whole, samples, err_msg=name)
         residual = report.evaluate(f"Array.from(players[{index}].channels.residual[0])")
-        wrong = (
+        error = (
             passage.tracks["original"][:, 0].astype(float)
             - passage.tracks["pred_song_updated"][:, 0]
         )
-        louder = 10 ** (passage.amplified_db / 20)
-        np.testing.assert_allclose(np.array(residual) * 32768, wrong * louder, rtol=1e-4, atol=0.1)
+        factor = 10 ** (passage.amplified_db / 20)
+        np.testing.assert_allclose(np.array(residual) * 32768, error * factor, rtol=1e-4, atol=0.1)
 
 
 def test_the_keyboard_plays_switches_and_moves(report):
@@ -119,7 +119,7 @@ def test_a_second_song_stops_the_first(report):
     until(report, "players[1].playing && !players[0].playing")
 
 
-def test_a_click_on_a_wave_chooses_the_track_and_goes_there(report):
+def test_a_click_on_a_waveform_selects_the_track_and_moves_there(report):
     wave = report.locator("section.song").first.locator("[data-track=pred_song] .wave")
     box = wave.bounding_box()
     wave.click(position={"x": box["width"] / 2, "y": box["height"] / 2})
@@ -152,7 +152,7 @@ def test_every_control_has_a_name_and_text_has_contrast(report):
     assert report.locator("img:not([alt])").count() == 0
 
 
-def test_it_is_read_on_a_narrow_screen_without_scrolling_sideways(written, watched):
+def test_a_narrow_screen_needs_no_sideways_scrolling(written, watched):
     page, _ = watched(width=400, height=800)
     page.goto(written.as_uri())
     page.locator("section.song .play:enabled").first.wait_for()
@@ -163,14 +163,14 @@ def test_it_is_read_on_a_narrow_screen_without_scrolling_sideways(written, watch
 # WCAG 2.2, 1.4.3: 4.5 : 1 for all text, against the nearest opaque background.
 CONTRAST = """
 function tooFaint() {
-  const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const parts = (text) => text.match(/[\\d.]+/g).map(Number);
   const luminance = ([r, g, b]) => [r, g, b]
     .map((v) => v / 255).map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
     .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
   const behind = (node) => {
     for (; node; node = node.parentElement) {
-      const found = parts(getComputedStyle(node).backgroundColor);
-      if (found.length < 4 || found[3] === 1) return found;
+      const colour = parts(getComputedStyle(node).backgroundColor);
+      if (colour.length < 4 || colour[3] === 1) return colour;
     }
     return [255, 255, 255];
   };

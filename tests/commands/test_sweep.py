@@ -1,4 +1,4 @@
-"""`songcast sweep`: what is tried, what is kept, what MLflow shows."""
+"""`songcast sweep`: its settings, its trials, and their MLflow runs."""
 
 import json
 import math
@@ -64,9 +64,8 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    ("space", "said"),
-    [
+def test_an_invalid_space_is_one_line(home, rejection):
+    for space, reason in [
         ({"unit": [3]}, "sweep.space.unit is not a key of train; use one of: "),
         (
             {"units": [3, 0]},
@@ -74,27 +73,22 @@ def home(tmp_path, monkeypatch):
         ),
         ({"learning_rate": {"low": 0.1, "high": 0.01}}, "low 0.1 must be below high 0.01"),
         ({}, "sweep.space"),
-    ],
-)
-def test_a_space_that_cannot_be_trained_is_one_line(home, capsys, space, said):
-    write_params(home, space)
-    assert main(["sweep"]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("songcast sweep: params.yaml: ")
-    assert said in error
-    assert error.count("\n") == 1
+    ]:
+        write_params(home, space)
+        line = rejection("sweep")
+        assert line.startswith("songcast sweep: params.yaml: ")
+        assert reason in line
 
 
-def test_no_trial_is_shorter_than_the_grace(home, capsys):
+def test_grace_epochs_are_limited_to_the_epochs_of_train(home, rejection):
     write_params(home, {"units": [3]}, grace_epochs=3)
-    assert main(["sweep"]) == 2
-    assert "sweep.grace_epochs is 3; allowed: up to train.epochs, 2" in capsys.readouterr().err
+    assert "sweep.grace_epochs is 3; allowed: up to train.epochs, 2" in rejection("sweep")
 
 
 def runs(kind):
     client = connect()
-    found = client.search_runs([experiment_id(client)], f"tags.`{SWEEP}` = '{kind}'")
-    return {run.data.tags.get(TRIAL): run for run in found}
+    results = client.search_runs([experiment_id(client)], f"tags.`{SWEEP}` = '{kind}'")
+    return {run.data.tags.get(TRIAL): run for run in results}
 
 
 def test_trials_are_runs_below_the_sweep_and_logged_once(home):
@@ -105,18 +99,18 @@ def test_trials_are_runs_below_the_sweep_and_logged_once(home):
     ]
     parent = log_sweep("key", {"trials": 2}, trials[:1])
     assert log_sweep("key", {"trials": 2}, trials) == parent
-    found = runs("key")
-    assert set(found) == {None, "one", "two"}
-    assert found[None].info.run_id == parent
-    assert found["one"].data.tags["mlflow.parentRunId"] == parent
-    assert found["one"].data.params == {"units": "3"}
-    assert found["one"].data.metrics["validation_bits_per_sample"] == 5.0
-    assert (found["one"].info.status, found["two"].info.status) == ("FINISHED", "FAILED")
+    logged = runs("key")
+    assert set(logged) == {None, "one", "two"}
+    assert logged[None].info.run_id == parent
+    assert logged["one"].data.tags["mlflow.parentRunId"] == parent
+    assert logged["one"].data.params == {"units": "3"}
+    assert logged["one"].data.metrics["validation_bits_per_sample"] == 5.0
+    assert (logged["one"].info.status, logged["two"].info.status) == ("FINISHED", "FAILED")
 
 
 def here(trial, space, *, trials, folder, **_):
-    """In the place of Ray: one trial for each choice, one after the other, none twice."""
-    found = []
+    """Replacement of Ray: one trial per choice, one after the other, none of them twice."""
+    results = []
     for number, value in enumerate(space["units"][:trials]):
         place = folder / f"trial-{number}"
         if not place.exists():
@@ -125,11 +119,11 @@ def here(trial, space, *, trials, folder, **_):
             trial({"units": value}, rows.append)
             lines = "".join(json.dumps(row) + "\n" for row in rows)
             (place / "result.json").write_text(lines)
-        found.append((place.name, {"units": value}, place))
-    return found
+        results.append((place.name, {"units": value}, place))
+    return results
 
 
-def test_the_command_trains_logs_and_names_the_best(home, monkeypatch, capsys):
+def test_the_command_trains_logs_and_recommends_the_best(home, monkeypatch, capsys):
     monkeypatch.setattr(cluster, "tune", here)
     assert main(["sweep", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
@@ -148,16 +142,16 @@ def test_the_command_trains_logs_and_names_the_best(home, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("learned", [True, False])
-def test_a_trial_that_diverged_is_the_last_and_no_advice(home, monkeypatch, capsys, learned):
+def test_a_diverged_trial_is_listed_last_and_never_recommended(home, monkeypatch, capsys, learned):
     def tune(trial, space, *, folder, **_):
-        found = []
+        results = []
         for units, bits in ((3, math.nan), (4, 7.0 if learned else math.nan)):
             place = folder / f"trial-{units}"
             place.mkdir(parents=True, exist_ok=True)
             row = {"step": 0, "train_bits_per_sample": bits, "validation_bits_per_sample": bits}
             (place / "result.json").write_text(json.dumps(row) + "\n")
-            found.append((place.name, {"units": units}, place))
-        return found
+            results.append((place.name, {"units": units}, place))
+        return results
 
     monkeypatch.setattr(cluster, "tune", tune)
     assert main(["sweep", "--json"]) == 0
@@ -165,16 +159,16 @@ def test_a_trial_that_diverged_is_the_last_and_no_advice(home, monkeypatch, caps
     bits = [trial["validation_bits_per_sample"] for trial in trials]
     assert bits == ([7.0, None] if learned else [None, None])
     assert main(["sweep"]) == 0
-    said = capsys.readouterr().out
-    assert ("dvc exp run -S train.units=4" in said) == learned
-    assert ("All trials failed or diverged" in said) != learned
+    out = capsys.readouterr().out
+    assert ("dvc exp run -S train.units=4" in out) == learned
+    assert ("All trials failed or diverged" in out) != learned
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*")
 @pytest.mark.filterwarnings(r"ignore::FutureWarning:ray\..*")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_ray_runs_the_trials_and_a_second_sweep_runs_none_again(home, monkeypatch, capsys):
+def test_ray_runs_the_trials_and_a_second_sweep_runs_none_of_them_again(home, monkeypatch, capsys):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     write_params(home, {"learning_rate": {"low": 1e-3, "high": 1e-2}, "units": [3, 4]})
     assert main(["sweep", "--json"]) == 0

@@ -13,7 +13,7 @@ from songcast.report.figures.values import Floats, Samples, decibels, passage_of
 
 LOUDNESS_SECONDS = 0.020
 ONSET_SECONDS = 0.012  # from one value of onset strength to the next
-WINDOW_SECONDS = 0.046  # of the spectrogram that onsets are found in
+WINDOW_SECONDS = 0.046  # of the spectrogram for onset detection
 MEL_BANDS = 64
 FULL_SCALE_POWER = 32768.0**2 / 2  # of a full-scale sine
 QUIETEST_DB = -100.0

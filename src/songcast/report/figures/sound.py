@@ -29,7 +29,7 @@ SPECTROGRAM_RANGE_DB = 110.0
 # 17 ms of 5 s: a period of the lowest notes, so that no column misses a peak.
 ENVELOPE_COLUMNS = 300
 MAX_COLUMNS = 1000  # of a spectrogram: the pixels of a figure
-MAX_SEGMENTS = 1000  # of a spectrum: bounds the memory of long passages
+MAX_SEGMENTS = 1000  # of a spectrum: limits memory for long passages
 
 
 @styled
