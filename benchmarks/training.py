@@ -124,8 +124,8 @@ def train_ours(seconds: float, batch_size: int | None) -> Results:
     from songcast.config import Params
     from songcast.data.corpus import Corpus
     from songcast.files import FEATURES, PARAMS, PREPARED, root
+    from songcast.forecasting.forecaster import prefetch
     from songcast.forecasting.network import code_length_bits
-    from songcast.forecasting.prefetch import prefetch
     from songcast.training.batches import CropSampler
     from songcast.training.feature_cache import open_features
     from songcast.training.fit import compile_trainer

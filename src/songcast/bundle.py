@@ -1,8 +1,8 @@
-"""A bundle: the folder that carries all that is needed to use a model. No pickle.
+"""A bundle: a folder with everything that is needed to use a model, without pickles.
 
-``bundle.json`` (kind, formats, params, versions, hashes), ``arrays.npz`` for plain arrays and
-``network.keras`` for a Keras network. Equal weights give equal bytes, so DVC sees no change
-where there is none.
+It has ``bundle.json`` (kind, settings, params, versions, sha256 of each file), ``arrays.npz`` for
+plain arrays and ``network.keras`` for a Keras network. Equal models give equal bytes, so that DVC
+detects real changes only.
 """
 
 import csv
@@ -30,8 +30,22 @@ HISTORY = "history.csv"
 # The sub-folder of a package that holds the bundle of the continuation model.
 CONTINUATION = "continuation"
 VERSIONED = ("songcast", "keras", "tensorflow", "numpy", "numba")
-# Zip members carry a date; a fixed one keeps equal content equal in bytes.
+# Zip members have a date; a constant one gives equal bytes for equal content.
 EPOCH = (1980, 1, 1, 0, 0, 0)
+
+# The members of a network file, and the classes and functions that its config may name.
+CONFIG = "config.json"
+NETWORK_MEMBERS = {CONFIG, "metadata.json", "model.weights.h5"}
+PARTS = re.compile(
+    r"keras\.(DTypePolicy|Functional|optimizers\.\w+|initializers\.\w+"
+    r"|layers\.(Activation|Concatenate|Dense|InputLayer|LeakyReLU|LSTM|ReLU))"
+    r"|keras\.src\.(models\.functional\.Functional|ops\.numpy\.\w+)"
+    r"|songcast\.[\w.]+"
+)
+# Keras writes the inputs of an operation like this; it looks up no class for them.
+PLACEHOLDERS = {"__keras_tensor__", "__slice__", "__ellipsis__"}
+
+RESTORE = "restore the bundle, e.g. with `dvc checkout` or `make run`"
 
 Array = NDArray[Any]
 
@@ -45,11 +59,11 @@ def write_bundle(
     network: Any = None,
     texts: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a bundle, replacing what was there only when all of it is on disk.
+    """Write a bundle; an earlier one is replaced only when the whole new one is on disk.
 
     ``arrays``: name to array. ``network``: a Keras model. ``texts``: file name to content, such
-    as history.csv. ``details``: further JSON-able keys of bundle.json, such as sample_rate_hz,
-    channels, look_back, scales and params.
+    as history.csv. ``details``: further keys of bundle.json with JSON values, such as
+    sample_rate_hz, channels, look_back, scales and params.
     """
     with atomic_folder(folder) as scratch:
         weights: dict[str, Array] = {}
@@ -100,9 +114,9 @@ def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
-    """Return bundle.json, having checked each file's sha256 against it.
+    """Return bundle.json; with ``verify``, check the sha256 of each file first.
 
-    Raises ``BundleError`` where the folder is no bundle, is incomplete or was altered.
+    Raises ``BundleError`` if the folder is not a bundle, is incomplete or was altered.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -120,44 +134,38 @@ def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
         for name, sha256 in files.items():
             file = folder / name
             if not _inside(name) or not file.is_file() or sha256_of_file(file) != sha256:
-                raise BundleError(
-                    f"{file}: missing or altered since it was written (sha256 differs); "
-                    "restore the bundle, e.g. with `dvc checkout` or `make run`"
-                )
+                raise BundleError(f"{file}: missing or altered (sha256 differs); {RESTORE}")
     return manifest
 
 
 def check_weights(folder: Path, network: Any) -> None:
-    """Raise ``BundleError`` where a bundle's weights are not those that bundle.json names.
+    """Raise ``BundleError`` if a bundle's weights differ from ``weights_sha256`` in bundle.json.
 
-    Its hashes of files tell of a file that was altered; this tells of one that was exchanged,
-    hash and all. ``network``: the Keras model as loaded.
+    This detects a file that was replaced together with its hash in bundle.json. ``network``: the
+    Keras model of the bundle.
     """
     weights = network_weights(network)
     if (folder / ARRAYS).is_file():
         weights |= read_arrays(folder)
     if weights_sha256(weights) != read_manifest(folder, verify=False)["weights_sha256"]:
-        raise BundleError(
-            f"{folder}: holds other weights than its {MANIFEST} names (sha256 differs); "
-            "restore the bundle, e.g. with `dvc checkout` or `make run`"
-        )
+        raise BundleError(f"{folder}: weights differ from {MANIFEST} (sha256); {RESTORE}")
 
 
 def _inside(name: str) -> bool:
-    """Whether ``name`` is that of a file in a bundle, or in one nested in it."""
+    """Return whether ``name`` is a file in the bundle or directly in a sub-folder."""
     parts = name.split("/")
     return len(parts) <= 2 and not {"", ".", ".."} & set(parts)
 
 
 def read_arrays(folder: Path) -> dict[str, Array]:
-    """Return the arrays of a bundle. Raises ``BundleError`` for an archive that is not ours."""
+    """Return the arrays of a bundle. Raises ``BundleError`` for an unsafe archive."""
     check_archive(folder / ARRAYS)
     with np.load(folder / ARRAYS, allow_pickle=False) as stored:
         return {name: stored[name] for name in stored.files}
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:
-    """Return the rows of a bundle's history.csv: ``step`` and metrics; none without that file."""
+    """Return the rows of a bundle's history.csv, ``step`` and metrics; [] without it."""
     if not (folder / HISTORY).is_file():
         return []
     with (folder / HISTORY).open(newline="") as file:
@@ -170,7 +178,7 @@ def network_weights(network: Any) -> dict[str, Array]:
 
 
 def weights_sha256(weights: Mapping[str, Array]) -> str:
-    """Digest of names, dtypes, shapes and values: what makes two models the same."""
+    """Return a digest of names, dtypes, shapes and values; equal models have equal digests."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         array = np.ascontiguousarray(weights[name])
@@ -190,7 +198,7 @@ def _npz_bytes(arrays: Mapping[str, Array]) -> bytes:
 
 
 def _fix_dates(path: Path) -> None:
-    """Rewrite a .keras archive without the moment it was saved."""
+    """Rewrite a .keras archive without dates, so that equal networks have equal bytes."""
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in sorted(archive.namelist())}
     metadata = json.loads(members["metadata.json"])
@@ -210,18 +218,6 @@ def _number_shared_objects(config: bytes) -> bytes:
         return b'"shared_object_id": %d' % seen.setdefault(match[1], len(seen))
 
     return re.sub(rb'"shared_object_id": (\d+)', number, config)
-
-
-CONFIG = "config.json"
-NETWORK_MEMBERS = {CONFIG, "metadata.json", "model.weights.h5"}
-PARTS = re.compile(
-    r"keras\.(DTypePolicy|Functional|optimizers\.\w+|initializers\.\w+"
-    r"|layers\.(Activation|Concatenate|Dense|InputLayer|LeakyReLU|LSTM|ReLU))"
-    r"|keras\.src\.(models\.functional\.Functional|ops\.numpy\.\w+)"
-    r"|songcast\.[\w.]+"
-)
-# Keras writes the inputs of an operation like this; it looks up no class for them.
-PLACEHOLDERS = {"__keras_tensor__", "__slice__", "__ellipsis__"}
 
 
 def check_archive(path: Path) -> list[str]:

@@ -128,7 +128,7 @@ def test_a_model_that_cannot_be_loaded_is_one_line_before_any_scoring(
         ("models:/songcast@champion", "no model is registered yet"),
         ("models:/other/1", "no model is registered yet"),
         ("ridge", "no model bundle here"),
-        ("altered", "altered since it was written"),
+        ("altered", "missing or altered"),
     ]:
         assert reason in rejection("score", song, "--model", "persistence", "--model", uri)
 

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from songcast.forecasting.prefetch import prefetch
+from songcast.forecasting.forecaster import prefetch
 
 
 def test_results_come_in_order_with_their_items():

@@ -30,7 +30,7 @@ def forecast_passage(
     for shared, names in groups.items():
         group = [models[name] for name in names]
         warm_up = start if group[0].warm_up_frames is None else group[0].warm_up_frames
-        found = forecast_together(
+        results = forecast_together(
             [model.session(song.channels, song.sample_rate_hz) for model in group],
             song,
             start,
@@ -38,7 +38,7 @@ def forecast_passage(
             first=max(start - warm_up, 0),
             encode=None if isinstance(shared, str) else shared.open(song.channels).encode,
         )
-        forecasts |= dict(zip(names, found, strict=True))
+        forecasts |= dict(zip(names, results, strict=True))
     return {name: forecasts[name] for name in models}
 
 

@@ -5,9 +5,10 @@ distribution of channel c at frame t depends only on frames < t, and on channels
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +18,10 @@ from songcast.audio.songs import Song
 from songcast.errors import AudioError
 from songcast.forecasting.distribution import BLOCK_FRAMES, LogisticMixture, to_int16
 from songcast.forecasting.metrics import bits_per_sample, prediction_gain_db
-from songcast.forecasting.prefetch import prefetch
 
 Samples = NDArray[np.int16]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,23 @@ class ForecastSession(ABC):
     def decode(self, encoded: Any) -> LogisticMixture:
         """Do the second half of ``forecast_block``, block by block in the same order."""
         return self.forecast_block(encoded)
+
+
+def prefetch(
+    work: Callable[[Item], Result], items: Iterable[Item]
+) -> Iterator[tuple[Item, Result]]:
+    """Yield each item with ``work(item)``, in order, while a thread works on the next item.
+
+    An exception of ``work`` is raised here, and no later item is started. Closing the iterator
+    waits for the thread.
+    """
+    pending: list[tuple[Item, Future[Result]]] = []
+    with ThreadPoolExecutor(1) as pool:
+        for item in items:
+            done = [(earlier, future.result()) for earlier, future in pending]
+            pending = [(item, pool.submit(work, item))]
+            yield from done
+        yield from ((last, future.result()) for last, future in pending)
 
 
 def forecast_blocks(

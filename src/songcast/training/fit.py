@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from songcast.distributed.data_parallel import WorkerGroup
 from songcast.errors import ParamsError
-from songcast.forecasting.prefetch import prefetch
+from songcast.forecasting.forecaster import prefetch
 from songcast.training.checkpoint import Checkpoint
 
 # The learning rate rises from FIRST_SHARE of its peak and falls along a cosine to LAST_SHARE.
