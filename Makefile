@@ -58,7 +58,7 @@ endif
 	@echo "$(CURDIR)" > $@
 .venv/installed: .venv/folder requirements.lock pyproject.toml
 	@echo "installing the locked packages in .venv (once, some minutes)"
-	@$(SYNC) requirements$(if $(wildcard .venv/installed-dev),-dev).lock && $(PACKAGE) && touch $@
+	@$(SYNC) requirements$$([ -f .venv/installed-dev ] && echo -dev).lock && $(PACKAGE) && touch $@
 .venv/installed-dev: .venv/installed requirements-dev.lock
 	@echo "installing the locked test tools in .venv (once, some minutes)"
 	@$(SYNC) requirements-dev.lock && $(PACKAGE) && touch $@
