@@ -69,16 +69,14 @@ class Pipeline:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Environment variables: the code and caches of this repository only."""
-        hidden = ("MLFLOW_TRACKING_URI", "DVC_ROOT", "DVC_EXP_NAME")
+        """Environment variables. The code and its compiled functions are those of the checkout."""
+        hidden = ("MLFLOW_TRACKING_URI", "DVC_ROOT", "DVC_EXP_NAME", "PYTHONPATH")
         kept = {k: v for k, v in os.environ.items() if k not in hidden}
         path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
         return {
             **kept,
             "PATH": path,
-            "PYTHONPATH": str(self.folder / "src"),
             "DVC_SITE_CACHE_DIR": str(self.folder.parent / "dvc"),
-            "NUMBA_CACHE_DIR": str(self.folder.parent / "numba"),
         }
 
     def start(self, *command: str) -> "subprocess.Popen[str]":
