@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     for path in arguments.songs:  # headers only, to reject invalid files early
         with open_song(path) as reader:
             seconds += reader.promised_seconds
-    models = named_models(arguments.model) if arguments.model else default_models()
+    models = load_models(arguments.model)
     with (
         console.song_warnings_as_lines(),
         console.progress("", seconds * len(models), "s of song") as update,
@@ -60,33 +60,25 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def named_models(uris: list[str]) -> dict[str, "Forecaster"]:
-    """Load models by URI. Raises ``SongcastError`` for the first that fails."""
-    from songcast.commands.loading import load_model
+def load_models(named: list[str] | None) -> dict[str, "Forecaster"]:
+    """Load the named models; by default those of champion, cascade, ridge, persistence that exist.
 
-    return {uri: load_model(uri) for uri in dict.fromkeys(uris)}
-
-
-def default_models() -> dict[str, "Forecaster"]:
-    """Load champion, cascade, ridge and persistence, or those of them that exist."""
+    Raises ``SongcastError`` for the first that fails.
+    """
     from songcast.bundle import MANIFEST
     from songcast.commands.loading import CHAMPION_URI, fitted_folder, has_registry, load_model
     from songcast.registry.aliases import CHAMPION, get_alias
     from songcast.report.console import note
 
-    champion, ridge = CHAMPION, "ridge"
-    uris = {
-        champion: CHAMPION_URI,
-        "cascade": "cascade",
-        ridge: ridge,
-        "persistence": "persistence",
-    }
-    if not (has_registry() and get_alias(champion)):
+    if named:
+        return {uri: load_model(uri) for uri in dict.fromkeys(named)}
+    uris = {CHAMPION: CHAMPION_URI} | {n: n for n in ("cascade", "ridge", "persistence")}
+    if not (has_registry() and get_alias(CHAMPION)):
         note("no champion is registered yet, skipped: `make run` registers one")
-        del uris[champion]
-    if not (fitted_folder(ridge) / MANIFEST).is_file():
+        del uris[CHAMPION]
+    if not (fitted_folder("ridge") / MANIFEST).is_file():
         note("ridge is not fitted yet, skipped: `make run` fits it")
-        del uris[ridge]
+        del uris["ridge"]
     return {name: load_model(uri) for name, uri in uris.items()}
 
 
@@ -131,14 +123,8 @@ def print_scores(scores: list[dict[str, Any]]) -> None:
             print()
         name = shown(Path(score["path"]))
         print(f"{name}: {duration(seconds)}, {score['sample_rate_hz']} Hz, {sound}")
-        columns = [
-            "forecaster",
-            *GAINS[score["channels"]],
-            "bits/sample",
-            "lag",
-            "seconds",
-            "x real time",
-        ]
+        measures = ("bits/sample", "lag", "seconds", "x real time")
+        columns = ["forecaster", *GAINS[score["channels"]], *measures]
         rows = [
             [
                 name,

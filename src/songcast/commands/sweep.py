@@ -46,12 +46,11 @@ def run(arguments: argparse.Namespace) -> int:
         console.print_json({"run_id": run_id, "trials": [as_json(trial) for trial in trials]})
         return 0
     keys = list(params.sweep.space)
-    rows = [
-        [*(f"{t.values[key]:.4g}" if isinstance(t.values[key], float) else str(t.values[key])
-           for key in keys),
-         str(len(t.rows)), console.number(known_bits(t), 4)]
-        for t in trials
-    ]  # fmt: skip
+    rows = []
+    for t in trials:
+        values = (t.values[key] for key in keys)
+        texts = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in values]
+        rows.append([*texts, str(len(t.rows)), console.number(known_bits(t), 4)])
     console.print_table([*keys, "epochs", "bits/sample"], rows)
     if known_bits(trials[0]) is None:
         print("\nAll trials failed or diverged: change sweep.space of params.yaml")

@@ -24,6 +24,7 @@ from songcast.evaluation.songs import (
 )
 from songcast.evaluation.summary import continuation_report, summarise_forecasts
 from songcast.files import LISTENING, METRICS, MODELS, PREPARED, write_json
+from songcast.report.console import progress
 from songcast.stages import run_stage
 
 log = logging.getLogger("songcast.evaluate")
@@ -68,10 +69,12 @@ def evaluate(
 
     def measured(work: Callable[[PreparedSong], SongEvaluation], threads: int) -> dict[str, Any]:
         measures = {}
-        for result in each_song(engine, work, corpus.songs, threads):
-            measures[result.slug] = result.measures
-            write_tracks(result, corpus.sample_rate_hz, listening / result.slug)
-            log.info("%s: %s", result.slug, ", ".join(result.tracks))
+        with progress(work.__name__, len(corpus), "songs") as update:
+            for result in each_song(engine, work, corpus.songs, threads):
+                measures[result.slug] = result.measures
+                write_tracks(result, corpus.sample_rate_hz, listening / result.slug)
+                log.info("%s: %s", result.slug, ", ".join(result.tracks))
+                update(advance=1)
         return {song.slug: measures[song.slug] for song in corpus}
 
     for loader in (load_models, load_continuation):
