@@ -7,9 +7,12 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from songcast import config
 from songcast.config import Params
+from songcast.data import augmentation
 from songcast.errors import ParamsError
 from songcast.files import root
+from songcast.forecasting import distribution
 
 GOOD = {
     "sample_rate_hz": "44100",
@@ -20,6 +23,11 @@ GOOD = {
     "held_out": "[]",
 }
 REPOSITORY = Path(__file__).parents[1] / "params.yaml"
+
+
+def test_bounds_are_those_of_the_code():
+    assert len(augmentation.AUGMENTATIONS) == config.AUGMENTATIONS
+    assert distribution.BLOCK_FRAMES == config.BLOCK_FRAMES
 
 
 @pytest.fixture
@@ -79,7 +87,7 @@ MISTAKES = [
     ({"test_fraction": "0.0"}, "prepare.test_fraction is 0.0; allowed: greater than 0"),
     ({"held_out": "song"}, "prepare.held_out is 'song'; allowed: a list"),
     ({"held_out": "[1]"}, "prepare.held_out.0 is 1; allowed: a valid string"),
-    ({"held_out": "[]\n  held_out: []"}, "held_out stands there twice"),
+    ({"held_out": "[]\n  held_out: []"}, "held_out occurs twice"),
     ({"held_out": "["}, "not valid YAML"),
 ]
 
@@ -117,7 +125,7 @@ def test_other_documents_are_refused(tmp_path):
 
 SPACES = [
     (64, "units is 64; allowed: a list, such as [64, 96], or a range: {low: 1.0e-3, high: 1."),
-    ([], "units is []; allowed: 1 or more in it"),
+    ([], "units is []; allowed: at least 1 in it"),
     ({"low": 0, "high": 1}, "units.low is 0; allowed: greater than 0"),
     ({"low": 2, "high": 1}, "units: low 2 must be below high 1; correct it"),
     ({"low": 1, "hgh": 2}, "units.high is missing; add it"),

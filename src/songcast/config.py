@@ -1,7 +1,7 @@
-"""params.yaml -> frozen, typed, validated settings: one class per section, one section per stage.
+"""Read params.yaml into frozen, validated settings: one class per section.
 
-A new section is a class below and a field of ``Params``. There are no defaults here:
-params.yaml holds every value, so that DVC sees every change.
+A new section is a class below and a field of ``Params``. There are no defaults: params.yaml has
+every value, so that DVC tracks every change.
 """
 
 import os
@@ -26,33 +26,34 @@ from pydantic import (
 from songcast.errors import ParamsError
 
 Engine = Literal["local", "ray"]
-# As in songcast.data.augmentation and songcast.forecasting.distribution, which tests hold to it.
+# Bounds from data.augmentation and forecasting.distribution, which are slow to import; a test
+# compares them.
 AUGMENTATIONS = 3
 BLOCK_FRAMES = 4096
 
 Section = TypeVar("Section", bound="Settings")
 
-# What PyYAML lets through: the 31st of February, 5000 digits, a wrong tag, a thousand brackets.
+# Raised by PyYAML for the 31st of February, 5000 digits, a wrong tag, a thousand brackets.
 _UNREADABLE = (ValueError, AttributeError, RecursionError)
-# What is allowed, where pydantic says it in words of its own.
+# What is allowed, where the wording of pydantic is unclear.
 _RULES = {
     "model_type": "a section of key: value lines",
     "tuple_type": "a list, such as [a, b]",
     "float_type": "a number (in YAML, write 1.0e-3 for 1e-3)",
-    "too_short": "{min_length} or more in it",
-    "too_long": "{max_length} or fewer in it",
-    "string_too_short": "text of {min_length} character or more",
+    "too_short": "at least {min_length} in it",
+    "too_long": "at most {max_length} in it",
+    "string_too_short": "text of at least {min_length} character",
 }
 
 
 class Settings(BaseModel):
-    """Base of all sections: immutable, no unknown keys, no conversion from another type."""
+    """Base of all sections: immutable, no unknown keys, no conversion of types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def load_settings(cls: type[Section], path: str | os.PathLike[str]) -> Section:
-    """Read the YAML file at ``path`` into ``cls``; any mistake is a one-line ``ParamsError``."""
+    """Read a YAML file into ``cls``. Raises ``ParamsError``, in one line, for any mistake."""
     name = Path(path).name
     try:
         document = _tuples(yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeys))
@@ -69,24 +70,24 @@ def load_settings(cls: type[Section], path: str | os.PathLike[str]) -> Section:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """Plain YAML takes the last of two equal keys in silence."""
+    """Refuses a key that occurs twice; YAML would use the last one."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
         for key in {key for key in keys if keys.count(key) > 1}:
-            raise yaml.MarkedYAMLError(problem=f"{key} stands there twice")
+            raise yaml.MarkedYAMLError(problem=f"{key} occurs twice")
         return super().construct_mapping(node, deep)
 
 
 def _tuples(value: Any) -> Any:
-    """Lists as tuples: strict and immutable settings know only tuples."""
+    """Return ``value`` with tuples for lists, as strict and immutable settings need."""
     if isinstance(value, dict):
         return {key: _tuples(item) for key, item in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _explain(cls: type[Settings], document: Any, error: ValidationError) -> str:
-    """Say the first mistake in one line: section.key, what was received, what is allowed."""
+    """Return the first mistake in one line: section.key, the value received, what is allowed."""
     first = error.errors()[0]
     kind, place = first["type"], _place(document, first["loc"])
     if kind == "missing":
@@ -105,7 +106,7 @@ def _explain(cls: type[Settings], document: Any, error: ValidationError) -> str:
 
 
 def _place(document: Any, location: tuple[int | str, ...]) -> list[str]:
-    """Return the keys and list places of ``location``; pydantic has its own marks in it too."""
+    """Return the keys and list indices of ``location``, without the marks of pydantic."""
     place = []
     for part in location:
         known = range(len(document)) if isinstance(document, tuple) else document
@@ -134,11 +135,11 @@ def _one_line(error: Exception) -> str:
 
 
 HeadUnits = Annotated[int, Field(ge=1, le=4096)]
-Seed = Annotated[int, Field(ge=0, lt=1 << 32)]  # what Keras takes
+Seed = Annotated[int, Field(ge=0, lt=1 << 32)]  # the range that Keras accepts
 
 
 class PrepareParams(Settings):
-    """How songs are prepared and split in time."""
+    """How songs are resampled, and split in time."""
 
     sample_rate_hz: int = Field(ge=8000, le=192000)
     train_fraction: float = Field(gt=0, lt=1)
@@ -156,7 +157,7 @@ class PrepareParams(Settings):
 
 
 class NotebookParams(Settings):
-    """The ancestor's recipe; its own values are look_back 3 and 20 epochs."""
+    """The model this project began with, which used look_back 3 and 20 epochs."""
 
     look_back: int = Field(ge=1, le=64)
     activation: Literal["relu", "leaky_relu"]
@@ -165,7 +166,7 @@ class NotebookParams(Settings):
 
 
 class BaselinesParams(Settings):
-    """Forecasters that train must beat."""
+    """Forecasters to compare train with."""
 
     look_back: int = Field(ge=1, le=1024)
     alpha: float = Field(ge=0, le=1e9)
@@ -174,7 +175,7 @@ class BaselinesParams(Settings):
 
 
 class ContinuationParams(Settings):
-    """The network that continues songs; one step reads ``batch_size`` crops of ``crop_steps``."""
+    """The model that continues songs; a step reads ``batch_size`` crops of ``crop_steps``."""
 
     look_back: int = Field(ge=2, le=256)
     slow_units: int = Field(ge=1, le=4096)
@@ -193,7 +194,7 @@ class ContinuationParams(Settings):
 
 
 class FitParams(Settings):
-    """How long and how fast to learn; one step reads ``batch_size`` crops of ``crop_frames``."""
+    """How to fit a forecaster; a step reads ``batch_size`` crops of ``crop_frames``."""
 
     epochs: int = Field(ge=1, le=100_000)
     steps_per_epoch: int = Field(ge=1, le=1_000_000)
@@ -206,7 +207,7 @@ class FitParams(Settings):
 
 
 class TrainParams(FitParams):
-    """The multi-song network, from scratch."""
+    """The LSTM forecaster, trained from scratch."""
 
     front_end: Literal["cascade", "ridge", "none"]
     filter_bank: Literal["wide", "cascade"]
@@ -231,7 +232,7 @@ class TrainParams(FitParams):
 
 
 class RetrainParams(FitParams):
-    """A warm start: from ``parent``, on new songs, with a replay of the old ones."""
+    """Training of ``parent`` on new songs, with a replay of the old ones."""
 
     parent: str = Field(min_length=1)
     songs: tuple[str, ...]
@@ -240,13 +241,13 @@ class RetrainParams(FitParams):
 
 
 class EvaluateParams(Settings):
-    """What is written for listening."""
+    """What the stage evaluate writes for listening."""
 
     listening_seconds: float = Field(gt=0, le=600)
 
 
 class Range(Settings):
-    """Numbers from ``low`` to ``high``, their logarithm evenly spread."""
+    """Numbers from ``low`` to ``high``, with uniformly distributed logarithms."""
 
     low: float = Field(gt=0, le=1 << 32)
     high: float = Field(gt=0, le=1 << 32)
@@ -275,7 +276,7 @@ TrialValues = Annotated[
 
 
 class SweepParams(Settings):
-    """What `songcast sweep` tries: ``space`` names keys of train, each a list or a range."""
+    """What `songcast sweep` tries: ``space`` maps keys of train to a list or a range."""
 
     trials: int = Field(ge=1, le=10_000)
     grace_epochs: int = Field(ge=1, le=100_000)
@@ -286,8 +287,8 @@ class SweepParams(Settings):
 class Params(Settings):
     """All of params.yaml.
 
-    ``engine``: who works on many songs, this machine's cores or a Ray cluster, of which
-    ``workers`` processes share each step of train and retrain.
+    ``engine``: where many songs are processed, on the cores of this machine or on a Ray cluster.
+    ``workers``: processes of the cluster that share each step of train and retrain.
     """
 
     prepare: PrepareParams
@@ -304,7 +305,7 @@ class Params(Settings):
     @classmethod
     def _shared(cls, workers: int, info: ValidationInfo) -> int:
         if workers > 1 and info.data.get("engine") == "local":
-            raise ValueError(f"{workers} take engine: ray")
+            raise ValueError(f"{workers} workers need engine: ray")
         for name in ("train", "retrain"):
             if name in info.data and info.data[name].batch_size % workers:
                 raise ValueError(
@@ -314,5 +315,5 @@ class Params(Settings):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] = "params.yaml") -> Self:
-        """Read and check the file; raises ``ParamsError`` naming section, key and value."""
+        """Read the file. Raises ``ParamsError`` with the section, the key and the value."""
         return load_settings(cls, path)

@@ -1,7 +1,9 @@
 """Splits, crops and the prepared songs on disk."""
 
+import itertools
 import json
 import pickle
+import shutil
 import threading
 import time
 from dataclasses import replace
@@ -57,7 +59,7 @@ def prepared(slug="a", splits=None, frames=1000, folder=Path(), **facts):
     train=st.integers(1, 98),
     validation=st.integers(0, 98),
 )
-def test_splits_are_in_order_apart_and_share_the_song(frames, rate, guard, train, validation):
+def test_splits_are_in_order_with_gaps_and_cover_the_song(frames, rate, guard, train, validation):
     validation = min(validation, 99 - train)
     shares = {
         "train": train / 100,
@@ -82,24 +84,23 @@ def test_splits_are_in_order_apart_and_share_the_song(frames, rate, guard, train
     assert end == frames
 
 
-@pytest.mark.parametrize("frames", [1, 2, 8820, 8822])
-def test_a_song_too_short_to_split_is_all_test(frames):
-    assert split_frames(frames, 44100, SHARES, 0.1) == {"test": (0, frames)}
+def test_a_song_too_short_to_split_is_all_test():
+    for frames in (1, 2, 8820, 8822):
+        assert split_frames(frames, 44100, SHARES, 0.1) == {"test": (0, frames)}
 
 
-@pytest.mark.parametrize("tens", [1, 2, 100, 12_345_678])
-@pytest.mark.parametrize("gap_seconds", [0.0, 0.5])
-def test_shares_that_divide_the_song_are_met_to_the_frame(tens, gap_seconds):
-    gap = round(10 * gap_seconds)
-    train, validation, test = 7 * tens, tens, 2 * tens
-    assert split_frames(10 * tens + 2 * gap, 10, SHARES, gap_seconds) == {
-        "train": (0, train),
-        "validation": (train + gap, train + gap + validation),
-        "test": (train + validation + 2 * gap, train + validation + 2 * gap + test),
-    }
+def test_shares_that_divide_the_song_are_exact():
+    for tens, gap_seconds in itertools.product((1, 2, 100, 12_345_678), (0.0, 0.5)):
+        gap = round(10 * gap_seconds)
+        train, validation, test = 7 * tens, tens, 2 * tens
+        assert split_frames(10 * tens + 2 * gap, 10, SHARES, gap_seconds) == {
+            "train": (0, train),
+            "validation": (train + gap, train + gap + validation),
+            "test": (train + validation + 2 * gap, train + validation + 2 * gap + test),
+        }
 
 
-def test_a_split_that_is_not_named_is_absent():
+def test_a_split_without_a_share_is_absent():
     shares = {"train": 0.7, "test": 0.3}
     assert split_frames(1000, 10, shares, 0.0) == {"train": (0, 700), "test": (700, 1000)}
 
@@ -122,7 +123,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_corpus_comes_back_in_order_as_memory_maps(folder):
+def test_a_corpus_is_read_in_order_as_memory_maps(folder):
     corpus = Corpus.open(folder)
     assert corpus.sample_rate_hz == 44100
     assert [song.slug for song in corpus] == ["a", "b"]
@@ -149,7 +150,7 @@ def test_passages_are_those_of_the_songs_that_have_the_split(folder):
     assert [len(p) for p in Passages(corpus, "test")] == [corpus["a"].frames, 183]
 
 
-def test_what_a_corpus_lacks_is_named(folder):
+def test_a_missing_song_or_passage_is_named(folder):
     corpus = Corpus.open(folder)
     with pytest.raises(CorpusError, match="a: no passage 'train'; it has: test"):
         corpus["a"].passage("train")
@@ -157,9 +158,8 @@ def test_what_a_corpus_lacks_is_named(folder):
         corpus["c"]
 
 
-@pytest.mark.parametrize(
-    ("damage", "said"),
-    [
+def test_a_damaged_corpus_is_an_error_with_the_command_to_run(folder, tmp_path_factory):
+    for damage, message in (
         (lambda f: (f / "songs.json").unlink(), r"songs\.json: there is no such file"),
         (lambda f: (f / "songs.json").write_text("{"), r"songs\.json: cannot be understood"),
         (lambda f: (f / "songs.json").write_text("[]"), r"songs\.json: cannot be understood"),
@@ -171,23 +171,23 @@ def test_what_a_corpus_lacks_is_named(folder):
             r"b\.npy: missing or of another size",
         ),
         (lambda f: np.save(f / "a.npy", np.zeros((20, 2), "i2")), "missing or of another size"),
-    ],
-)
-def test_a_damaged_corpus_says_what_to_run(folder, damage, said):
-    damage(folder)
-    with pytest.raises(CorpusError, match=said + r".*; run `dvc repro prepare`"):
-        Corpus.open(folder)
+    ):
+        copy = tmp_path_factory.mktemp("damaged")
+        shutil.copytree(folder, copy, dirs_exist_ok=True)
+        damage(copy)
+        with pytest.raises(CorpusError, match=message + r".*; run `dvc repro prepare`"):
+            Corpus.open(copy)
 
 
-def test_an_array_emptied_since_says_what_to_run(folder):
+def test_an_array_emptied_later_is_an_error_with_the_command_to_run(folder):
     song = Corpus.open(folder).songs[0]
     song.path.write_bytes(b"")
     with pytest.raises(CorpusError, match="cannot be opened; run `dvc repro prepare`"):
         _ = song.samples
 
 
-def test_what_was_prepared_earlier_is_still_read(tmp_path):
-    """Another layout needs another format: this is what stands in the folders of users."""
+def test_a_corpus_of_the_present_format_is_read(tmp_path):
+    """The layout in the folders of users; a change of it needs another format number."""
     entry = {
         "slug": "a",
         "source": "a.wav",
@@ -206,8 +206,8 @@ def test_what_was_prepared_earlier_is_still_read(tmp_path):
     assert song == prepared("a", {"train": (0, 6), "test": (7, 9)}, 9, tmp_path, channels=1)
 
 
-class Burglar:
-    """Whoever unpickles it makes a folder."""
+class MakesFolder:
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -216,16 +216,16 @@ class Burglar:
         return Path.mkdir, (self.path,)
 
 
-def test_a_pickle_in_the_place_of_an_array_is_never_loaded(folder):
+def test_a_pickled_song_is_never_loaded(folder):
     songs = Corpus.open(folder).songs
-    songs[0].path.write_bytes(pickle.dumps(Burglar(folder / "burgled")))
+    songs[0].path.write_bytes(pickle.dumps(MakesFolder(folder / "unpickled")))
     assert not has_array(songs[0])
     with pytest.raises(CorpusError, match=r"a\.npy: cannot be opened; run `dvc repro prepare`"):
         _ = songs[0].samples
-    assert not (folder / "burgled").exists()
+    assert not (folder / "unpickled").exists()
 
 
-def test_songs_and_corpora_are_sealed(folder):
+def test_songs_and_corpora_are_immutable(folder):
     corpus = Corpus.open(folder)
     assert_sealed(corpus)
     assert_sealed(corpus["a"])
@@ -296,7 +296,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_sha256_is_that_of_the_bytes(tmp_path):
+def test_sha256_of_file_hashes_the_bytes(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256_of_file(tmp_path / "a").startswith("ba7816bf8f01cfea414140de5dae2223")
 

@@ -47,17 +47,17 @@ def test_no_items_need_no_engine():
     assert list(engine.each("ray", abs, [])) == []
 
 
-def test_local_results_are_all_there_from_one_process_and_from_several(monkeypatch):
+def test_local_results_are_complete_from_one_process_and_from_several(monkeypatch):
     for cores in (1, 2):
         monkeypatch.setattr(engine, "free_cores", lambda cores=cores: cores)
         assert sorted(engine.each("local", abs, range(-20, 0))) == list(range(1, 21))
 
 
-def test_processes_of_ours_do_not_run_the_program_again(tmp_path):
-    """A script without the guard that multiprocessing asks for."""
+def test_worker_processes_do_not_run_the_main_program(tmp_path):
+    """A script without the `__main__` guard of multiprocessing."""
     script = tmp_path / "script.py"
     script.write_text(
-        "from songcast import engine\n"
+        "from songcast.distributed import engine\n"
         "engine.free_cores = lambda: 2\n"
         "print(sorted(engine.each('local', abs, [-1, -2, -3])))\n"
     )
@@ -65,7 +65,7 @@ def test_processes_of_ours_do_not_run_the_program_again(tmp_path):
     assert done.stdout == "[1, 2, 3]\n"
 
 
-def test_ray_that_is_not_installed_is_one_line(monkeypatch):
+def test_a_missing_ray_is_an_error_in_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ParamsError, match=r"engine is 'ray', and Ray is not installed: `pip") as e:
         list(engine.each("ray", abs, [1]))
@@ -117,7 +117,7 @@ def test_two_nodes_prepare_the_same_bytes(two_nodes, data, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_nodes_hear_the_same_features(two_nodes, data, tmp_path):
+def test_two_nodes_compute_the_same_features(two_nodes, data, tmp_path):
     prepare(data, tmp_path / "prepared", PARAMS)
     songs = list(Corpus.open(tmp_path / "prepared"))
     settings = FrontEndSettings(kind="cascade", filter_bank=BANK)
@@ -134,7 +134,7 @@ def test_two_nodes_hear_the_same_features(two_nodes, data, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # on a busy machine
-def test_two_nodes_measure_the_same(two_nodes, data, tmp_path):
+def test_two_nodes_evaluate_the_same(two_nodes, data, tmp_path):
     for name in ("b.flac", "c.ogg"):
         (data / name).unlink()
     models = tmp_path / "models"
@@ -182,7 +182,7 @@ def leaves(value, where=""):
 
 
 @pytest.mark.slow
-def test_a_bad_song_is_named_and_the_rest_is_finished(two_nodes, data, tmp_path):
+def test_a_bad_song_is_named_and_the_others_are_decoded(two_nodes, data, tmp_path):
     (data / "bad.wav").write_bytes(b"RIFF")
     with pytest.raises(AudioError, match=r"bad\.wav: is text, not a song"):
         prepare(data, tmp_path / "ray", PARAMS, "ray")
@@ -191,10 +191,10 @@ def test_a_bad_song_is_named_and_the_rest_is_finished(two_nodes, data, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_lost_worker_loses_nothing_and_a_refusal_is_raised(two_nodes, tmp_path):
+def test_tasks_of_a_lost_worker_are_repeated_and_errors_are_raised(two_nodes, tmp_path):
     # Defined here, functions travel by value: the workers need not import this module.
     def die_once(marker):
-        """Kill this worker the first time, as a lost machine would; then answer."""
+        """Kill this worker the first time, like a lost machine; then return."""
         if not marker.exists():
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -225,7 +225,7 @@ FIT = FitParams(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # on a busy machine
-def test_training_shared_by_two_ends_the_same_though_one_of_them_is_killed(
+def test_two_workers_train_the_same_weights_even_if_one_is_killed(
     two_nodes, data, tmp_path, monkeypatch
 ):
     marker = tmp_path / "killed"
@@ -269,32 +269,26 @@ def test_training_shared_by_two_ends_the_same_though_one_of_them_is_killed(
     assert not (home / "checkpoints" / "shared").exists()
 
 
-@pytest.mark.parametrize(
-    ("changed", "said"),
-    [
-        ({"workers": 2}, "workers: 2 take engine: ray;"),
-        (
-            {"workers": 3, "engine": "ray"},
-            "workers: 3 does not divide train.batch_size 16;",
-        ),
-        ({"workers": 0}, "workers is 0; allowed: "),
-    ],
-)
-def test_workers_that_cannot_share_a_training_are_one_line(tmp_path, changed, said):
+def test_an_invalid_number_of_workers_is_an_error_in_one_line(tmp_path):
     repository = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump({**repository, **changed}))
-    with pytest.raises(ParamsError) as error:
-        Params.load(tmp_path / "params.yaml")
-    assert said in str(error.value)
+    for changed, line in (
+        ({"workers": 2}, "workers: 2 workers need engine: ray;"),
+        ({"workers": 3, "engine": "ray"}, "workers: 3 does not divide train.batch_size 16;"),
+        ({"workers": 0}, "workers is 0; allowed: "),
+    ):
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump({**repository, **changed}))
+        with pytest.raises(ParamsError) as error:
+            Params.load(tmp_path / "params.yaml")
+        assert line in str(error.value)
 
 
-def test_a_cluster_too_small_for_the_workers_is_one_line():
+def test_a_cluster_too_small_for_the_workers_is_an_error_in_one_line():
     assert cluster.worker_resources([{"CPU": 2}, {"CPU": 7}], 4) == {"CPU": 2}
     with pytest.raises(ParamsError, match="workers is 5, more than the Ray cluster has cores"):
         cluster.worker_resources([{"CPU": 3}, {"CPU": 1}], 5)
 
 
-def test_a_cluster_that_is_not_there_is_one_line(monkeypatch):
+def test_an_unreachable_cluster_is_an_error_in_one_line(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with pytest.raises(ParamsError, match=r"RAY_ADDRESS is '127\.0\.0\.1:1': no Ray cluster"):
         list(engine.each("ray", abs, [1]))

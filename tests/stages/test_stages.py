@@ -15,11 +15,13 @@ from helpers.small_models import music
 from helpers.small_params import PARAMS, RATE_HZ
 from songcast.audio.songs import Song, read_song, write_song
 from songcast.bundle import read_manifest
+from songcast.commands.summary import parent_line
 from songcast.data.corpus import Corpus
 from songcast.errors import ParamsError
+from songcast.files import write_json
 from songcast.forecasting.notebook import Notebook
 from songcast.registry import downloads
-from songcast.registry.models import load
+from songcast.registry.models import load, pin
 from songcast.stages import run_stage
 from songcast.tracking import store as tracking_store
 from songcast.training.setup import replay_shares
@@ -81,7 +83,7 @@ def home(pipeline, monkeypatch):
     return use_repository(pipeline, monkeypatch)
 
 
-def test_every_stage_has_left_its_outputs(home):
+def test_every_stage_writes_its_outputs(home):
     found = {path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file()}
     expected = {
         "prepared/songs.json",
@@ -110,7 +112,7 @@ def test_every_stage_has_left_its_outputs(home):
     assert not (home / "checkpoints" / "train").exists()
 
 
-def test_the_evaluation_measures_every_forecaster_on_every_unseen_passage(home):
+def test_the_evaluation_covers_every_forecaster_and_song(home):
     evaluation = read(home / "metrics" / "evaluation.json")
     assert list(evaluation) == ["summary", "songs", "continuation"]
     assert sorted(evaluation["songs"]) == sorted(SONGS)
@@ -129,7 +131,7 @@ def test_the_evaluation_measures_every_forecaster_on_every_unseen_passage(home):
         assert summary["bits_per_sample"] == pytest.approx(mean)
 
 
-def test_the_measures_are_those_of_the_models_own_forecasts(home):
+def test_the_measures_are_those_of_the_models_forecasts(home):
     prepared = Corpus.open(home / "prepared")["new"]
     measures = read(home / "metrics" / "evaluation.json")["songs"]["new"]
     for name, uri in {
@@ -145,7 +147,7 @@ def test_the_measures_are_those_of_the_models_own_forecasts(home):
         assert measures[name]["prediction_gain_db"] == pytest.approx(gains.tolist(), rel=1e-9)
 
 
-def test_the_listening_files_are_the_same_frames_of_the_unseen_passage(home):
+def test_the_listening_files_are_aligned_and_from_the_test_passage(home):
     for prepared in Corpus.open(home / "prepared"):
         folder = home / "listening" / prepared.slug
         start, _ = prepared.splits["test"]
@@ -161,7 +163,7 @@ def test_the_listening_files_are_the_same_frames_of_the_unseen_passage(home):
             np.testing.assert_allclose(heard.samples, expected, atol=0.51)
 
 
-def test_continuations_are_measured_by_horizon_beside_what_people_would_use(home):
+def test_continuations_are_measured_by_horizon_beside_baselines(home):
     found = read(home / "metrics" / "evaluation.json")["continuation"]
     names = ["continuation", "silence", "loop", "burg", "paste"]
     assert list(found["summary"]) == names
@@ -177,7 +179,7 @@ def test_continuations_are_measured_by_horizon_beside_what_people_would_use(home
     assert found["summary"]["loop"]["log_mel_distance_db"][0] == pytest.approx(np.mean(means))
 
 
-def test_the_continuation_that_is_heard_goes_on_where_the_original_does(home):
+def test_the_continuation_starts_where_the_original_passage_starts(home):
     for prepared in Corpus.open(home / "prepared"):
         start, _ = prepared.splits["test"]
         heard = Song(
@@ -196,7 +198,7 @@ def test_registered_versions_carry_the_continuation_model(home):
         assert read_manifest(package)["continuation_weights_sha256"] == weights
 
 
-def test_retrain_begins_with_trains_weights_and_another_slope(home):
+def test_retrain_starts_from_the_weights_of_train_with_another_slope(home):
     train, retrain = (read_manifest(home / "models" / kind) for kind in ("train", "retrain"))
     assert retrain["parent_weights_sha256"] == train["weights_sha256"]
     assert retrain["weights_sha256"] != train["weights_sha256"]
@@ -208,7 +210,7 @@ def test_retrain_begins_with_trains_weights_and_another_slope(home):
     assert slopes == pytest.approx([0.25] * len(slopes))
 
 
-def test_every_songs_measures_before_and_after_retraining_are_written(home):
+def test_retrain_writes_the_measures_of_every_song_before_and_after(home):
     report = read(home / "metrics" / "retrain.json")
     assert report["new_songs"] == ["new"]
     assert sorted(report["songs"]) == sorted(SONGS)
@@ -257,7 +259,7 @@ def test_each_stage_is_one_run_with_its_epochs(home):
             assert found.data.metrics["bits_per_sample"] > 0
 
 
-def test_the_parent_of_all_runs_carries_the_page_and_every_forecasters_numbers(home):
+def test_the_parent_run_has_the_report_and_the_numbers_of_every_forecaster(home):
     runs, _ = runs_and_versions()
     (parent,) = {found.data.tags["mlflow.parentRunId"] for found in runs}
     client = tracking_store.connect()
@@ -272,7 +274,7 @@ def test_the_parent_of_all_runs_carries_the_page_and_every_forecasters_numbers(h
     assert paths == {"report.html", "plots"}
 
 
-def test_registering_again_registers_nothing_twice(home):
+def test_registering_again_adds_no_version(home):
     before = read(home / "registered.json")
     was_runs, was_versions = runs_and_versions()
     run("register")
@@ -281,7 +283,7 @@ def test_registering_again_registers_nothing_twice(home):
     assert read(home / "registered.json") == before
 
 
-def test_from_the_outputs_alone_an_emptied_store_is_filled_again(home, tmp_path, monkeypatch):
+def test_an_emptied_store_is_rebuilt_from_the_outputs(home, tmp_path, monkeypatch):
     copy = tmp_path / "clone"
     shutil.copytree(home, copy, ignore=shutil.ignore_patterns("mlruns", "features"))
     use_repository(copy, monkeypatch)
@@ -328,22 +330,42 @@ class Named:
         self.splits = {split: (0, frames)}
 
 
-@pytest.mark.parametrize("replay", [0.0, 0.25, 0.5])
-def test_old_songs_get_the_replay_share_of_what_is_heard(replay):
+def test_old_songs_get_the_replay_share_of_the_crops():
     songs = [Named("a", 1000, 2), Named("b", 3000, 1), Named("c", 500, 2)]
     held_out = Named("d", 9000, 2, "test")
-    shares = replay_shares([*songs, held_out], songs[2:], replay)
-    heard = {s.slug: shares[s.slug] * s.frames * s.channels for s in songs}
-    assert heard["a"] + heard["b"] == pytest.approx(replay * sum(heard.values()))
-    assert heard["a"] * 3 == pytest.approx(heard["b"] * 2)
+    for replay in (0.0, 0.25, 0.5):
+        shares = replay_shares([*songs, held_out], songs[2:], replay)
+        drawn = {s.slug: shares[s.slug] * s.frames * s.channels for s in songs}
+        assert drawn["a"] + drawn["b"] == pytest.approx(replay * sum(drawn.values()))
+        assert drawn["a"] * 3 == pytest.approx(drawn["b"] * 2)
 
 
-def test_with_no_old_songs_all_are_heard_alike():
+def test_summary_reports_that_the_alias_of_the_parent_has_moved(home):
+    path = home / "metrics" / "retrain.json"
+    report = read(path)
+    weights = read_manifest(home / "models" / "train")["weights_sha256"]
+    parent = {"name": "models/train", "uri": "models/train", "weights_sha256": weights}
+    assert report["parent"] == parent
+    assert parent_line(path) is None
+    alias, champion = "models:/songcast@champion", read(home / "registered.json")["champion"]
+    present = f"models:/songcast/{champion}"
+    assert pin(alias) == present
+    try:
+        write_json(path, {"parent": {"name": alias, "uri": present}})
+        assert parent_line(path) is None
+        write_json(path, {"parent": {"name": alias, "uri": "models:/songcast/99"}})
+        line = parent_line(path)
+        assert line.startswith(f"{alias} is now {present}; models/retrain was trained from ")
+    finally:
+        write_json(path, report)
+
+
+def test_without_old_songs_all_have_the_same_share():
     songs = [Named("a", 1000, 2), Named("b", 3000, 1)]
     assert replay_shares(songs, songs, 0.5) == {"a": 1.0, "b": 1.0}
 
 
-def test_a_baseline_as_parent_and_a_song_that_is_not_there_are_clear_errors(home, monkeypatch):
+def test_an_invalid_parent_and_an_unknown_song_are_errors(home, monkeypatch):
     saved = (home / "params.yaml").read_text()
     try:
         for change, said in (
@@ -371,9 +393,7 @@ def test_a_baseline_as_parent_and_a_song_that_is_not_there_are_clear_errors(home
         ),
     ],
 )
-def test_a_stage_run_as_a_program_says_a_users_mistake_in_one_line(
-    own_process, error, code, said, capsys
-):
+def test_a_stage_prints_an_invalid_input_in_one_line(own_process, error, code, said, capsys):
     def main():
         raise error
 

@@ -1,4 +1,4 @@
-"""Training lowers the code length, and a stop of any kind changes nothing but the time."""
+"""Training lowers the code length; an interrupted training ends with the same weights."""
 
 import json
 import os
@@ -111,7 +111,7 @@ def finished(corpus, tmp_path_factory):
     return weights_of(model), rows
 
 
-def test_training_lowers_the_code_length_on_what_it_has_not_seen(corpus, finished):
+def test_training_lowers_the_code_length_on_validation_passages(corpus, finished):
     weights, rows = finished
     assert [row["step"] for row in rows] == [0.0, 1.0, 2.0]
     assert all(set(row) == set(rows[0]) for row in rows)
@@ -120,11 +120,11 @@ def test_training_lowers_the_code_length_on_what_it_has_not_seen(corpus, finishe
     model.network.set_weights(weights)
     after = np.mean(song_bits(model.network, corpus[1]))
     assert after < before - 0.1
-    # What is kept is the best epoch's average.
+    # The result is the average of the best epoch.
     assert after == pytest.approx(min(row["validation_bits_per_sample"] for row in rows), abs=1e-6)
 
 
-def test_equal_seeds_give_equal_weights_and_rows_other_seeds_others(corpus, finished, tmp_path):
+def test_weights_and_rows_depend_on_the_seed_alone(corpus, finished, tmp_path):
     model, rows = train(corpus, tmp_path / "a")
     assert rows == finished[1]
     assert_equal_weights(weights_of(model), finished[0])
@@ -132,7 +132,7 @@ def test_equal_seeds_give_equal_weights_and_rows_other_seeds_others(corpus, fini
     assert train(corpus, tmp_path / "b", seed=1, settings=short)[1] != rows[:1]
 
 
-def test_stopped_and_started_again_training_ends_as_if_it_had_not(corpus, finished, tmp_path):
+def test_a_resumed_training_ends_like_an_uninterrupted_one(corpus, finished, tmp_path):
     last = 0
     with pytest.raises(KeyboardInterrupt):
         train(corpus, tmp_path, on_epoch=stop_after(last))
@@ -141,7 +141,7 @@ def test_stopped_and_started_again_training_ends_as_if_it_had_not(corpus, finish
     assert done == list(range(last + 1, SETTINGS.epochs))
     assert rows == finished[1]
     assert_equal_weights(weights_of(model), finished[0])
-    # Finished, and started once more: nothing is left to do.
+    # A third start has nothing to do.
     model, rows = train(corpus, tmp_path, on_epoch=lambda epoch, row: done.append(epoch))
     assert len(done) == SETTINGS.epochs - last - 1
     assert rows == finished[1]
@@ -149,7 +149,7 @@ def test_stopped_and_started_again_training_ends_as_if_it_had_not(corpus, finish
 
 
 @pytest.mark.slow
-def test_stopped_in_the_middle_of_an_epoch_it_begins_that_epoch_again(corpus, finished, tmp_path):
+def test_a_training_interrupted_within_an_epoch_repeats_that_epoch(corpus, finished, tmp_path):
     def on_step(step):
         if step == SETTINGS.steps_per_epoch + 2:
             raise KeyboardInterrupt
@@ -164,7 +164,7 @@ def test_stopped_in_the_middle_of_an_epoch_it_begins_that_epoch_again(corpus, fi
     assert_equal_weights(weights_of(model), finished[0])
 
 
-def test_the_checkpoint_of_another_training_is_not_gone_on_from(corpus, finished, tmp_path):
+def test_a_training_does_not_resume_from_another_trainings_checkpoint(corpus, finished, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(corpus, tmp_path, "other", seed=5, on_epoch=stop_after(0))
     done = []
@@ -173,7 +173,7 @@ def test_the_checkpoint_of_another_training_is_not_gone_on_from(corpus, finished
     assert_equal_weights(weights_of(model), finished[0])
 
 
-def test_a_checkpoint_remembers_its_run_holds_no_pickle_and_leaves_when_told(corpus, tmp_path):
+def test_a_checkpoint_keeps_its_run_id_has_no_pickle_and_can_be_deleted(corpus, tmp_path):
     folder = tmp_path / "checkpoints"
     model = untrained("none")
     trainer = compile_trainer(model.network, code_length_bits, SETTINGS)
@@ -189,12 +189,12 @@ def test_a_checkpoint_remembers_its_run_holds_no_pickle_and_leaves_when_told(cor
     assert not folder.exists()
 
 
-def test_a_training_that_only_diverges_is_one_line(corpus, tmp_path):
+def test_a_training_that_diverges_in_every_epoch_is_an_error_in_one_line(corpus, tmp_path):
     with pytest.raises(ParamsError, match=r"diverged in every epoch; lower learning_rate"):
         train(corpus, tmp_path, settings=replace(SETTINGS, epochs=1, learning_rate=np.nan))
 
 
-def test_a_crash_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path, monkeypatch):
+def test_a_crash_while_writing_a_checkpoint_keeps_the_previous_one(tmp_path, monkeypatch):
     trainer = compile_trainer(untrained("none").network, code_length_bits, SETTINGS)
     checkpoint = Checkpoint(tmp_path, "f")
     checkpoint.save(trainer, [{"step": 0.0}], None)
@@ -233,7 +233,7 @@ def test_the_loss_is_the_code_length_of_the_discrete_mixture():
     assert np.median(np.abs(loss - bits)[ordinary]) < 1e-4
 
 
-def test_the_loss_is_finite_and_falls_towards_the_sample_however_wrong_the_forecast():
+def test_the_loss_is_finite_and_falls_towards_the_sample_for_any_forecast():
     target = np.array([[[50.0, 0.1]]], np.float32)
 
     def loss(location, log_scale):
@@ -286,7 +286,7 @@ def small_params() -> str:
 
 
 @pytest.mark.slow
-def test_the_stage_killed_and_started_again_ends_with_the_same_weights(tmp_path, monkeypatch):
+def test_the_stage_ends_with_the_same_weights_after_a_kill(tmp_path, monkeypatch):
     from helpers.mlflow_store import use_repository
 
     homes = [use_repository(tmp_path / name, monkeypatch) for name in ("whole", "killed")]
@@ -340,7 +340,7 @@ def test_the_stage_killed_and_started_again_ends_with_the_same_weights(tmp_path,
 
 
 @pytest.mark.slow
-def test_on_jax_training_does_what_these_tests_say_too():
+def test_these_tests_pass_on_jax():
     subprocess.run(
         [
             sys.executable,

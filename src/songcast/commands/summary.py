@@ -54,9 +54,33 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"Means over the held-out passages of {songs} songs (* best):")
     print_table(COLUMNS, rows)
     print(f"\n{registered}\n")
+    moved = parent_line(root / files.METRICS / "retrain.json")
+    if moved is not None:
+        print(f"{moved}\n")
     for place, content in WHERE:
         print(f"{place:<25}{content}")
     return 0
+
+
+def parent_line(path: Path) -> str | None:
+    """Return a line if ``retrain.parent`` is an alias that has moved since the stage retrain ran.
+
+    ``path``: of metrics/retrain.json. DVC does not rerun retrain when an alias moves.
+    """
+    from songcast.errors import SongcastError
+    from songcast.registry.models import is_alias, pin
+
+    try:
+        parent = json.loads(path.read_text())["parent"]
+        present = pin(parent["name"]) if is_alias(parent["name"]) else parent["uri"]
+    except (OSError, ValueError, KeyError, TypeError, SongcastError):
+        return None
+    if present == parent["uri"]:
+        return None
+    return (
+        f"{parent['name']} is now {present}; models/retrain was trained from {parent['uri']}. "
+        "To train it again: `dvc repro --force --single-item retrain`, then `make run`."
+    )
 
 
 def registry_line(path: Path) -> str:

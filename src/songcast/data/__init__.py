@@ -1,1 +1,4 @@
-"""data."""
+"""Prepared songs: int16 arrays on disk with their splits in time, and augmentation.
+
+Audio files go in (``decoding``); memory maps and ``songs.json`` come out (``corpus``).
+"""

@@ -1,8 +1,7 @@
-"""Variants of songs to learn from: other speeds, levels and stereo images.
+"""Augmentation: copies of songs at other speeds, levels and stereo images, to train on.
 
-A network that hears a handful of songs learns their habits. Played faster or slower, louder
-or quieter, with the channels mixed, a song has another spectrum, another noise floor and
-other experts in the lead, while all that is true of music in general stays.
+They reduce overfitting to a handful of songs: a copy has another spectrum, another noise floor
+and other best experts than the song.
 """
 
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ from songcast.audio.resampling import resampled
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """``speed``: of playing, 1 as it is; ``gain``: factor on the amplitude; ``spread``: how much
-    of the other channel each channel gets, after the two have changed places.
+    """``speed``: 1 leaves it as it is. ``gain``: factor on the amplitude. ``spread``: share of
+    the other channel that each channel gets, after the two are swapped.
     """
 
     name: str
@@ -40,18 +39,16 @@ def augment(
     if samples.shape[1] == 2:
         mixed = mixed[:, ::-1] + augmentation.spread * mixed
     loud = np.clip(np.rint(augmentation.gain * mixed), -32768, 32767).astype(np.int16)
-    blocks = resampled(
-        [loud], sample_rate_hz, _to_hz(sample_rate_hz, augmentation), samples.shape[1]
-    )
-    return np.concatenate(list(blocks))[
-        : augmented_frames(len(samples), sample_rate_hz, augmentation)
-    ]
+    rate_hz = _resampled_hz(sample_rate_hz, augmentation)
+    blocks = resampled([loud], sample_rate_hz, rate_hz, samples.shape[1])
+    frames = augmented_frames(len(samples), sample_rate_hz, augmentation)
+    return np.concatenate(list(blocks))[:frames]
 
 
 def augmented_frames(frames: int, sample_rate_hz: int, augmentation: Augmentation) -> int:
-    """How many frames ``augment`` makes of ``frames``."""
-    return frames * _to_hz(sample_rate_hz, augmentation) // sample_rate_hz
+    """Return the number of frames that ``augment`` makes of ``frames``."""
+    return frames * _resampled_hz(sample_rate_hz, augmentation) // sample_rate_hz
 
 
-def _to_hz(sample_rate_hz: int, augmentation: Augmentation) -> int:
+def _resampled_hz(sample_rate_hz: int, augmentation: Augmentation) -> int:
     return round(sample_rate_hz / augmentation.speed)

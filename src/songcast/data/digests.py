@@ -1,4 +1,4 @@
-"""Digests of files, computed once per file: an unchanged one is known by its status."""
+"""Digests of files. A file whose status is unchanged is not read again."""
 
 import json
 import os
@@ -9,37 +9,36 @@ from pathlib import Path
 
 from songcast.files import sha256_of_file, write_json
 
-# A file changed this shortly before it is read could change again within the clock's tick.
+# A file that changed this recently could change again within one tick of the clock.
 SETTLED_NS = 2_000_000_000
 
 Status = list[int]  # size, time of the last change in ns, inode
 
 
 def digests_of(files: Sequence[Path], cache: Path) -> list[str]:
-    """Return the sha256 of each file; read are those whose status is not in ``cache``.
+    """Return the sha256 of each file, from ``cache`` where the status of the file is there.
 
-    ``cache`` is a JSON file, written anew where something changed; it may be deleted at any
-    time. Raises ``OSError``.
+    ``cache`` is a JSON file that is updated and may be deleted at any time. Raises ``OSError``.
     """
-    known = _read(cache)
+    cached = _read(cache)
     now_ns = time.time_ns()
-    found: dict[str, tuple[Status, str]] = {}
+    current: dict[str, tuple[Status, str]] = {}
 
     def digest(file: Path) -> str:
         status = _status(file)
         name = os.fsencode(file.absolute()).decode("utf-8", "backslashreplace")
-        before, sha256 = known.get(name, ([], ""))
+        before, sha256 = cached.get(name, ([], ""))
         if before != status:
             sha256 = sha256_of_file(file)
         if now_ns - status[1] > SETTLED_NS and _status(file) == status:
-            found[name] = (status, sha256)
+            current[name] = (status, sha256)
         return sha256
 
     with ThreadPoolExecutor() as pool:
         digests = list(pool.map(digest, files))
-    if found != known:
+    if current != cached:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        write_json(cache, found)
+        write_json(cache, current)
     return digests
 
 

@@ -1,7 +1,7 @@
-"""Ray: the work of ``engine: ray``. The only importer of ray.
+"""Work on a Ray cluster (``engine: ray``). The only module that imports ray.
 
-``RAY_ADDRESS`` names the cluster; without it Ray starts on this machine. Every node has
-songcast installed and sees the repository's folder at the same path (a shared file system).
+``RAY_ADDRESS`` names the cluster; without it Ray starts on this machine. Every node needs
+songcast, and the repository's folder at the same path (a shared file system).
 """
 
 import logging
@@ -25,18 +25,18 @@ Result = TypeVar("Result")
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Workers import TensorFlow, some seconds each, before they report themselves.
+    # Workers import TensorFlow, which takes some seconds, before they report.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
 }
 
 
 def import_ray() -> Any:
-    """Import Ray with its switches set. Raises ``ParamsError`` where it is not installed."""
+    """Import Ray with its switches set. Raises ``ParamsError`` if it is not installed."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what Ray's own modules complain about as they load
+            warnings.simplefilter("ignore")  # Ray's own modules warn while they load
             import ray
             import ray.data
     except ImportError as error:
@@ -49,7 +49,7 @@ def import_ray() -> Any:
 
 @contextmanager
 def connected() -> Iterator[Any]:
-    """Give Ray, connected to the cluster; what was started for the block ends with it."""
+    """Yield Ray, connected to the cluster; if Ray starts for the block, it ends with it."""
     ray = import_ray()
     if ray.is_initialized():
         yield ray
@@ -60,7 +60,7 @@ def connected() -> Iterator[Any]:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except ConnectionError as error:
         raise ParamsError(
-            f"RAY_ADDRESS is {address!r}: the cluster there refuses ({_one_line(error)}); "
+            f"RAY_ADDRESS is {address!r}: the cluster refuses the connection ({_one_line(error)}); "
             "give this machine its token (RAY_AUTH_MODE, ~/.ray/auth_token)"
         ) from error
     try:
@@ -70,7 +70,7 @@ def connected() -> Iterator[Any]:
 
 
 def _check(address: str) -> None:
-    """Ask whether anyone listens: Ray itself asks for ten minutes before it gives up."""
+    """Raise ``ParamsError`` if nothing listens there; Ray itself would try for ten minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not (colon and port.isdigit()):
         return
@@ -88,10 +88,10 @@ def _one_line(error: Exception) -> str:
 
 
 def each(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """Yield ``work(item)`` of every item, as they are done; one Ray Data task each.
+    """Yield ``work(item)`` of every item, in the order of completion; one Ray Data task each.
 
-    Ray does the rest: as many at a time as the cluster has cores and results are fetched, and
-    the tasks of a lost worker again. A ``SongcastError`` of ``work`` is raised here.
+    Ray runs as many tasks at a time as the cluster has cores, and repeats the tasks of a lost
+    worker. A ``SongcastError`` of ``work`` is raised here.
     """
     if not items:
         return
@@ -121,10 +121,10 @@ def train(
 ) -> None:
     """Run ``work(rank, report)`` in ``workers`` processes at once, of ranks 0, 1, ...
 
-    Each has ``TF_CONFIG`` and its part of the cluster's cores, and a GPU where there are enough.
-    What any of them reports comes to ``on_report`` here. When one dies all are started again,
-    three times; ``work`` keeps its own checkpoints. ``folder``: scratch that every node sees.
-    Raises ``CorpusError`` when they die too often, ``ParamsError`` for too small a cluster.
+    Each has ``TF_CONFIG``, a share of the cluster's cores, and a GPU if there are enough. Their
+    reports are passed to ``on_report`` here. If one dies, all are restarted, at most three
+    times; ``work`` keeps its own checkpoints. ``folder``: scratch space that every node sees.
+    Raises ``CorpusError`` if they die too often, ``ParamsError`` if the cluster is too small.
     """
     with connected() as ray:
         from ray.train import (
@@ -145,11 +145,11 @@ def train(
         def loop() -> None:
             work(get_context().get_world_rank(), reported.put)
 
-        def listen() -> None:
-            for said in iter(reported.get, None):
-                on_report(said)
+        def receive() -> None:
+            for report in iter(reported.get, None):
+                on_report(report)
 
-        # Of an earlier run: its bookkeeping, by which Ray would believe this one finished.
+        # With the state of an earlier run, Ray would consider this one finished.
         shutil.rmtree(folder, ignore_errors=True)
         trainer = TensorflowTrainer(
             loop,
@@ -163,21 +163,21 @@ def train(
             ),
         )
         with ThreadPoolExecutor(1) as pool:
-            listening = pool.submit(listen)
+            receiving = pool.submit(receive)
             try:
                 trainer.fit()
             except TrainingFailedError as error:
                 raise CorpusError(
-                    f"workers failed too often ({_one_line(error)}); run it again: it goes on "
-                    "from its last epoch"
+                    f"workers kept failing ({_one_line(error)}); run again to resume from the "
+                    "last epoch"
                 ) from error
             finally:
                 reported.put(None)
-            listening.result()
+            receiving.result()
 
 
 def worker_resources(nodes: Sequence[Mapping[str, float]], workers: int) -> dict[str, int]:
-    """Return what each of ``workers`` may have of ``nodes``' resources: GPUs first, then cores.
+    """Return the resources of ``nodes`` for each of ``workers``: a GPU if possible, and cores.
 
     >>> worker_resources([{"CPU": 4}, {"CPU": 12}], 3)
     {'CPU': 4}
@@ -187,10 +187,10 @@ def worker_resources(nodes: Sequence[Mapping[str, float]], workers: int) -> dict
     most = int(max(node.get("CPU", 0) for node in nodes))
     for given in ({"GPU": 1}, {}):
         for cores in range(most, 0, -1):
-            wanted = {"CPU": cores, **given}
-            room = (min(int(node.get(k, 0)) // n for k, n in wanted.items()) for node in nodes)
+            needed = {"CPU": cores, **given}
+            room = (min(int(node.get(k, 0)) // n for k, n in needed.items()) for node in nodes)
             if sum(room) >= workers:
-                return wanted
+                return needed
     raise ParamsError(
         f"params.yaml: workers is {workers}, more than the Ray cluster has cores; lower it, or "
         "add machines"
@@ -209,11 +209,10 @@ def tune(
 ) -> list[tuple[str, dict[str, Any], Path]]:
     """Run ``trial(values, report)`` for ``trials`` draws from ``space``; one core each.
 
-    ``report`` takes a row of metrics per epoch; its validation_bits_per_sample decides which
-    trials are stopped early (ASHA; Li et al., 2018), none before ``grace_epochs``. State is kept
-    in ``folder``: a sweep that was stopped goes on, its finished trials are not run again.
-    Returns the name, the values, and the folder of each trial; those with an ``error.txt``
-    failed.
+    ``report`` takes a row of metrics per epoch; by its validation_bits_per_sample, worse trials
+    are stopped early (ASHA; Li et al., 2018), but not before ``grace_epochs``. The state is in
+    ``folder``: an interrupted sweep resumes and does not repeat its finished trials. Returns
+    the name, the values, and the folder of each trial; a failed one has an ``error.txt``.
     """
     with connected():
         from ray import tune
@@ -250,5 +249,5 @@ def tune(
                     verbose=0,
                 ),
             )
-        found = tuner.fit()
-        return [(Path(r.path).name, dict(r.config), Path(r.path)) for r in found]
+        results = tuner.fit()
+        return [(Path(r.path).name, dict(r.config), Path(r.path)) for r in results]

@@ -1,6 +1,6 @@
-"""The same work on many songs: on this machine's cores, or on a Ray cluster.
+"""The same work on many songs: on the cores of this machine, or on a Ray cluster.
 
-params.yaml says which (``engine``). The results are the same; only who works differs.
+``engine`` in params.yaml selects which. The results are the same.
 """
 
 import multiprocessing
@@ -31,10 +31,10 @@ Result = TypeVar("Result")
 def each(
     engine: "Engine", work: Callable[[Item], Result], items: Sequence[Item]
 ) -> Iterator[Result]:
-    """Yield ``work(item)`` for every item, as they are done: in no particular order.
+    """Yield ``work(item)`` of every item, in the order of completion.
 
     ``work`` is a function of a module, and items and results can be pickled. An exception of
-    ``work`` stops the rest and is raised here. Raises ``CorpusError`` where workers die.
+    ``work`` stops the rest and is raised here. Raises ``CorpusError`` if a worker dies.
     """
     if engine == "ray":
         from songcast.distributed import cluster
@@ -47,33 +47,33 @@ def each(
 
 
 def wake(work: Callable[..., object]) -> None:
-    """Let what starts the processes of ``each(work)`` boot, while the caller does other things.
+    """Start the process that will fork the workers of ``each(work)``, without waiting for it.
 
-    It takes a third of a second, which few songs cannot share out. Nothing waits for it.
+    It takes a third of a second, in which the caller can do other things.
     """
     if free_cores() > 1:
         _context(work)
-        # Until it has booted, Ctrl-C would show its traceback; it is not what has to stop.
-        heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # While it starts, Ctrl-C would print its traceback.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             ensure_running()
         finally:
-            signal.signal(signal.SIGINT, heard)
+            signal.signal(signal.SIGINT, handler)
 
 
 def free_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _in_processes(
     work: Callable[[Item], Result], items: Sequence[Item], processes: int
 ) -> Iterator[Result]:
-    """Processes, not threads: soxr keeps Python's lock while it resamples."""
+    """Use processes, not threads: soxr holds the interpreter lock while it resamples."""
     rest = iter(items)
     with ProcessPoolExecutor(processes, _context(work), initializer=_prepare_worker) as pool:
         try:
-            # A few songs ahead: ten thousand waiting ones would only take memory.
+            # Submit few items in advance: ten thousand pending ones would need memory.
             ensure_running()
             with _undisturbed(), _main_hidden():
                 running: set[Future[Result]] = {
@@ -86,14 +86,14 @@ def _in_processes(
                     yield task.result()
         except BrokenProcessPool as error:
             raise CorpusError(
-                "a worker died, perhaps for lack of memory; run it again: what is done stays done"
+                "a worker died, perhaps for lack of memory; run again to do what is left"
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _context(work: Callable[..., object]) -> BaseContext:
-    """Return how processes are started: as copies of one that has loaded ``work``'s module."""
+    """Return a context that forks processes from one that has imported the module of ``work``."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([work.__module__])
     return context
@@ -101,9 +101,9 @@ def _context(work: Callable[..., object]) -> BaseContext:
 
 @contextmanager
 def _main_hidden() -> Iterator[None]:
-    """Start processes that do not load the program's main module, which they never call.
+    """Start processes that do not import the main module, which they never call.
 
-    Each would load all of a stage again, or run a script that has no guard.
+    Each would import a whole stage again, or run a script that has no guard.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
@@ -115,7 +115,7 @@ def _main_hidden() -> Iterator[None]:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Stop only when the processes are there: one that boots without us would say so at length."""
+    """Delay signals until the processes have started: an orphan would print a traceback."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
@@ -124,7 +124,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 def _prepare_worker() -> None:
-    """Die with the parent, even one that was killed, and on Ctrl-C without a word."""
+    """End with the parent, even if that is killed, and silently on Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -86,6 +86,24 @@ def load(uri: str | Path) -> Model:
     return Model(forecaster, next((p for p in places if (p / MANIFEST).is_file()), None))
 
 
+def pin(uri: str) -> str:
+    """Return the URI of the version that an alias names at present; other names as they are.
+
+    ``models:/songcast@champion`` becomes, for example, ``models:/songcast/3``. Raises
+    ``RegistryError`` where there is no such version.
+    """
+    if not is_alias(uri):
+        return uri
+    from songcast.registry.versions import find_version
+
+    return find_version(uri).uri
+
+
+def is_alias(uri: str) -> bool:
+    """Whether ``uri`` names a registered version by an alias, which may move."""
+    return uri.startswith(REGISTRY_SCHEME) and "@" in uri
+
+
 def locate(uri: str | Path) -> Path:
     """Return the bundle folder that ``uri`` names. Raises ``RegistryError`` for a bad version."""
     if str(uri).startswith(REGISTRY_SCHEME):

@@ -1,4 +1,4 @@
-"""Stage baselines: fit what train must beat, ridge and the notebook's LSTMs, once.
+"""Stage baselines: fit ridge and the LSTMs of the original notebook, to compare train with.
 
 Run as ``python -m songcast.stages.baselines``.
 """
@@ -19,7 +19,7 @@ log = logging.getLogger("songcast.baselines")
 
 
 def main() -> None:
-    """Read params and prepared songs, write models/ridge and models/notebook."""
+    """Read params and prepared songs; write models/ridge and models/notebook."""
     import_keras()
     params = Params.load().baselines
     corpus = Corpus.open(PREPARED)
@@ -37,12 +37,12 @@ def main() -> None:
 
 
 def fit_ridge(corpus: Corpus, params: BaselinesParams) -> Ridge:
-    """Fit on the training passages of all songs."""
+    """Fit ridge to the train passages of all songs."""
     return Ridge.fit(Passages(corpus, TRAIN), params.look_back, params.alpha)
 
 
 def fit_notebook_on(corpus: Corpus, params: BaselinesParams, run: StageRun) -> Notebook:
-    """Train the notebook's recipe on the training passages of all songs."""
+    """Train the notebook's LSTMs on the train passages of all songs."""
     recipe = params.notebook
 
     def on_epoch(epoch: int, loss: float) -> None:

@@ -1,7 +1,8 @@
 """Stage retrain: train ``retrain.parent`` further on new songs, with a replay of the old ones.
 
-Run as ``python -m songcast.stages.retrain``. metrics/retrain.json has the bits per sample and the
-prediction gain of every song before and after, which shows what the model forgets.
+Run as ``python -m songcast.stages.retrain``. metrics/retrain.json names the parent and has the
+bits per sample and the prediction gain of every song before and after, which shows what the
+model forgets.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from songcast.files import METRICS, PREPARED, write_json
 from songcast.forecasting.keras_backend import import_keras
 from songcast.forecasting.loading import load_bundle
 from songcast.forecasting.lstm import LstmForecaster
-from songcast.registry.models import locate
+from songcast.registry.models import locate, pin
 from songcast.stages import run_stage
 from songcast.stages.forecaster import train_forecaster
 from songcast.training.checkpoint import fingerprint
@@ -30,7 +31,8 @@ def main() -> None:
     settings = Params.load()
     params = settings.retrain
     corpus = Corpus.open(Path(PREPARED).absolute())
-    folder = locate(params.parent)
+    uri = pin(params.parent)
+    folder = locate(uri)
     parent = load_bundle(folder)
     if not isinstance(parent, LstmForecaster):
         raise ParamsError(
@@ -59,6 +61,8 @@ def main() -> None:
         tags={"songcast.parent": params.parent, "songcast.parent_weights_sha256": weights},
     )
     report = {
+        # DVC does not see an alias move: `songcast summary` compares this with the registry.
+        "parent": {"name": params.parent, "uri": uri, "weights_sha256": weights},
         "new_songs": sorted(song.slug for song in selected),
         "songs": before_and_after(corpus, parent, model, features),
     }
