@@ -121,13 +121,13 @@ def test_two_nodes_compute_the_same_features(two_nodes, data, tmp_path):
     prepare(data, tmp_path / "prepared", PARAMS)
     songs = list(Corpus.open(tmp_path / "prepared"))
     settings = FrontEndSettings(kind="cascade", filter_bank=BANK)
-    found = {
+    results = {
         who: open_features(songs, settings, 16, tmp_path / who, augmentations=1, engine=who)
         for who in ("local", "ray")
     }
-    assert [song.slug for song in found["ray"]] == [song.slug for song in found["local"]]
-    assert len(found["ray"]) == 8
-    for one, other in zip(found["ray"], found["local"], strict=True):
+    assert [song.slug for song in results["ray"]] == [song.slug for song in results["local"]]
+    assert len(results["ray"]) == 8
+    for one, other in zip(results["ray"], results["local"], strict=True):
         for name, stream in one.streams.items():
             np.testing.assert_array_equal(stream, other.streams[name])
 
@@ -147,7 +147,7 @@ def test_two_nodes_evaluate_the_same(two_nodes, data, tmp_path):
         model.save(models / name, {})
     prepare(data, tmp_path / "prepared", PARAMS)
     corpus = Corpus.open(tmp_path / "prepared")
-    found = {
+    results = {
         who: evaluate(
             models,
             corpus,
@@ -158,17 +158,17 @@ def test_two_nodes_evaluate_the_same(two_nodes, data, tmp_path):
         )
         for who in ("local", "ray")
     }
-    assert list(found["local"]["songs"]) == ["a", "d"]
-    assert list(found["local"]["songs"]["a"]) == list(found["local"]["summary"])
-    assert leaves(found["ray"]) == pytest.approx(leaves(found["local"]), rel=1e-5, abs=1e-5)
+    assert list(results["local"]["songs"]) == ["a", "d"]
+    assert list(results["local"]["songs"]["a"]) == list(results["local"]["summary"])
+    assert leaves(results["ray"]) == pytest.approx(leaves(results["local"]), rel=1e-5, abs=1e-5)
     for song in corpus:
-        heard, again = (
+        first, second = (
             snapshot(tmp_path / "local" / song.slug),
             snapshot(tmp_path / "ray" / song.slug),
         )
-        assert len(heard) == 5
-        assert {name: len(wav) for name, wav in again.items()} == {
-            name: len(wav) for name, wav in heard.items()
+        assert len(first) == 5
+        assert {name: len(wav) for name, wav in second.items()} == {
+            name: len(wav) for name, wav in first.items()
         }
 
 
@@ -205,8 +205,8 @@ def test_tasks_of_a_lost_worker_are_repeated_and_errors_are_raised(two_nodes, tm
             raise CorpusError("three is refused")
         return number
 
-    found = engine.each("ray", die_once, [tmp_path / str(number) for number in range(3)])
-    assert sorted(found) == ["0", "1", "2"]
+    results = engine.each("ray", die_once, [tmp_path / str(number) for number in range(3)])
+    assert sorted(results) == ["0", "1", "2"]
     with pytest.raises(CorpusError, match="three is refused"):
         list(engine.each("ray", refuse, range(5)))
 
@@ -254,12 +254,12 @@ def test_two_workers_train_the_same_weights_even_if_one_is_killed(
 
     alone, weights = train("alone", 1)
     monkeypatch.setattr(setup, "CropSampler", Deadly)
-    shared, found = train("shared", 2)
+    shared, results = train("shared", 2)
     assert marker.exists()
     # Two halves of a gradient are summed in another order than the whole.
     np.testing.assert_allclose(shared, alone, rtol=1e-4)
     assert alone[-1, 2] < alone[0, 2]
-    for one, other in zip(found, weights, strict=True):
+    for one, other in zip(results, weights, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-3)
     client = connect()
     (run,) = client.search_runs([experiment_id(client)], "attributes.run_name = 'shared'")

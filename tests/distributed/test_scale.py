@@ -38,18 +38,18 @@ def song_of(folder, number, splits):
 
 
 def sampler_of(folder, songs):
-    found = [song_of(folder, number, {"train": (0, 640)}) for number in range(songs)]
-    return CropSampler(found, batch_size=8, frames=64, look_back=8, seed=1)
+    features = [song_of(folder, number, {"train": (0, 640)}) for number in range(songs)]
+    return CropSampler(features, batch_size=8, frames=64, look_back=8, seed=1)
 
 
 def cpu_seconds(work, times=30):
     """The least of several."""
-    found = []
+    seconds = []
     for number in range(times):
         start = time.thread_time()
         work(number)
-        found.append(time.thread_time() - start)
-    return min(found)
+        seconds.append(time.thread_time() - start)
+    return min(seconds)
 
 
 def test_a_batch_costs_the_same_from_ten_songs_and_from_ten_thousand(streams):

@@ -26,7 +26,7 @@ from songcast.stages import run_stage
 from songcast.tracking import store as tracking_store
 from songcast.training.setup import replay_shares
 
-# TensorFlow's variables do not know NumPy 2's copy keyword; Keras asks them when it saves.
+# TensorFlow variables lack the copy keyword of NumPy 2, which Keras uses when it saves.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword"
 )
@@ -45,7 +45,7 @@ STAGES = (
 
 
 def run(stage: str) -> None:
-    # A stage has a process of its own: Keras numbers unnamed operations from its start.
+    # As in a new process: Keras numbers unnamed operations from the start of the process.
     keras.utils.clear_session()
     module = importlib.import_module(f"songcast.stages.{stage}")
     assert module.main() in (None, 0)
@@ -57,8 +57,8 @@ def read(path):
 
 def runs_and_versions():
     client = tracking_store.connect()
-    found = client.search_runs([tracking_store.experiment_id(client)])
-    runs = [run for run in found if run.data.tags["songcast.stage"] != "pipeline"]
+    result = client.search_runs([tracking_store.experiment_id(client)])
+    runs = [run for run in result if run.data.tags["songcast.stage"] != "pipeline"]
     versions = client.search_model_versions("name='songcast'")
     return runs, versions
 
@@ -84,7 +84,7 @@ def home(pipeline, monkeypatch):
 
 
 def test_every_stage_writes_its_outputs(home):
-    found = {path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file()}
+    result = {path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file()}
     expected = {
         "prepared/songs.json",
         "models/ridge/bundle.json",
@@ -107,8 +107,8 @@ def test_every_stage_writes_its_outputs(home):
         "report.html",
         "registered.json",
     }
-    assert expected <= found
-    assert not [name for name in found if name.endswith((".pkl", ".pickle"))]
+    assert expected <= result
+    assert not [name for name in result if name.endswith((".pkl", ".pickle"))]
     assert not (home / "checkpoints" / "train").exists()
 
 
@@ -120,14 +120,14 @@ def test_the_evaluation_covers_every_forecaster_and_song(home):
     keys = {"prediction_gain_db", "bits_per_sample", "lag_samples"}
     for slug, measures in evaluation["songs"].items():
         assert list(measures) == FORECASTERS
-        for found in measures.values():
-            assert keys <= set(found)
-            assert len(found["prediction_gain_db"]) == SONGS[slug]
-            assert len(found["lag_samples"]) == SONGS[slug]
-            assert 0 < found["bits_per_sample"] < 17
+        for result in measures.values():
+            assert keys <= set(result)
+            assert len(result["prediction_gain_db"]) == SONGS[slug]
+            assert len(result["lag_samples"]) == SONGS[slug]
+            assert 0 < result["bits_per_sample"] < 17
     for name, summary in evaluation["summary"].items():
         songs = [measures[name] for measures in evaluation["songs"].values()]
-        mean = np.mean([found["bits_per_sample"] for found in songs])
+        mean = np.mean([result["bits_per_sample"] for result in songs])
         assert summary["bits_per_sample"] == pytest.approx(mean)
 
 
@@ -155,39 +155,39 @@ def test_the_listening_files_are_aligned_and_from_the_test_passage(home):
         original = read_song(folder / "original.wav")
         np.testing.assert_array_equal(original.samples, prepared.samples[start : start + frames])
         for name, kind in (("pred_song.wav", "train"), ("pred_song_updated.wav", "retrain")):
-            heard = read_song(folder / name)
-            assert heard.sample_rate_hz == RATE_HZ
-            assert heard.samples.shape == original.samples.shape
+            passage = read_song(folder / name)
+            assert passage.sample_rate_hz == RATE_HZ
+            assert passage.samples.shape == original.samples.shape
             forecast = load(f"models/{kind}").forecast(prepared.song())
             expected = forecast.passage(start, start + frames).mean
-            np.testing.assert_allclose(heard.samples, expected, atol=0.51)
+            np.testing.assert_allclose(passage.samples, expected, atol=0.51)
 
 
 def test_continuations_are_measured_by_horizon_beside_baselines(home):
-    found = read(home / "metrics" / "evaluation.json")["continuation"]
+    result = read(home / "metrics" / "evaluation.json")["continuation"]
     names = ["continuation", "silence", "loop", "burg", "paste"]
-    assert list(found["summary"]) == names
-    assert sorted(found["songs"]) == sorted(SONGS)
-    for song in found["songs"].values():
+    assert list(result["summary"]) == names
+    assert sorted(result["songs"]) == sorted(SONGS)
+    for song in result["songs"].values():
         for name in names:
             distances = song[name]["log_mel_distance_db"]
-            assert len(distances) == len(found["horizons_seconds"]) == 4
-            # Half a second is unheard: the later horizons cannot be measured.
+            assert len(distances) == len(result["horizons_seconds"]) == 4
+            # Half a second is held out: the later horizons cannot be measured.
             assert all(value > 0 for value in distances[:2])
             assert distances[2:] == [None, None]
-    means = [song["loop"]["log_mel_distance_db"][0] for song in found["songs"].values()]
-    assert found["summary"]["loop"]["log_mel_distance_db"][0] == pytest.approx(np.mean(means))
+    means = [song["loop"]["log_mel_distance_db"][0] for song in result["songs"].values()]
+    assert result["summary"]["loop"]["log_mel_distance_db"][0] == pytest.approx(np.mean(means))
 
 
 def test_the_continuation_starts_where_the_original_passage_starts(home):
     for prepared in Corpus.open(home / "prepared"):
         start, _ = prepared.splits["test"]
-        heard = Song(
-            samples=np.array(prepared.samples[:start]), sample_rate_hz=RATE_HZ, name="heard"
+        passage = Song(
+            samples=np.array(prepared.samples[:start]), sample_rate_hz=RATE_HZ, name="passage"
         )
-        expected = load("models/train").continue_song(heard, 0.25).samples
-        found = read_song(home / "listening" / prepared.slug / "continuation.wav")
-        np.testing.assert_array_equal(found.samples, expected)
+        expected = load("models/train").continue_song(passage, 0.25).samples
+        result = read_song(home / "listening" / prepared.slug / "continuation.wav")
+        np.testing.assert_array_equal(result.samples, expected)
 
 
 def test_registered_versions_carry_the_continuation_model(home):
@@ -242,26 +242,26 @@ def test_both_bundles_are_versions_and_the_better_is_the_challenger(home):
 
 def test_each_stage_is_one_run_with_its_epochs(home):
     runs, _ = runs_and_versions()
-    assert sorted(found.info.run_name for found in runs) == [
+    assert sorted(result.info.run_name for result in runs) == [
         "baselines",
         "continuation",
         "retrain",
         "train",
     ]
     client = tracking_store.connect()
-    for found in runs:
-        assert found.info.status == "FINISHED"
-        if found.info.run_name == "baselines":
+    for result in runs:
+        assert result.info.status == "FINISHED"
+        if result.info.run_name == "baselines":
             continue
-        history = client.get_metric_history(found.info.run_id, "train_bits_per_sample")
+        history = client.get_metric_history(result.info.run_id, "train_bits_per_sample")
         assert [point.step for point in sorted(history, key=lambda p: p.step)] == [0, 1]
-        if found.info.run_name != "continuation":
-            assert found.data.metrics["bits_per_sample"] > 0
+        if result.info.run_name != "continuation":
+            assert result.data.metrics["bits_per_sample"] > 0
 
 
 def test_the_parent_run_has_the_report_and_the_numbers_of_every_forecaster(home):
     runs, _ = runs_and_versions()
-    (parent,) = {found.data.tags["mlflow.parentRunId"] for found in runs}
+    (parent,) = {result.data.tags["mlflow.parentRunId"] for result in runs}
     client = tracking_store.connect()
     pipeline = client.get_run(parent)
     assert pipeline.info.status == "FINISHED"
@@ -292,11 +292,11 @@ def test_an_emptied_store_is_rebuilt_from_the_outputs(home, tmp_path, monkeypatc
     for _ in range(2):
         run("register")
         runs, versions = runs_and_versions()
-        assert sorted(found.info.run_name for found in runs) == ["retrain", "train"]
+        assert sorted(result.info.run_name for result in runs) == ["retrain", "train"]
         assert len(versions) == 2
     client = tracking_store.connect()
-    for found in runs:
-        history = client.get_metric_history(found.info.run_id, "train_bits_per_sample")
+    for result in runs:
+        history = client.get_metric_history(result.info.run_id, "train_bits_per_sample")
         assert sorted({point.step for point in history}) == [0, 1]
         assert len(history) == 2
     assert read(copy / "registered.json")["versions"] == {"train": 1, "retrain": 2}
@@ -368,13 +368,13 @@ def test_without_old_songs_all_have_the_same_share():
 def test_an_invalid_parent_and_an_unknown_song_are_errors(home, monkeypatch):
     saved = (home / "params.yaml").read_text()
     try:
-        for change, said in (
+        for change, message in (
             ({"parent": "models/notebook"}, "models/notebook.*name an LSTM"),
             ({"songs": ["nowhere"]}, "no song 'nowhere' in data/; there are: new, old"),
         ):
             retrain = {**PARAMS["retrain"], **change}
             (home / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "retrain": retrain}))
-            with pytest.raises(ParamsError, match=said):
+            with pytest.raises(ParamsError, match=message):
                 run("retrain")
     finally:
         (home / "params.yaml").write_text(saved)
@@ -382,25 +382,25 @@ def test_an_invalid_parent_and_an_unknown_song_are_errors(home, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("error", "code", "message"),
     [
         (ParamsError("params.yaml: x is unknown"), 2, "params.yaml: x is unknown\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (
-            OSError(errno.ENOSPC, "said", "a.npy"),
+            OSError(errno.ENOSPC, "message", "a.npy"),
             2,
             "a.npy: the disk is full; free some space and run it again\n",
         ),
     ],
 )
-def test_a_stage_prints_an_invalid_input_in_one_line(own_process, error, code, said, capsys):
+def test_a_stage_prints_an_invalid_input_in_one_line(own_process, error, code, message, capsys):
     def main():
         raise error
 
     with pytest.raises(SystemExit) as caught:
         run_stage(main)
     assert caught.value.code == code
-    assert capsys.readouterr().err == f"songcast {main.__module__.split('.')[-1]}: {said}"
+    assert capsys.readouterr().err == f"songcast {main.__module__.split('.')[-1]}: {message}"
 
 
 def test_a_bug_in_a_stage_keeps_its_traceback(own_process):

@@ -28,7 +28,7 @@ from songcast.training.fit import FitSettings, compile_trainer
 from songcast.training.forecaster import fit_forecaster
 from songcast.training.validation import song_bits, validation_measures
 
-# TensorFlow's variables do not know NumPy 2's copy keyword; Keras asks them when it saves.
+# TensorFlow variables lack the copy keyword of NumPy 2, which Keras uses when it saves.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword"
 )
@@ -249,12 +249,12 @@ def test_the_loss_is_finite_and_falls_towards_the_sample_for_any_forecast():
 def test_validation_measures_are_those_of_the_forecast_on_the_passage(corpus, tmp_path):
     songs, features = corpus
     model = randomised("none", spread=0.1)
-    found = validation_measures(model.network, features[0], songs[0].samples)
+    measures = validation_measures(model.network, features[0], songs[0].samples)
     # One block of 4096 from the first whole frame of the passage
     start = -(-SPLITS["validation"][0] // 16) * 16
     x = songs[0].samples[start : start + 4096].astype(np.float64)
     (bits,) = song_bits(model.network, features[:1])
-    assert found["bits_per_sample"] == pytest.approx(bits, 1e-9)
+    assert measures["bits_per_sample"] == pytest.approx(bits, 1e-9)
     # Without a front end the network's error is the sample minus its correction of zero.
     model.network.set_weights([0 * w for w in weights_of(model)])
     silent = validation_measures(model.network, features[0], songs[0].samples)
@@ -310,9 +310,9 @@ def test_the_stage_ends_with_the_same_weights_after_a_kill(tmp_path, monkeypatch
         )
 
     def finish(process):
-        said = process.communicate()[1]
-        assert process.returncode == 0, said
-        return said
+        output = process.communicate()[1]
+        assert process.returncode == 0, output
+        return output
 
     whole = start(homes[0])
     finish(whole)
@@ -325,9 +325,9 @@ def test_the_stage_ends_with_the_same_weights_after_a_kill(tmp_path, monkeypatch
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
     assert not (homes[1] / "models" / "train" / "bundle.json").exists()
-    said = finish(start(homes[1]))
-    assert "epoch 1 of 6" not in said
-    assert "epoch 6 of 6" in said
+    output = finish(start(homes[1]))
+    assert "epoch 1 of 6" not in output
+    assert "epoch 6 of 6" in output
     bundles = [home / "models" / "train" for home in homes]
     one, other = (json.loads((bundle / "bundle.json").read_text()) for bundle in bundles)
     assert one["weights_sha256"] == other["weights_sha256"]

@@ -29,20 +29,20 @@ def import_closure(
     and packages to leave out, with their own imports. ``source``: folder of the package. Raises
     ``ValueError`` for a module that does not exist.
     """
-    ignored, found = set(ignore), dict[str, Path]()
+    ignored, closure = set(ignore), dict[str, Path]()
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        if name in found or ignored.intersection(_packages(name)):
+        if name in closure or ignored.intersection(_packages(name)):
             continue
         path = _file_of(name, source)
         if path is None:
             if name in modules:
                 raise ValueError(f"{name} is not a module of {source}")
             continue  # a function or class that was imported from a module
-        found[name] = path
+        closure[name] = path
         waiting += [*_packages(name), *_imports(path.read_bytes())]
-    return dict(sorted(found.items()))
+    return dict(sorted(closure.items()))
 
 
 def _packages(name: str) -> list[str]:
@@ -61,7 +61,7 @@ def _file_of(name: str, source: Path) -> Path | None:
 def _imports(code: bytes) -> frozenset[str]:
     """Return the full names that a module imports from songcast; some are not modules."""
     nodes: list[ast.AST] = [ast.parse(code)]
-    found: set[str] = set()
+    names: set[str] = set()
     while nodes:
         node = nodes.pop()
         if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
@@ -69,7 +69,7 @@ def _imports(code: bytes) -> frozenset[str]:
             continue
         nodes += ast.iter_child_nodes(node)
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return frozenset(name for name in found if name.split(".")[0] == PACKAGE)
+            names |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return frozenset(name for name in names if name.split(".")[0] == PACKAGE)
