@@ -26,7 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from songcast.audio.songs import Song, open_song, read_song, write_song
+from songcast.audio.reading import open_song
+from songcast.audio.songs import Song, read_song, write_song
 from songcast.bundle import MANIFEST
 from songcast.data.corpus import Corpus
 from songcast.errors import SongcastError

@@ -27,8 +27,9 @@ import numpy as np
 import psutil
 
 from scale_report import BATCH_SIZE, draw, markdown
-from songcast.audio.resampling import resampled
-from songcast.audio.songs import Song, open_song, write_song
+from songcast.audio.conversion import resampled
+from songcast.audio.reading import open_song
+from songcast.audio.songs import Song, write_song
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

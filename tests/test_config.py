@@ -21,6 +21,7 @@ GOOD = {
     "test_fraction": "0.2",
     "guard_seconds": "0.1",
     "held_out": "[]",
+    "on_damage": "warn",
 }
 REPOSITORY = Path(__file__).parents[1] / "params.yaml"
 

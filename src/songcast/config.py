@@ -147,6 +147,7 @@ class PrepareParams(Settings):
     test_fraction: float = Field(gt=0, lt=1)
     guard_seconds: float = Field(ge=0, le=60)
     held_out: tuple[str, ...]
+    on_damage: Literal["warn", "fail"]
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

@@ -96,9 +96,9 @@ def test_an_invalid_song_is_one_line_without_partial_output(folder, song, chord,
     for name, reason in [
         ("none.wav", "there is no such file; check the name"),
         ("empty.mp3", "the file is empty (0 bytes)"),
-        ("text.mp3", "is text, not a song"),
-        ("cut.wav", "truncated"),
-        ("cut.ogg", "truncated"),
+        ("text.mp3", "is text, not supported audio"),
+        ("cut.wav", "frames can be read, less than half"),
+        ("cut.ogg", "is damaged, it cannot be decoded"),
     ]:
         for flags in ([], ["--json"]):
             line = rejection("score", song, name, "--model", "persistence", *flags)
@@ -112,7 +112,7 @@ def test_a_song_that_fails_after_another_was_scored_leaves_no_partial_document(
     noise = np.random.default_rng(0).integers(-9000, 9000, (60000, 2)).astype(np.int16)
     write_song(songcast.Song(samples=noise, sample_rate_hz=44100, name="x"), folder / "bad.flac")
     data = (folder / "bad.flac").read_bytes()
-    (folder / "bad.flac").write_bytes(data[: len(data) // 2])
+    (folder / "bad.flac").write_bytes(data[: len(data) // 3])
     assert soundfile.info("bad.flac").frames == 60000  # the header is valid
     assert "bad.flac: " in rejection("score", song, "bad.flac", "--json", "--model", "persistence")
 
@@ -162,7 +162,9 @@ def test_predict_writes_the_rounded_mean_in_the_format_of_the_suffix(song, capfd
         assert out.count("\n") == 1
         assert out.startswith(f"out{suffix}: 0.07 s predicted by persistence; prediction gain ")
         predicted = read_song(f"out{suffix}")
-        assert predicted.samples.shape == original.samples.shape
+        padding = {".m4a": 1024, ".ogg": 128}.get(suffix, 0)  # up to the last codec frame
+        assert original.frames <= predicted.frames <= original.frames + padding
+        assert predicted.channels == original.channels
         assert predicted.sample_rate_hz == original.sample_rate_hz
         if suffix in (".wav", ".flac"):
             np.testing.assert_array_equal(predicted.samples[1:], original.samples[:-1])
@@ -185,7 +187,7 @@ def test_predict_rejects_a_bad_output_before_computing_and_writes_nothing(
         ("out.xyz", "out.xyz: cannot write xyz; use one of .wav .flac"),
         ("out", "out: cannot write a file without suffix"),
         ("none/out.wav", "none/out.wav: cannot be written (No such file or directory)"),
-        ("folder.wav", "folder.wav: is there and is not a file"),
+        ("folder.wav", "folder.wav: exists and is not a file"),
         (song, f"{song}: is the song itself; write to another file"),
         ("same.wav", "same.wav: is the song itself"),
     ]:

@@ -199,7 +199,7 @@ def test_a_corpus_of_the_present_format_is_read(tmp_path):
         "peak": 5,
         "splits": {"train": [0, 6], "test": [7, 9]},
     }
-    document = {"format": 1, "sample_rate_hz": 44100, "songs": [entry]}
+    document = {"format": 2, "sample_rate_hz": 44100, "songs": [entry]}
     (tmp_path / "songs.json").write_text(json.dumps(document))
     np.save(tmp_path / "a.npy", np.arange(9, dtype=np.int16)[:, None])
     (song,) = Corpus.open(tmp_path)

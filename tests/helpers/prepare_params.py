@@ -14,5 +14,6 @@ def prepare_params(**changes: Any) -> PrepareParams:
         "test_fraction": 0.2,
         "guard_seconds": 0.01,
         "held_out": (),
+        "on_damage": "warn",
     }
     return PrepareParams(**{**settings, **changes})

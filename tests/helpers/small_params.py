@@ -22,6 +22,7 @@ SMALL = {
         "test_fraction": 0.2,
         "guard_seconds": 0.05,
         "held_out": [],
+        "on_damage": "warn",
     },
     "baselines": {
         "look_back": 8,

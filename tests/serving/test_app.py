@@ -140,7 +140,7 @@ def test_an_invalid_invocation_gives_one_line_that_names_the_error(client):
         ({"inputs": [""]}, 422, "song 0: empty"),
         ({"inputs": ""}, 422, "song 0: empty"),
         ({"inputs": [SONG, text]}, 422, "song 1"),
-        ({"inputs": [SONG[:200]]}, 422, "truncated"),
+        ({"inputs": [SONG[:200]]}, 422, "less than half"),
         ({"inputs": [{"samples": [1, 99999], **rate}]}, 422, "between"),
         ({"inputs": [{"samples": [[1, 2, 3]], **rate}]}, 422, "one or two"),
         ({"inputs": [{"samples": [[1, 2], [3]], **rate}]}, 422, "raw samples"),

@@ -14,7 +14,7 @@ import pytest
 
 from helpers.prepare_params import prepare_params
 from helpers.waiting import wait_until
-from songcast.audio.resampling import resampled
+from songcast.audio.conversion import resampled
 from songcast.audio.songs import Song, read_song, write_song
 from songcast.data import decoding, digests, resume_log
 from songcast.data.corpus import Corpus
@@ -182,16 +182,46 @@ def test_a_bad_song_names_itself_and_nothing_changes_but_the_rest_is_done(
     assert not (home / ".incoming").exists()
 
 
-def test_every_bad_song_is_named_in_one_line_the_first_by_name_in_full(data, home):
-    for name in ("b.wav", "a.wav", "c.wav"):
-        (data / name).write_bytes(b"RIFF")
-    for _ in range(5):
+def test_all_songs_that_cannot_be_used_are_listed_in_one_run(data, home, caplog):
+    """Damaged, unsupported, a folder: nothing is published, the others are decoded once."""
+    (data / "b.wav").write_bytes(b"RIFF")
+    (data / "a.mp3").write_text("words")
+    (data / "c.flac").mkdir()
+    for _ in range(3):
+        caplog.clear()
         with pytest.raises(AudioError) as caught:
             prepare(data, home, prepare_params())
-        line = str(caught.value)
-        assert line.startswith(f"{data / 'a.wav'}: ")
-        assert line.endswith(f"(and 2 more: {data / 'b.wav'}, {data / 'c.wav'})")
-        assert "\n" not in line
+        assert str(caught.value) == (
+            f"{data}: 3 songs cannot be used, see above; replace or remove them"
+        )
+        lines = [record.message for record in caplog.records if record.levelname == "ERROR"]
+        assert lines[0].startswith(f"{data / 'c.flac'}: is a folder")
+        assert lines[1].startswith(f"{data / 'a.mp3'}: is text, not supported audio")
+        assert lines[2].startswith(f"{data / 'b.wav'}: is damaged, it cannot be decoded")
+        assert not (home / "songs.json").exists()
+
+
+def cut(path, part):
+    """Cut the file to a part of its bytes."""
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * part)])
+
+
+def test_a_damaged_song_is_prepared_with_a_warning_and_its_damage_is_recorded(data, home, caplog):
+    cut(data / "Stereo Song.wav", 0.9)
+    expected = "Stereo Song.wav: 19843 of 22050 declared frames can be read"
+    with caplog.at_level(logging.WARNING, "songcast"):
+        prepare(data, home, prepare_params())
+    assert [r.message for r in caplog.records] == [f"warning: {expected}"]
+    (entry,) = [song for song in Corpus.open(home) if song.damage]
+    assert (entry.slug, entry.frames) == ("stereo-song", 19843)
+    assert f"{entry.source}: {entry.damage}" == expected
+    for _ in range(2):  # of a kept song too
+        with pytest.raises(AudioError, match=f"{expected}; replace it, or set prepare.on_damage"):
+            prepare(data, home, prepare_params(on_damage="fail"))
+    cut(data / "Stereo Song.wav", 0.4)
+    with pytest.raises(AudioError, match="frames can be read, less than half; copy or download"):
+        prepare(data, home, prepare_params())
 
 
 def test_strangers_in_data_are_mentioned_and_documents_are_not(data, home, caplog):
@@ -210,7 +240,7 @@ def test_strangers_in_data_are_mentioned_and_documents_are_not(data, home, caplo
     assert "4 songs: 4 decoded, 0 as before, 0 removed" in text
 
 
-def test_float_songs_beyond_full_scale_are_mentioned(data, home, caplog):
+def test_clipped_float_songs_give_a_warning(data, home, caplog):
     import soundfile
 
     soundfile.write(data / "loud.wav", np.full((99, 1), 1.5), RATE, subtype="FLOAT")
@@ -328,7 +358,7 @@ def test_as_a_program_it_logs_and_refuses_with_one_line_and_2(repository):
     assert process.returncode == 2
     assert error.startswith("songcast prepare: ")
     assert error.count("\n") == 1
-    assert "x.mp3: is text, not a song" in error
+    assert "x.mp3: is text, not supported audio; songcast reads wav" in error
 
 
 def finished_songs(repository):
@@ -410,7 +440,7 @@ def test_several_processes_give_the_same_bytes(data, home, tmp_path, monkeypatch
     prepare(data, home, prepare_params())
     assert snapshot(home) == snapshot(tmp_path / "one")
     (data / "bad.wav").write_bytes(b"RIFF")
-    with pytest.raises(AudioError, match=r"bad\.wav: is text, not a song"):
+    with pytest.raises(AudioError, match=r"bad\.wav: is damaged"):
         prepare(data, home, prepare_params(sample_rate_hz=22050))
 
 
@@ -434,8 +464,8 @@ def test_unchanged_files_are_not_read_again(data, home, monkeypatch):
 
 WOKEN = """
 import signal, psutil
-from songcast import engine
-from songcast.decoding import decode_task
+from songcast.distributed import engine
+from songcast.data.decoding import decode_task
 engine.free_cores = lambda: 2
 before = signal.getsignal(signal.SIGINT)
 engine.wake(decode_task)

@@ -10,29 +10,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.audio.codecs import BLOCK_FRAMES, WRITABLE_SUFFIXES, encode, open_song
-from songcast.audio.ffmpeg import EncodingError
-from songcast.audio.formats import audio_error, shown
+from songcast.audio.decoders import BLOCK_FRAMES
+from songcast.audio.encoders import WRITABLE_SUFFIXES, EncodingError, encode
+from songcast.audio.formats import audio_error, printable
+from songcast.audio.reading import open_song
 from songcast.files import atomic_path
-
-__all__ = [
-    "SONG_SUFFIXES",
-    "Song",
-    "SongWarning",
-    "check_writable",
-    "open_song",
-    "read_song",
-    "write_song",
-]
-
-SONG_SUFFIXES = (".wav", ".mp3", ".flac", ".ogg", ".m4a", ".aac", ".opus")
 
 # The largest wav: its header counts bytes in 32 bits. mp3 and m4a pass through one.
 _WAV_LIMIT_BYTES = 2**32 - 4096
 
 
 class SongWarning(UserWarning):
-    """A song was read, but not exactly as it stands in the file."""
+    """A song was read although its file is damaged in part, or was clipped."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,23 +54,21 @@ class Song:
 def read_song(path: str | os.PathLike[str]) -> Song:
     """Read a whole song at its own sample rate and channels, named after the file.
 
-    Takes wav (8 to 32 bit, float, any rate), mp3, flac, ogg (vorbis, opus), m4a and aac, told
-    apart by content. 16-bit samples are exact; the module ``codec`` says how others are scaled.
-    Float samples beyond full scale are clipped with a ``SongWarning``. Raises ``AudioError``,
-    one line with the path, what is wrong and what to do: missing, a folder, unreadable, empty,
-    not audio, truncated, damaged, NaN or infinite samples, no frames, more than two channels.
+    Reads every format of ``SONG_SUFFIXES``, recognised by content. 16-bit samples are exact;
+    ``to_int16`` documents how others are converted. A file that is damaged in part, changes its
+    format in mid-stream or is clipped gives one ``SongWarning``. Raises ``AudioError``, one line
+    with the path, the problem and advice: missing, a folder, unreadable, empty, unsupported, no
+    decodable audio, less than half of its declared length, NaN or infinite samples, more than
+    two channels.
     """
     with open_song(path) as reader:
         samples = np.concatenate(list(reader.blocks()))
-    if reader.clipped:
-        warnings.warn(
-            f"{shown(reader.path)}: {reader.clipped} samples beyond full scale were clipped; "
-            "lower the level and export it again to keep them",
-            SongWarning,
-            stacklevel=2,
-        )
+    if reader.damage:
+        warnings.warn(f"{printable(reader.path)}: {reader.damage}", SongWarning, stacklevel=2)
     return Song(
-        samples=samples, sample_rate_hz=reader.sample_rate_hz, name=shown(Path(reader.path.name))
+        samples=samples,
+        sample_rate_hz=reader.sample_rate_hz,
+        name=printable(Path(reader.path.name)),
     )
 
 
@@ -132,7 +119,7 @@ def _writing(path: Path) -> Iterator[Path]:
     """Yield a temporary file that becomes ``path``; what the system refuses is one line."""
     try:
         if path.exists() and not path.is_file():
-            raise audio_error(path, "is there and is not a file", "choose another name")
+            raise audio_error(path, "exists and is not a file", "choose another name")
         with atomic_path(path) as temporary:
             yield temporary
     except OSError as error:

@@ -77,11 +77,12 @@ def check_song_and_output(arguments: argparse.Namespace) -> tuple[Path, Path, fl
     for an OUT that cannot be written or is SONG itself.
     """
     from songcast.audio.formats import audio_error
-    from songcast.audio.songs import check_writable, open_song
+    from songcast.audio.reading import open_song
+    from songcast.audio.songs import check_writable
 
     source, target = Path(arguments.song), Path(arguments.output)
     with open_song(source) as reader:
-        seconds = reader.promised_seconds
+        seconds = reader.declared_seconds
     if target.exists() and target.samefile(source):
         raise audio_error(target, "is the song itself", "write to another file")
     check_writable(target)

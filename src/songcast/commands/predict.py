@@ -33,7 +33,7 @@ def add(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the predicted song; invalid input is rejected before anything is computed."""
-    from songcast.audio.formats import shown
+    from songcast.audio.formats import printable
     from songcast.audio.songs import Song, read_song, write_song
     from songcast.commands.loading import CHAMPION_URI, forecast, load_model
     from songcast.report import console
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     write_song(Song(samples=predicted, sample_rate_hz=song.sample_rate_hz, name=song.name), target)
     gains = " and ".join(console.number(gain, 2) for gain in result.prediction_gain_db.tolist())
     print(
-        f"{shown(target)}: {console.duration(song.seconds)} predicted by {uri}; "
+        f"{printable(target)}: {console.duration(song.seconds)} predicted by {uri}; "
         f"prediction gain {gains} dB, {result.bits_per_sample:.4f} bits per sample"
     )
     return 0

@@ -40,13 +40,14 @@ def add(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Score the songs. Prints nothing on stdout if one of them fails."""
-    from songcast.audio.songs import open_song, read_song
+    from songcast.audio.reading import open_song
+    from songcast.audio.songs import read_song
     from songcast.report import console
 
     seconds = 0.0
     for path in arguments.songs:  # headers only, to reject invalid files early
         with open_song(path) as reader:
-            seconds += reader.promised_seconds
+            seconds += reader.declared_seconds
     models = load_models(arguments.model)
     with (
         console.song_warnings_as_lines(),
@@ -113,7 +114,7 @@ def measured(name: str, model: "Forecaster", song: "Song", update: "Update") -> 
 
 def print_scores(scores: list[dict[str, Any]]) -> None:
     """Print a heading and a table for each song."""
-    from songcast.audio.formats import shown
+    from songcast.audio.formats import printable
     from songcast.report.console import duration, number, print_table
 
     for place, score in enumerate(scores):
@@ -121,7 +122,7 @@ def print_scores(scores: list[dict[str, Any]]) -> None:
         sound = "mono" if score["channels"] == 1 else "stereo"
         if place:
             print()
-        name = shown(Path(score["path"]))
+        name = printable(Path(score["path"]))
         print(f"{name}: {duration(seconds)}, {score['sample_rate_hz']} Hz, {sound}")
         measures = ("bits/sample", "lag", "seconds", "x real time")
         columns = ["forecaster", *GAINS[score["channels"]], *measures]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.audio.resampling import resampled
+from songcast.audio.conversion import resampled
 
 
 @dataclass(frozen=True, kw_only=True)

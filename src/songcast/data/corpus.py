@@ -20,7 +20,7 @@ TRAIN, VALIDATION, TEST = "train", "validation", "test"
 INDEX = "songs.json"
 
 # Raised when prepare would give other arrays or another songs.json from the same song.
-FORMAT = 1
+FORMAT = 2
 
 AGAIN = "run `dvc repro prepare`"
 
@@ -36,6 +36,7 @@ class PreparedSong:
     ``source``: file name in data/, with ``sha256`` and ``source_sample_rate_hz``. ``peak``: the
     largest absolute amplitude, 0 to 32768. ``splits``: name -> (start, stop) in frames; a song
     too short for three splits, or held out, has ``test`` alone. ``path``: of its array.
+    ``damage``: one line about a file that is damaged in part; empty for a sound one.
     """
 
     slug: str
@@ -46,6 +47,7 @@ class PreparedSong:
     frames: int
     channels: int
     peak: int
+    damage: str = ""
     splits: Mapping[str, tuple[int, int]]
     path: Path
 

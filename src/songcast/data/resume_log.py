@@ -14,7 +14,7 @@ from songcast.files import sync_file
 LIST = "finished.jsonl"
 # Arrays on their way to the disk: a disk serves several at once as quickly as one.
 WAITING = 8
-_FOUND = ("source_sample_rate_hz", "frames", "channels", "peak")
+_FOUND = ("source_sample_rate_hz", "frames", "channels", "peak", "damage")
 
 
 class Finished:
@@ -27,7 +27,7 @@ class Finished:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._lines: dict[str, dict[str, int]] = {}
+        self._lines: dict[str, dict[str, Any]] = {}
         self._file: IO[str]
         self._disk = ThreadPoolExecutor(WAITING)
         self._waiting: deque[Future[None]] = deque()
@@ -60,7 +60,7 @@ class Finished:
         found = self._lines.get(place.name)
         if found is None:
             return None
-        song: PreparedSong = replace(planned, path=place, **found)  # type: ignore[arg-type]
+        song: PreparedSong = replace(planned, path=place, **found)
         return replace(song, path=planned.path) if has_array(song) else None
 
     def add(self, song: PreparedSong) -> None:
@@ -84,6 +84,6 @@ class Finished:
     def _remember(self, line: str) -> None:
         try:
             said: dict[str, Any] = json.loads(line)
-            self._lines[said["array"]] = {name: int(said[name]) for name in _FOUND}
+            self._lines[said["array"]] = {name: said[name] for name in _FOUND}
         except (ValueError, KeyError, TypeError):
             return

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.audio.codecs import MAX_CHANNELS
+from songcast.audio.formats import MAX_CHANNELS
 from songcast.audio.songs import Song
 from songcast.errors import AudioError
 from songcast.forecasting.distribution import BLOCK_FRAMES, LogisticMixture, to_int16

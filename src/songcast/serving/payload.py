@@ -5,14 +5,14 @@ import binascii
 import json
 import math
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from songcast.audio.codecs import MAX_CHANNELS
-from songcast.audio.songs import Song, SongWarning, open_song, write_song
+from songcast.audio.formats import MAX_CHANNELS
+from songcast.audio.reading import open_song
+from songcast.audio.songs import Song, write_song
 from songcast.errors import AudioError
 
 ADVICE = "send the base64 text of an audio file"
@@ -81,8 +81,7 @@ def decode_file(content: bytes, name: str, max_frames: float = math.inf) -> Song
 
     Raises ``AudioError`` (see ``songcast.read_song``), ``TooLongError``.
     """
-    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
-        warnings.simplefilter("ignore", SongWarning)
+    with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "song.bin"
         path.write_bytes(content)
         blocks, frames = [], 0

@@ -16,8 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from songcast.audio.formats import check_regular, shown
-from songcast.audio.songs import SONG_SUFFIXES
+from songcast.audio.formats import SONG_SUFFIXES, check_regular, printable
 from songcast.config import Engine
 from songcast.data.corpus import (
     INDEX,
@@ -31,7 +30,7 @@ from songcast.data.corpus import (
     split_frames,
     write_index,
 )
-from songcast.data.decoding import Bad, Task, decode_task, disk_line
+from songcast.data.decoding import Failure, Task, decode_task, disk_line
 from songcast.data.digests import digests_of
 from songcast.data.resume_log import Finished
 from songcast.data.slugs import slugs
@@ -64,16 +63,19 @@ def prepare(
 ) -> None:
     """Decode the new and changed songs of ``data``, publish them, forget the removed ones.
 
-    Raises ``AudioError``, when all good songs are decoded, or ``CorpusError``, before anything
-    in ``prepared`` has changed but ``.incoming``.
+    Raises ``AudioError`` for songs that cannot be used, after all others are decoded, or
+    ``CorpusError``. Nothing in ``prepared`` but ``.incoming`` has changed then.
     """
-    sources = find_songs(data)
+    sources, problems = find_songs(data)
     wanted = slugs(source.name for source in sources)
     check_held_out(settings.held_out, wanted)
     try:
         plan = _plan(sources, wanted, prepared, settings.sample_rate_hz)
         with Finished(prepared / INCOMING) as finished:
-            decoded = _decode_all(plan.new, finished, engine)
+            decoded, failures = _decode_all(plan.new, finished, engine)
+        problems += failures + _report_damage(decoded, plan.kept, settings.on_damage)
+        if problems:
+            raise _all_problems(problems, data)
         arrays = {finished.place(song): song.path for song in decoded}
         songs = [replace(s, splits=splits_of(s, settings)) for s in [*plan.kept, *decoded]]
         _publish(prepared, settings.sample_rate_hz, arrays, plan.kept, songs)
@@ -105,34 +107,42 @@ def _plan(
     for source, digest in zip(sources, digests, strict=True):
         slug = wanted[source.name]
         if slug in known and known[slug].sha256 == digest:
-            plan.kept.append(replace(known[slug], source=shown(Path(source.name))))
+            plan.kept.append(replace(known[slug], source=printable(Path(source.name))))
         else:
             array = prepared / f"{slug}.npy"
             plan.new.append((source, _planned(source, digest, array, sample_rate_hz)))
     return plan
 
 
-def find_songs(data: Path) -> list[Path]:
-    """Return the songs in ``data``, by name; says what it passes over.
+def find_songs(data: Path) -> tuple[list[Path], list[str]]:
+    """Return the songs in ``data``, by name, and one line per folder or pipe named like a song.
 
-    Raises ``CorpusError`` where there are none, ``AudioError`` for a folder or pipe so named.
+    Logs which files it passes over. Raises ``CorpusError`` without any song.
     """
     if not data.is_dir():
         raise CorpusError(f"{data}: there is no such folder; run `dvc pull` or put songs there")
-    songs = []
+    songs, problems = [], []
     for path in sorted(data.iterdir(), key=lambda path: path.name):
         if path.suffix.lower() in SONG_SUFFIXES and not path.name.startswith("."):
-            check_regular(path)
-            songs.append(path)
+            try:
+                check_regular(path)
+            except AudioError as error:
+                problems.append(str(error))
+            else:
+                songs.append(path)
         elif path.name.startswith(".") or path.name in _NOT_SONGS or path.suffix in (".md", ".txt"):
             continue
         elif path.is_dir():
-            log.warning("%s: folders are passed over; move its songs into %s", shown(path), data)
+            log.warning(
+                "%s: folders are passed over; move its songs into %s", printable(path), data
+            )
         else:
-            log.warning("%s: passed over, not one of %s", shown(path), " ".join(SONG_SUFFIXES))
+            log.warning("%s: passed over, not one of %s", printable(path), " ".join(SONG_SUFFIXES))
+    if not songs and problems:
+        raise _all_problems(problems, data)
     if not songs:
         raise CorpusError(f"{data}: no songs; add one of {' '.join(SONG_SUFFIXES)}")
-    return songs
+    return songs, problems
 
 
 def check_held_out(held_out: tuple[str, ...], wanted: Mapping[str, str]) -> None:
@@ -179,7 +189,7 @@ def _planned(source: Path, digest: str, array: Path, sample_rate_hz: int) -> Pre
     """Say what is known of a song before it is decoded."""
     return PreparedSong(
         slug=array.stem,
-        source=shown(Path(source.name)),
+        source=printable(Path(source.name)),
         sha256=digest,
         source_sample_rate_hz=0,
         sample_rate_hz=sample_rate_hz,
@@ -193,8 +203,11 @@ def _planned(source: Path, digest: str, array: Path, sample_rate_hz: int) -> Pre
 
 def _decode_all(
     new: list[tuple[Path, PreparedSong]], finished: Finished, engine: Engine
-) -> list[PreparedSong]:
-    """Decode the planned songs to where ``finished`` says, but those that it has already."""
+) -> tuple[list[PreparedSong], list[str]]:
+    """Decode the planned songs that ``finished`` does not list yet.
+
+    Returns all decoded songs, and one line per song that cannot be decoded.
+    """
     done = [song for _, planned in new if (song := finished.get(planned))]
     if done:
         log.info("%d songs were decoded before the last run stopped", len(done))
@@ -204,22 +217,41 @@ def _decode_all(
         for source, planned in new
         if planned.slug not in names
     ]
-    bad: dict[str, str] = {}
+    failures: dict[str, str] = {}
     with _progress(len(tasks)) as (advance, say):
         for outcome in each(engine, decode_task, tasks):
             advance()
-            if isinstance(outcome, Bad):
-                bad[outcome.slug] = outcome.line
-                continue
-            song = outcome.song
-            finished.add(song)
-            done.append(song)
-            say(_line(song))
-            if outcome.clipped:
-                say(f"{song.source}: {outcome.clipped} samples beyond full scale were clipped")
-    if bad:
-        raise AudioError(_bad_line([bad[p.slug] for _, p in new if p.slug in bad]))
-    return done
+            if isinstance(outcome, Failure):
+                failures[outcome.slug] = outcome.line
+            else:
+                finished.add(outcome)
+                done.append(outcome)
+                say(_line(outcome))
+    return done, [failures[song.slug] for _, song in new if song.slug in failures]
+
+
+def _report_damage(
+    decoded: list[PreparedSong], kept: list[PreparedSong], on_damage: str
+) -> list[str]:
+    """Log a warning per damaged song; where ``on_damage`` is ``fail``, return them as problems."""
+    if on_damage == "fail":
+        advice = "replace it, or set prepare.on_damage to warn"
+        return [f"{s.source}: {s.damage}; {advice}" for s in [*kept, *decoded] if s.damage]
+    for song in decoded:
+        if song.damage:
+            log.warning("warning: %s: %s", song.source, song.damage)
+    return []
+
+
+def _all_problems(lines: list[str], data: Path) -> AudioError:
+    """Return the error for all songs that cannot be used: one line, after logging several."""
+    if len(lines) == 1:
+        return AudioError(lines[0])
+    for line in lines:
+        log.error("%s", line)
+    return AudioError(
+        f"{data}: {len(lines)} songs cannot be used, see above; replace or remove them"
+    )
 
 
 def _publish(
@@ -243,19 +275,13 @@ def _publish(
     shutil.rmtree(prepared / INCOMING)
 
 
-def _bad_line(lines: list[str]) -> str:
-    """Say all bad songs in one line, the first by name in full."""
-    more = [line.partition(": ")[0] for line in lines[1:]]
-    return lines[0] + (f" (and {len(more)} more: {', '.join(more)})" if more else "")
-
-
 def _line(song: PreparedSong) -> str:
     rate = f"{song.source_sample_rate_hz} Hz"
     if song.source_sample_rate_hz != song.sample_rate_hz:
         rate += f" -> {song.sample_rate_hz} Hz"
     channels = {1: "mono", 2: "stereo"}[song.channels]
     seconds = song.frames / song.sample_rate_hz
-    return f"{shown(Path(song.source))} -> {song.slug}: {seconds:.1f} s, {channels}, {rate}"
+    return f"{printable(Path(song.source))} -> {song.slug}: {seconds:.1f} s, {channels}, {rate}"
 
 
 @contextmanager

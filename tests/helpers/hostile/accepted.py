@@ -6,17 +6,18 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from helpers.audio_files import wav_bytes
 from helpers.hostile.outcomes import Hostile, Sound
 from helpers.hostile.sound_files import (
     FRAMES,
     LOSSY,
     LOSSY_RATE_HZ,
     RATE_HZ,
+    cut,
     encoded,
     header_then_noise,
     noise,
     pcm,
-    wav,
 )
 
 RATES_HZ = (8000, 11025, 16000, 22050, 32000, 44100, 48000, 88200, 96000, 192000)
@@ -46,7 +47,7 @@ def depths() -> list[Hostile]:
     ]
     twelve = Hostile(
         name="12 bit wav in 16 bit words",
-        write=lambda path: path.write_bytes(wav(noise(), valid_bits=12)),
+        write=lambda path: path.write_bytes(wav_bytes(noise(), valid_bits=12)),
         sound=Sound(),
     )
     return [*by_soundfile, twelve]
@@ -61,6 +62,18 @@ def containers() -> list[Hostile]:
             sound=Sound(frames=None if suffix in LOSSY else FRAMES, rate_hz=LOSSY_RATE_HZ),
         )
         for suffix in (".flac", *LOSSY)
+    ]
+
+
+def truncated() -> list[Hostile]:
+    return [
+        Hostile(
+            name=f"{suffix[1:]} cut at 60%",
+            file=f"a{suffix}",
+            write=lambda path: path.write_bytes(cut(path.suffix, 0.6)),
+            sound=Sound(frames=None, least=1000, rate_hz=LOSSY_RATE_HZ),
+        )
+        for suffix in (".wav", ".mp3", ".ogg", ".aac", ".opus")
     ]
 
 
@@ -93,7 +106,7 @@ def odd_sounds() -> list[Hostile]:
         ),
         Hostile(
             name="subnormal floats",
-            write=lambda p: p.write_bytes(wav(tiny)),
+            write=lambda p: p.write_bytes(wav_bytes(tiny)),
             sound=Sound(level=0),
         ),
     ]

@@ -16,12 +16,14 @@ def groups() -> dict[str, list[Hostile]]:
         "a good song whose name has unicode, spaces, a leading dash, 255 bytes, shell characters, "
         "markup, a line break or bytes that are not utf-8": accepted.names(),
         "a symlink to a song": accepted.symlink(),
+        "wav, mp3, ogg, aac and opus, truncated at 60 %, with a warning": accepted.truncated(),
         "a single sample": accepted.one_sample(),
     }
     bad = {
         "no samples at all, NaN, infinity, 3, 6 and 64 channels": refused.odd_contents(),
         "a header that lies about rate, channels, bits, codec, length or tags": (refused.headers()),
-        "wav, flac, mp3, ogg, m4a, aac and opus, truncated at 2 % and at 60 %": refused.cuts(),
+        "wav, flac, mp3, ogg, m4a, aac and opus, truncated at 2 %; a flac of one block and an m4a "
+        "whose index is missing, truncated at 60 %": refused.cuts(),
         "flac, mp3, ogg, m4a, aac and opus with noise behind their header": refused.noisy(),
         "an empty file, words, zeros, a picture, a script, playlists or a zip file, named .wav, "
         ".mp3 and .m4a": refused.strangers(),

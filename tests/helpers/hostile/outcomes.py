@@ -16,10 +16,11 @@ NOISE_LEVEL = 9000 / 3**0.5
 class Sound:
     """The expected sound. ``level`` is the root mean square in LSB, approximate for lossy codecs.
 
-    ``frames`` None is any number above 0 (lossy codecs pad). ``too_short`` to be continued.
+    ``frames`` None is any number from ``least`` (lossy codecs pad). ``too_short`` to be continued.
     """
 
     frames: int | None = FRAMES
+    least: int = 20_000
     channels: int = 2
     rate_hz: int = RATE_HZ
     level: float = NOISE_LEVEL

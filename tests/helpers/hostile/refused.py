@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from helpers.audio_files import wav_bytes
 from helpers.hostile.outcomes import Hostile
 from helpers.hostile.sound_files import (
     FRAMES,
@@ -16,7 +17,6 @@ from helpers.hostile.sound_files import (
     huge_flac,
     noise,
     pcm,
-    wav,
     with_header,
 )
 
@@ -35,16 +35,20 @@ def odd_contents() -> list[Hostile]:
     ]
     return [
         Hostile(name="no samples", write=lambda p: pcm(p, noise(0)), message="no samples"),
-        Hostile(name="NaN", write=lambda p: p.write_bytes(wav(nan)), message="NaN or infinite"),
         Hostile(
-            name="infinity", write=lambda p: p.write_bytes(wav(infinite)), message="NaN or infinite"
+            name="NaN", write=lambda p: p.write_bytes(wav_bytes(nan)), message="NaN or infinite"
+        ),
+        Hostile(
+            name="infinity",
+            write=lambda p: p.write_bytes(wav_bytes(infinite)),
+            message="NaN or infinite",
         ),
         *many,
     ]
 
 
 def headers() -> list[Hostile]:
-    honest = wav(noise())
+    honest = wav_bytes(noise())
     long_chunk = b"junk" + (0xFFFFFFF0).to_bytes(4, "little")
     contents = {
         "wav of rate 0": with_header(24, "<I", 0),
@@ -68,11 +72,11 @@ def headers() -> list[Hostile]:
 
 
 def cuts() -> list[Hostile]:
-    """Songs truncated by a full disk or a broken connection."""
+    """Songs of which a full disk or a broken connection left nothing that can be decoded."""
+    parts = [(suffix, 0.02) for suffix in (".wav", ".flac", *LOSSY)]
     return [
         _refused(f"{suffix[1:]} cut at {part:.0%}", f"a{suffix}", partial(cut, suffix, part))
-        for suffix in (".wav", ".flac", *LOSSY)
-        for part in (0.02, 0.6)
+        for suffix, part in [*parts, (".flac", 0.6), (".m4a", 0.6)]
     ]
 
 

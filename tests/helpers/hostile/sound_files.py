@@ -2,15 +2,14 @@
 
 import functools
 import struct
-import subprocess
 import tempfile
 import wave
 from pathlib import Path
 
-import imageio_ffmpeg
 import numpy as np
 from numpy.typing import NDArray
 
+from helpers.audio_files import encode, wav_bytes
 from songcast.audio.songs import Song, write_song
 
 RATE_HZ = 44100
@@ -41,31 +40,16 @@ def read_pcm(file: Path) -> tuple[NDArray[np.int16], int]:
         return samples.reshape(-1, sound.getnchannels()), sound.getframerate()
 
 
-def wav(samples: NDArray[np.generic], valid_bits: int | None = None) -> bytes:
-    """Return a WAV, integer or float by dtype; ``valid_bits`` selects the extensible format."""
-    channels, width = samples.shape[1], samples.dtype.itemsize
-    tag = 3 if samples.dtype.kind == "f" else 1
-    base = (channels, RATE_HZ, RATE_HZ * channels * width, channels * width, 8 * width)
-    fmt = struct.pack("<HHIIHH", tag, *base)
-    if valid_bits is not None:
-        guid = struct.pack("<H", tag) + bytes.fromhex("000000001000800000aa00389b71")
-        fmt = struct.pack("<HHIIHHHHI", 0xFFFE, *base, 22, valid_bits, 0) + guid
-    body = b"WAVE" + b"fmt " + struct.pack("<I", len(fmt)) + fmt
-    body += b"data" + struct.pack("<I", samples.nbytes) + samples.tobytes()
-    return b"RIFF" + struct.pack("<I", len(body)) + body
-
-
 @functools.cache
 def encoded(suffix: str) -> bytes:
     """Return noise at 48 kHz in the format of the suffix: 0.5 s if lossy, else 2400 frames."""
     samples = noise(LOSSY_FRAMES if suffix in LOSSY else FRAMES)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / f"a{suffix}"
-        if suffix in (".aac", ".opus"):
-            source = path.with_name("source.wav")
-            pcm(source, samples, LOSSY_RATE_HZ)
-            command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", source, path]
-            subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+        if suffix == ".aac":
+            encode(path, samples, LOSSY_RATE_HZ, "aac")
+        elif suffix == ".opus":  # in several pages, so that a part of it can be read
+            encode(path, samples, LOSSY_RATE_HZ, "libopus", page_duration="50000")
         else:
             write_song(Song(samples=samples, sample_rate_hz=LOSSY_RATE_HZ, name="noise"), path)
         return path.read_bytes()
@@ -79,7 +63,7 @@ def cut(suffix: str, part: float) -> bytes:
 
 def header_then_noise(suffix: str) -> bytes:
     """Return 48 bytes of a song's file, followed by random bytes up to its size."""
-    whole = wav(noise()) if suffix == ".wav" else encoded(suffix)
+    whole = wav_bytes(noise()) if suffix == ".wav" else encoded(suffix)
     return whole[:48] + np.random.default_rng(1).bytes(len(whole) - 48)
 
 
@@ -93,6 +77,6 @@ def huge_flac() -> bytes:
 
 def with_header(place: int, form: str, value: int) -> bytes:
     """Return a WAV with one field of its header overwritten."""
-    data = bytearray(wav(noise()))
+    data = bytearray(wav_bytes(noise()))
     struct.pack_into(form, data, place, value)
     return bytes(data)
