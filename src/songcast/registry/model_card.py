@@ -3,9 +3,11 @@
 Format after Mitchell et al., "Model Cards for Model Reporting", 2019. Text from plain values.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from songcast.report.console import number
+from songcast.report.results import bits_per_sample, markdown_table, mean_gain_db
 
 BASELINES = ("persistence", "ridge", "cascade")
 TITLE = "Learns songs from their raw amplitude and predicts what comes next."
@@ -61,7 +63,7 @@ def model_card(
             "On the held-out passage at the end of each song. Gain in dB: more is better. "
             "Bits per sample: fewer is better.",
             "",
-            *_accuracy(evaluation, kind),
+            _accuracy(evaluation, kind),
             "",
             "## Training data",
             "",
@@ -88,18 +90,24 @@ def _what(kind: str, tags: Mapping[str, str]) -> str:
     return "a warm start" + (f" from version {parent}" if parent else "")
 
 
-def _accuracy(evaluation: Mapping[str, Any], kind: str) -> list[str]:
+def _accuracy(evaluation: Mapping[str, Any], kind: str) -> str:
     names = [n for n in (*BASELINES, kind) if n in evaluation["summary"]]
-    head = ["song", *(f"{name}, {unit}" for name in names for unit in ("dB", "bits"))]
-    rows = [head, ["---", *("--:" for _ in head[1:])]]
-    for slug, numbers in {**evaluation["songs"], "**mean**": evaluation["summary"]}.items():
-        cells = [
-            _number(numbers.get(name, {}).get(key), digits)
-            for name in names
-            for key, digits in (("prediction_gain_db", 2), ("bits_per_sample", 4))
+    rows = [
+        [
+            slug,
+            *(
+                text
+                for measures in (entry.get(name, {}) for name in names)
+                for text in (
+                    number(mean_gain_db(measures), 2),
+                    number(bits_per_sample(measures), 4),
+                )
+            ),
         ]
-        rows.append([slug, *cells])
-    return [f"| {' | '.join(row)} |" for row in rows]
+        for slug, entry in {**evaluation["songs"], "**mean**": evaluation["summary"]}.items()
+    ]
+    columns = [f"{name}, {unit}" for name in names for unit in ("dB", "bits")]
+    return markdown_table(["song", *columns], rows)
 
 
 def _songs(songs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -111,13 +119,6 @@ def _songs(songs: Sequence[Mapping[str, Any]]) -> list[str]:
         for song in songs
     ]
     return ["| song | seconds | sha256 | licence |", "|---|--:|---|---|", *rows]
-
-
-def _number(value: object, digits: int) -> str:
-    """Return a number, the mean over channels for a list, ``-`` if there is none."""
-    values = value if isinstance(value, list) else [value]
-    known = [float(v) for v in values if isinstance(v, int | float) and math.isfinite(v)]
-    return f"{sum(known) / len(known):.{digits}f}" if known and len(known) == len(values) else "-"
 
 
 def _cell(text: str) -> str:

@@ -9,7 +9,6 @@ What songs.json names is always whole.
 
 import logging
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -37,6 +36,7 @@ from songcast.data.slugs import slugs
 from songcast.distributed.engine import each, wake
 from songcast.errors import AudioError, CorpusError, ParamsError
 from songcast.files import CHECKPOINTS, DATA, PARAMS, PREPARED, TEMPORARY_PREFIX, root, sync_folder
+from songcast.report.console import progress
 from songcast.stages import run_stage
 
 if TYPE_CHECKING:
@@ -286,23 +286,9 @@ def _line(song: PreparedSong) -> str:
 
 @contextmanager
 def _progress(songs: int) -> Iterator[tuple[Callable[[], None], Callable[[str], None]]]:
-    """Give a function that counts one song, and one that says a line.
-
-    On a terminal the lines scroll above a bar; elsewhere they are log lines.
-    """
-    if not (songs and sys.stderr.isatty()):
-        yield (lambda: None), log.info
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("decode", total=songs)
-        yield (
-            lambda: progress.advance(task),
-            lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
-        )
+    """Yield a function that advances the progress bar by a song, and one that logs a line."""
+    with progress("decode", songs, "songs") as update:
+        yield lambda: update(advance=1), log.info
 
 
 if __name__ == "__main__":
