@@ -37,6 +37,15 @@ IMPORTERS = {
 }
 
 
+MOST_LINES = 17_500
+# Short modules that have no neighbour to be part of.
+SHORT = {
+    "continuation/holdout.py": "used by training and evaluation",
+    "stages/train.py": "a stage is a module",
+    "training/continuation.py": "the training loop does not depend on the continuation",
+}
+
+
 def name_of(path: Path) -> str:
     return path.relative_to(PACKAGE).as_posix()
 
@@ -61,6 +70,15 @@ def imports(path: Path, only_types: bool = True) -> frozenset[str]:
         ):
             todo += ast.iter_child_nodes(node)
     return frozenset(names)
+
+
+def test_the_package_has_few_entries_and_no_tiny_modules() -> None:
+    entries = {name_of(path).partition("/")[0] for path in MODULES}
+    assert len(entries) <= 20
+    lines = {name_of(path): path.read_text().count("\n") for path in MODULES}
+    tiny = {name for name, n in lines.items() if n < 40 and not name.endswith("__init__.py")}
+    assert tiny <= set(SHORT), "merge it into the module that uses it"
+    assert sum(lines.values()) <= MOST_LINES
 
 
 def test_only_its_adapters_import_a_library() -> None:
