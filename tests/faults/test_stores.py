@@ -227,7 +227,11 @@ def test_a_stage_that_is_killed_without_a_server_leaves_nothing_behind(repositor
         again.log_bundle(bundle)
     assert ensure_run("train", bundle) == again.run_id
     assert [logged.info.run_id for logged in all_runs()] == [again.run_id]
-    assert {path.name for path in (repository / "mlruns").iterdir()} <= {".lock", "mlflow.db"}
+    assert {path.name for path in (repository / "mlruns").iterdir()} <= {
+        ".lock",
+        "artifacts",
+        "mlflow.db",
+    }
 
 
 def test_a_locked_database_gets_all_records_when_it_is_free(repository, monkeypatch, capsys):

@@ -89,7 +89,7 @@ def test_a_server_that_refuses_is_not_called_dead(code, body):
             f"{code} != 200. Response body: '{body}'"
         ),
     )
-    assert f"refuses ({body.partition('.')[0]}): check MLFLOW_TRACKING_USERNAME" in said
+    assert f"refused access ({body.partition('.')[0]}): check MLFLOW_TRACKING_USERNAME" in said
 
 
 def test_importing_the_tracking_modules_does_not_import_mlflow():

@@ -1,6 +1,7 @@
-"""Packs a bundle as an MLflow model made from code: explicit signature, example, requirements."""
+"""Log a bundle as an MLflow model from code: signature, example and requirements are explicit."""
 
 import base64
+import contextlib
 import importlib.metadata
 import io
 import math
@@ -21,7 +22,7 @@ DEFAULTS: dict[str, Any] = {
     "seed": 0,
     "format": "wav",
 }
-# Everything that a forecast imports. MLflow would guess this list in 15 s, and wrongly.
+# All packages that a forecast imports. MLflow's own inference takes 15 s and is wrong.
 REQUIRED = (
     "imageio-ffmpeg",
     "keras",
@@ -40,14 +41,14 @@ REQUIRED = (
 
 
 def requirements() -> list[str]:
-    """Return ``name==version`` of what serving needs, as installed here."""
+    """Return ``name==version`` of each package that the model needs, as installed here."""
     found = [f"{name}=={importlib.metadata.version(name)}" for name in REQUIRED]
-    # pydub needs it from Python 3.13 on, where the standard library lost it.
+    # pydub needs it from Python 3.13 on, where the standard library no longer has audioop.
     return [*found, "audioop-lts>=0.2; python_version >= '3.13'"]
 
 
 def signature() -> Any:
-    """Return the contract of the served model: one string column ``song``, five params."""
+    """Return the signature of the model: one string column ``song``, five params."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import Array, DataType
@@ -84,8 +85,8 @@ def example_song() -> str:
 def log_model(client: Any, run_id: str, name: str, bundle: Path, tags: Mapping[str, str]) -> str:
     """Log ``bundle`` as a model of the run and return the model's id.
 
-    The package itself travels along, so that the model also works where songcast is not
-    installed. Call within ``tracking.store.as_default``.
+    The model contains the source of songcast, so it also works where songcast is not installed.
+    Call within ``tracking.store.as_default``.
     """
     import mlflow.pyfunc
     import pandas as pd
@@ -119,7 +120,8 @@ def log_model(client: Any, run_id: str, name: str, bundle: Path, tags: Mapping[s
             client.log_model_artifacts(logged.model_id, str(folder))
         client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     except BaseException:
-        client.finalize_logged_model(logged.model_id, "FAILED")
+        with contextlib.suppress(Exception):  # the store may be the cause
+            client.finalize_logged_model(logged.model_id, "FAILED")
         raise
     client.finalize_logged_model(logged.model_id, "READY")
     return str(logged.model_id)

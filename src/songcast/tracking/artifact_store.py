@@ -1,4 +1,4 @@
-"""MLflow artifacts that live beside the database, wherever the folder is moved.
+"""Keep MLflow artifacts beside the database, so that the folder can be moved.
 
 MLflow writes absolute artifact paths into its database, so a moved or re-cloned folder shows
 empty listings and writes to the old place. Here a run's artifacts are named
@@ -20,7 +20,7 @@ from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 SCHEME = "songcast"
 SQLITE = "sqlite:///"
-# What `mlflow server` and `mlflow ui` tell their workers about --backend-store-uri.
+# The variable in which `mlflow server` passes --backend-store-uri to its workers.
 SERVER_STORE = "_MLFLOW_SERVER_FILE_STORE"
 
 
@@ -37,8 +37,8 @@ class BesideDatabase(LocalArtifactRepository):
 def locate(artifact_uri: str, database: Path) -> Path:
     """Return the folder of ``artifact_uri``.
 
-    Raises ``MlflowException`` for a path that would leave the artifacts folder: whoever can
-    create an experiment through the UI chooses this text.
+    Raises ``MlflowException`` for a path outside the artifacts folder: anyone who can create an
+    experiment through the UI can set this text.
     """
     home = database.parent.resolve() / "artifacts"
     path = urllib.parse.unquote(urllib.parse.urlparse(artifact_uri).path)
@@ -51,13 +51,13 @@ def locate(artifact_uri: str, database: Path) -> Path:
 
 
 def _database(*uris: str | None) -> Path:
-    """Return the sqlite file in use: as told, else the server's, else the client's."""
+    """Return the sqlite file in use: that of ``uris``, of the server, or of the client."""
     candidates = (*uris, os.environ.get(SERVER_STORE), mlflow.get_tracking_uri())
     for uri in candidates:
         if uri and uri.startswith(SQLITE):
             return Path(uri.removeprefix(SQLITE).partition("?")[0]).absolute()
     raise MlflowException(
-        f"{SCHEME}: artifacts lie beside an sqlite database, but none is open: set "
+        f"{SCHEME}: artifacts are beside an sqlite database, but none is open: set "
         "MLFLOW_TRACKING_URI=sqlite:///mlruns/mlflow.db (from the repository root)",
         INVALID_PARAMETER_VALUE,
     )

@@ -54,7 +54,7 @@ def lineage_tags() -> dict[str, str]:
 
 
 def git_state(folder: Path) -> GitState:
-    """Return the commit of ``folder`` and whether its sources differ from it."""
+    """Return the commit of ``folder`` and whether its sources differ from the commit."""
     commit = _first_output(["git", "-C", str(folder), "rev-parse", "HEAD"])
     if not commit:
         return GitState(commit=None, dirty=None)
@@ -94,13 +94,13 @@ def seeds(params: Mapping[str, Any]) -> dict[str, int]:
     >>> seeds({"train": {"seed": 3, "units": 96}, "retrain": {"seed": 1}})
     {'train.seed': 3, 'retrain.seed': 1}
     """
-    found: dict[str, int] = {}
+    values: dict[str, int] = {}
     for key, value in params.items():
         if isinstance(value, Mapping):
-            found |= {f"{key}.{inner}": seed for inner, seed in seeds(value).items()}
+            values |= {f"{key}.{inner}": seed for inner, seed in seeds(value).items()}
         elif key == "seed":
-            found[key] = value
-    return found
+            values[key] = value
+    return values
 
 
 def songs(folder: Path) -> list[dict[str, Any]]:
@@ -169,7 +169,7 @@ def _first_output(command: list[str]) -> str | None:
 
 
 def _output(command: list[str]) -> str | None:
-    """Return what ``command`` prints, None where it is missing, slow or fails."""
+    """Return the output of ``command``, None if it is missing, slow or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):

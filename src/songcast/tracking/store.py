@@ -1,4 +1,4 @@
-"""The way to the MLflow store: where it is, opening it, and saying clearly when it fails."""
+"""Connect to the MLflow store: its URI, its lock, and clear messages when it fails."""
 
 import contextlib
 import fcntl
@@ -18,7 +18,7 @@ from songcast.files import root
 
 EXPERIMENT = "songcast"
 SQLITE = "sqlite:///"
-# Where artifacts go in the embedded store; see artifact_store.py.
+# The scheme of artifacts in the embedded store; see artifact_store.py.
 ARTIFACTS = "songcast:/"
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -26,7 +26,7 @@ ENVIRONMENT = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # `--json` promises nothing else on stdout.
+    # With `--json`, stdout holds one JSON document and nothing else.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
     # With MLflow's defaults a dead server blocks one call for 248 s.
@@ -34,17 +34,17 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
 _LOCKS = threading.local()
-# What sqlite's own words mean for the user.
-SQLITE_SAYS = re.compile(r"\(sqlite3\.\w+\) ([^\n]+)")
+# SQLite's messages, and what the user can do about each.
+SQLITE_MESSAGE = re.compile(r"\(sqlite3\.\w+\) ([^\n]+)")
 SQLITE_ADVICE = {
-    "database is locked": "another program holds it: wait for it, or end it",
+    "database is locked": "another program uses it: wait until it ends, or stop it",
     "database or disk is full": "free some space and run it again",
     "attempt to write a readonly database": "check the permissions of the file and its folder",
     "unable to open database file": "check that its folder is there, and the permissions",
     "file is not a database": "restore it, or move it away: `make run` builds a new one",
     "database disk image is malformed": "restore it, or move it away: `make run` builds a new one",
 }
-# What MLflow's client says of a server that knows the caller not, or not as one who may do this.
+# MLflow's message when the server rejects the credentials, or the user has no permission.
 REFUSED = re.compile(r"failed with error code (?:401|403) .*?Response body: '([^\n.']+)")
 
 
@@ -59,16 +59,16 @@ def home() -> Path:
 
 
 def prepare_environment() -> None:
-    """Set MLflow's switches, where the user has not: no telemetry, short waits, no chatter."""
+    """Set the options of MLflow that the user has not set: no telemetry, short timeouts."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
 
 def import_mlflow() -> Any:
-    """Import MLflow (4 s) with its switches set, and return it."""
+    """Import MLflow (4 s) with its options set, and return it."""
     prepare_environment()
     with warnings.catch_warnings():
-        # What MLflow's own modules complain about while they load is no concern of a user.
+        # MLflow's modules warn about themselves while they are imported.
         warnings.simplefilter("ignore")
         import mlflow
         import mlflow.pyfunc
@@ -76,7 +76,7 @@ def import_mlflow() -> Any:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])
-    # Complaints about a server that went away, or a database on a full disk, are ours to word.
+    # An unreachable server and a full disk are reported by ``explain``.
     for name in ("mlflow.system_metrics", "mlflow.store"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return mlflow
@@ -90,9 +90,9 @@ def database(uri: str) -> Path | None:
 
 
 def connect(uri: str | None = None) -> Any:
-    """Return an ``MlflowClient``. Creates the embedded database where there is none.
+    """Return an ``MlflowClient``. Creates the embedded database if it does not exist.
 
-    Raises ``TrackingError`` where the database cannot be made or opened.
+    Raises ``TrackingError`` if the database cannot be created or opened.
     """
     uri = uri or tracking_uri()
     mlflow = import_mlflow()
@@ -105,14 +105,14 @@ def connect(uri: str | None = None) -> Any:
 
 
 def experiment_id(client: Any) -> str:
-    """Return the id of the experiment ``songcast``, created or restored where needed."""
+    """Return the id of the experiment ``songcast``, created or restored if necessary."""
     uri = str(client.tracking_uri)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         with locked(uri):
             experiment = client.get_experiment_by_name(EXPERIMENT)
             if experiment is None:
-                # A server chooses its own artifact root.
+                # A server has its own artifact root.
                 place = f"{ARTIFACTS}{EXPERIMENT}" if database(uri) else None
                 return str(client.create_experiment(EXPERIMENT, artifact_location=place))
     if experiment.lifecycle_stage == "deleted":
@@ -124,8 +124,8 @@ def experiment_id(client: Any) -> str:
 def locked(uri: str) -> Iterator[None]:
     """Hold the embedded store's lock, so that two processes do not create the same thing.
 
-    A thread that holds it may take it again. A server has no lock: there the caller's checks
-    must do. The system frees the lock of a process that dies.
+    A thread that holds it may take it again. A server has no lock: there the caller has to check.
+    The operating system frees the lock of a process that dies.
     """
     file = database(uri)
     if file is None or file in _held():
@@ -157,7 +157,7 @@ def as_default(uri: str) -> Iterator[None]:
     finally:
         mlflow.set_tracking_uri(earlier[0])
         mlflow.set_registry_uri(earlier[1])
-        # set_tracking_uri writes the variable, which would then look like the user's wish.
+        # set_tracking_uri also sets the variable, which would look like the user's setting.
         if before is None:
             os.environ.pop("MLFLOW_TRACKING_URI", None)
         else:
@@ -166,26 +166,26 @@ def as_default(uri: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def clear_errors(uri: str) -> Iterator[None]:
-    """Turn whatever MLflow raises within the block into one clear ``TrackingError``."""
+    """Turn any exception within the block into a ``TrackingError`` with a message of one line."""
     try:
         yield
     except SongcastError:
         raise
     except Exception as error:
-        # MLflow lets through errors of requests, sqlalchemy and the file system as they are.
+        # MLflow does not wrap the exceptions of requests, sqlalchemy and the file system.
         raise TrackingError(explain(uri, error)) from error
 
 
 def explain(uri: str, error: Exception) -> str:
-    """Say in one line what went wrong with the store at ``uri`` and what to do."""
+    """Return one line: what went wrong with the store at ``uri``, and what to do."""
     if isinstance(error, SongcastError):
         return str(error)
     text = str(error).strip()
     refused = REFUSED.search(text)
     if refused:
         return (
-            f"the tracking server at {uri} refuses ({refused[1]}): check MLFLOW_TRACKING_USERNAME "
-            "and MLFLOW_TRACKING_PASSWORD, or ask the owner for permission"
+            f"the tracking server at {uri} refused access ({refused[1]}): check "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or ask its owner for permission"
         )
     if database(uri) is None and ("API request" in text or "onnection" in text):
         return (
@@ -193,17 +193,18 @@ def explain(uri: str, error: Exception) -> str:
             "or unset MLFLOW_TRACKING_URI to use the embedded store"
         )
     line = disk_fault(error) or (text.splitlines()[0] if text else type(error).__name__)
-    by_sqlite = SQLITE_SAYS.search(text)
+    by_sqlite = SQLITE_MESSAGE.search(text)
     if by_sqlite:
-        said = by_sqlite[1]
-        line = f"{said}; {SQLITE_ADVICE[said]}" if said in SQLITE_ADVICE else said
+        message = by_sqlite[1]
+        advice = SQLITE_ADVICE.get(message)
+        line = f"{message}; {advice}" if advice else message
     return f"MLflow store {uri}: {line}"
 
 
 def ui_command(port: int = 5000) -> tuple[list[str], dict[str, str], str]:
     """Return the command that serves the MLflow UI on loopback, its environment and the URL.
 
-    Raises ``TrackingError`` where ``MLFLOW_TRACKING_URI`` names a server: it has its own UI.
+    Raises ``TrackingError`` if ``MLFLOW_TRACKING_URI`` names a server: a server has its own UI.
     """
     uri = tracking_uri()
     if database(uri) is None:
@@ -215,7 +216,7 @@ def ui_command(port: int = 5000) -> tuple[list[str], dict[str, str], str]:
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     command += ["--default-artifact-root", ARTIFACTS, "--host", "127.0.0.1", "--port", str(port)]
     command += ["--workers", "1"]
-    # Without the query the UI opens in its GenAI mode, where no training run is shown.
+    # Without the query, the UI opens in its GenAI mode, which shows no training runs.
     page = f"#/experiments/{experiment}/runs?workflowType=machine_learning"
     environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
     return command, environment, f"http://127.0.0.1:{port}/{page}"
@@ -230,14 +231,14 @@ def _held() -> set[Path]:
 
 
 def _create_database(file: Path) -> None:
-    """Create the database whole or not at all: an interrupted migration could not be resumed.
+    """Create the database completely or not at all: an interrupted migration cannot be resumed.
 
     The caller holds the store's lock.
     """
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     print(f"creating the MLflow database {file} (once, some seconds)", file=sys.stderr)
-    for stale in file.parent.glob(f".{file.name}.*"):  # of a process that was killed here
+    for stale in file.parent.glob(f".{file.name}.*"):  # of a process that was killed at this point
         stale.unlink()
     scratch = file.with_name(f".{file.name}.{os.getpid()}.{time.time_ns()}")
     try:

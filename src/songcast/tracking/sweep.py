@@ -1,4 +1,4 @@
-"""A sweep in MLflow: a run for the sweep, and below it one for each trial."""
+"""Log a sweep to MLflow: one run for the sweep and, below it, one for each trial."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ STAGE, SWEEP, TRIAL = "sweep", "songcast.sweep", "songcast.trial"
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What one trial tried and found.
+    """One trial of a sweep.
 
     ``values``: by key of train. ``rows``: one per epoch, ``step`` and metrics. ``failed``: it
     ended with an error.
@@ -27,15 +27,15 @@ class Trial:
 
     @property
     def bits_per_sample(self) -> float:
-        """The best epoch's, on the validation passages; infinite where none has a number."""
+        """The best epoch's, on the validation passages; infinite if no epoch has a number."""
         bits = (row["validation_bits_per_sample"] for row in self.rows)
         return min(filter(math.isfinite, bits), default=math.inf)
 
 
 def log_sweep(key: str, params: Mapping[str, Any], trials: Sequence[Trial]) -> str:
-    """Log the sweep known by ``key`` and its trials; return its run. Twice changes nothing.
+    """Log the sweep with this ``key`` and its trials; return its run id. Idempotent.
 
-    Raises ``TrackingError`` where the store cannot be reached.
+    Raises ``TrackingError`` if the store cannot be reached.
     """
     uri = tracking_uri()
     with clear_errors(uri):
