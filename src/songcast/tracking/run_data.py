@@ -122,6 +122,7 @@ def send_dataset(client: Any, run_id: str, context: str) -> None:
         "num_songs": len(songs),
         "seconds": round(sum(song.frames / song.sample_rate_hz for song in songs), 3),
         "songs": [song.slug for song in songs],
+        "damage": {song.slug: song.damage for song in songs if song.damage},
     }
     source = json.dumps({"uri": "data.dvc", "md5": digest})
     dataset = Dataset(DATASET, digest, "dvc", source, schema=None, profile=json.dumps(profile))
