@@ -380,7 +380,7 @@ def write_half_an_hour(path):
         file.truncate(44 + size)
 
 
-def test_killed_while_decoding_it_goes_on_with_the_unfinished_songs(repository):
+def test_a_prepare_killed_while_decoding_resumes_with_the_other_songs(repository):
     prepare(repository / "data", repository / "wanted", prepare_params(guard_seconds=0.1))
     write_half_an_hour(repository / "data" / "z.wav")
     process = run_stage(repository)
@@ -400,7 +400,7 @@ def test_killed_while_decoding_it_goes_on_with_the_unfinished_songs(repository):
     assert snapshot(repository / "prepared") == snapshot(repository / "wanted")
 
 
-def test_a_song_is_listed_as_finished_when_its_array_is_on_the_disk(data, home, monkeypatch):
+def test_a_song_is_in_the_resume_log_after_its_array_is_on_the_disk(data, home, monkeypatch):
     listed = home / ".incoming" / "finished.jsonl"
     early = []
 
@@ -417,7 +417,18 @@ def test_a_song_is_listed_as_finished_when_its_array_is_on_the_disk(data, home, 
     assert early == []
 
 
-def test_a_finished_array_is_never_taken_for_another_content(data, home, make_song, tmp_path):
+def test_a_change_of_the_decoding_code_decodes_all_songs_again(data, home, decoded, monkeypatch):
+    prepare(data, home, prepare_params())
+    prepare(data, home, prepare_params())
+    songs = len(decoded)
+    monkeypatch.setattr(stage, "code_digest", lambda *_: "other code")
+    prepare(data, home, prepare_params())
+    assert sorted(decoded[songs:]) == sorted(decoded[:songs])
+    prepare(data, home, prepare_params())
+    assert len(decoded) == 2 * songs
+
+
+def test_an_array_in_the_resume_log_is_used_for_its_content_only(data, home, make_song, tmp_path):
     """The first run leaves finished songs; then one changes and another is damaged."""
     bad = data / "zz.wav"
     bad.write_bytes(b"RIFF")
@@ -462,13 +473,13 @@ def test_unchanged_files_are_not_read_again(data, home, monkeypatch):
     assert Corpus.open(home)["mono"].sha256 == Corpus.open(home)["stereo-song"].sha256
 
 
-WOKEN = """
+PRESTARTED = """
 import signal, psutil
 from songcast.distributed import engine
 from songcast.data.decoding import decode_task
 engine.free_cores = lambda: 2
 before = signal.getsignal(signal.SIGINT)
-engine.wake(decode_task)
+engine.prestart(decode_task)
 assert signal.getsignal(signal.SIGINT) is before
 for child in psutil.Process().children():
     with open(f"/proc/{child.pid}/status") as status:
@@ -477,8 +488,10 @@ for child in psutil.Process().children():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_what_boots_the_workers_has_no_word_to_say_when_interrupted():
-    told = subprocess.run([sys.executable, "-c", WOKEN], capture_output=True, text=True, check=True)
-    ignored = [int(line, 16) for line in told.stdout.split()]
+def test_the_process_that_forks_workers_ignores_interruptions():
+    output = subprocess.run(
+        [sys.executable, "-c", PRESTARTED], capture_output=True, text=True, check=True
+    )
+    ignored = [int(line, 16) for line in output.stdout.split()]
     assert ignored
     assert all(mask & 1 << signal.SIGINT - 1 for mask in ignored)

@@ -19,7 +19,7 @@ from songcast.files import write_json
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 INDEX = "songs.json"
 
-# Raised when prepare would give other arrays or another songs.json from the same song.
+# The layout of songs.json.
 FORMAT = 2
 
 AGAIN = "run `dvc repro prepare`"

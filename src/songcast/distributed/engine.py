@@ -46,7 +46,7 @@ def each(
         yield from _in_processes(work, items, min(free_cores(), len(items)))
 
 
-def wake(work: Callable[..., object]) -> None:
+def prestart(work: Callable[..., object]) -> None:
     """Start the process that will fork the workers of ``each(work)``, without waiting for it.
 
     It takes a third of a second, in which the caller can do other things.

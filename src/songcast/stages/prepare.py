@@ -1,10 +1,9 @@
-"""prepare: every song in data/ becomes an int16 array in prepared/, with its splits in time.
+"""Stage prepare: decode every song in data/ to an int16 array in prepared/, and split it in time.
 
-Nothing in prepared/ changes before every song has been decoded. Finished arrays wait in
-``.incoming`` beside the list of them: a run that was killed, or that met a bad song, is taken up
-where it stopped. The order of publication makes a kill at any moment harmless: songs.json first
-forgets what is about to change, then arrays are renamed into place, then songs.json names them.
-What songs.json names is always whole.
+Nothing in prepared/ changes before every song is decoded. Decoded arrays are kept in ``.incoming``
+with a resume log: a run that was killed, or that met a bad song, resumes where it stopped. Then
+songs.json drops the songs that change, arrays are renamed into place, and songs.json names them:
+after a kill at any moment, every array that songs.json names is complete.
 """
 
 import logging
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from songcast.audio.formats import SONG_SUFFIXES, check_regular, printable
 from songcast.config import Engine
+from songcast.data.code_digest import code_digest
 from songcast.data.corpus import (
     INDEX,
     TEST,
@@ -31,11 +31,20 @@ from songcast.data.corpus import (
 )
 from songcast.data.decoding import Failure, Task, decode_task, disk_line
 from songcast.data.digests import digests_of
-from songcast.data.resume_log import Finished
+from songcast.data.resume_log import ResumeLog
 from songcast.data.slugs import slugs
-from songcast.distributed.engine import each, wake
+from songcast.distributed.engine import each, prestart
 from songcast.errors import AudioError, CorpusError, ParamsError
-from songcast.files import CHECKPOINTS, DATA, PARAMS, PREPARED, TEMPORARY_PREFIX, root, sync_folder
+from songcast.files import (
+    CHECKPOINTS,
+    DATA,
+    PARAMS,
+    PREPARED,
+    TEMPORARY_PREFIX,
+    root,
+    sync_folder,
+    write_text,
+)
 from songcast.report.console import progress
 from songcast.stages import run_stage
 
@@ -43,6 +52,8 @@ if TYPE_CHECKING:
     from songcast.config import PrepareParams
 
 INCOMING = ".incoming"
+# The modules that decode: a change of their code makes all arrays anew.
+CODE = ("songcast.data.decoding",)
 _NOT_SONGS = ("licences", "licenses", "SHA256SUMS")
 
 log = logging.getLogger("songcast.prepare")
@@ -50,7 +61,7 @@ log = logging.getLogger("songcast.prepare")
 
 def main() -> None:
     """Bring prepared/ up to date with data/ and params.yaml."""
-    wake(decode_task)
+    prestart(decode_task)
     from songcast.config import Params
 
     home = root()
@@ -70,15 +81,18 @@ def prepare(
     wanted = slugs(source.name for source in sources)
     check_held_out(settings.held_out, wanted)
     try:
-        plan = _plan(sources, wanted, prepared, settings.sample_rate_hz)
-        with Finished(prepared / INCOMING) as finished:
-            decoded, failures = _decode_all(plan.new, finished, engine)
+        code = code_digest(*CODE)
+        made_by = prepared.parent / CHECKPOINTS / "prepared_by"
+        plan = _plan(sources, wanted, prepared, settings.sample_rate_hz, _read(made_by) == code)
+        with ResumeLog(prepared / INCOMING, code) as resume_log:
+            decoded, failures = _decode_all(plan.new, resume_log, engine)
         problems += failures + _report_damage(decoded, plan.kept, settings.on_damage)
         if problems:
             raise _all_problems(problems, data)
-        arrays = {finished.place(song): song.path for song in decoded}
+        arrays = {resume_log.place(song): song.path for song in decoded}
         songs = [replace(s, splits=splits_of(s, settings)) for s in [*plan.kept, *decoded]]
         _publish(prepared, settings.sample_rate_hz, arrays, plan.kept, songs)
+        write_text(made_by, code)
     except OSError as error:
         raise CorpusError(disk_line(error, prepared)) from error
     log.info(
@@ -97,13 +111,18 @@ class _Plan:
 
 
 def _plan(
-    sources: list[Path], wanted: Mapping[str, str], prepared: Path, sample_rate_hz: int
+    sources: list[Path],
+    wanted: Mapping[str, str],
+    prepared: Path,
+    sample_rate_hz: int,
+    reuse: bool,
 ) -> _Plan:
-    """Compare the files with what songs.json knows."""
+    """Compare the files with songs.json; ``reuse``: whether its arrays are of the present code."""
     digests = digests_of(sources, prepared.parent / CHECKPOINTS / "digests.json")
-    warn_of_copies(sources, digests)
+    warn_about_copies(sources, digests)
     known = _reusable(prepared, sample_rate_hz)
     plan = _Plan(kept=[], new=[], removed=len(known.keys() - wanted.values()))
+    known = known if reuse else {}
     for source, digest in zip(sources, digests, strict=True):
         slug = wanted[source.name]
         if slug in known and known[slug].sha256 == digest:
@@ -155,8 +174,8 @@ def check_held_out(held_out: tuple[str, ...], wanted: Mapping[str, str]) -> None
             )
 
 
-def warn_of_copies(sources: list[Path], digests: list[str]) -> None:
-    """Say which files are the same song: a copy in training betrays a held-out original."""
+def warn_about_copies(sources: list[Path], digests: list[str]) -> None:
+    """Warn about identical files: a copy in training would leak a held-out song."""
     first: dict[str, str] = {}
     for source, digest in zip(sources, digests, strict=True):
         other = first.setdefault(digest, source.name)
@@ -176,6 +195,10 @@ def splits_of(song: PreparedSong, settings: "PrepareParams") -> Splits:
     return split_frames(song.frames, song.sample_rate_hz, fractions, settings.guard_seconds)
 
 
+def _read(path: Path) -> str | None:
+    return path.read_text() if path.is_file() else None
+
+
 def _reusable(prepared: Path, sample_rate_hz: int) -> dict[str, PreparedSong]:
     """Return the songs of an earlier run, by slug, whose arrays can stay."""
     try:
@@ -186,7 +209,7 @@ def _reusable(prepared: Path, sample_rate_hz: int) -> dict[str, PreparedSong]:
 
 
 def _planned(source: Path, digest: str, array: Path, sample_rate_hz: int) -> PreparedSong:
-    """Say what is known of a song before it is decoded."""
+    """Return the description of a song before it is decoded."""
     return PreparedSong(
         slug=array.stem,
         source=printable(Path(source.name)),
@@ -202,7 +225,7 @@ def _planned(source: Path, digest: str, array: Path, sample_rate_hz: int) -> Pre
 
 
 def _decode_all(
-    new: list[tuple[Path, PreparedSong]], finished: Finished, engine: Engine
+    new: list[tuple[Path, PreparedSong]], finished: ResumeLog, engine: Engine
 ) -> tuple[list[PreparedSong], list[str]]:
     """Decode the planned songs that ``finished`` does not list yet.
 
