@@ -8,8 +8,7 @@ after a kill at any moment, every array that songs.json names is complete.
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -241,15 +240,15 @@ def _decode_all(
         if planned.slug not in names
     ]
     failures: dict[str, str] = {}
-    with _progress(len(tasks)) as (advance, say):
+    with progress("decode", len(tasks), "songs") as update:
         for outcome in each(engine, decode_task, tasks):
-            advance()
+            update(advance=1)
             if isinstance(outcome, Failure):
                 failures[outcome.slug] = outcome.line
             else:
                 finished.add(outcome)
                 done.append(outcome)
-                say(_line(outcome))
+                log.info(_line(outcome))
     return done, [failures[song.slug] for _, song in new if song.slug in failures]
 
 
@@ -305,13 +304,6 @@ def _line(song: PreparedSong) -> str:
     channels = {1: "mono", 2: "stereo"}[song.channels]
     seconds = song.frames / song.sample_rate_hz
     return f"{printable(Path(song.source))} -> {song.slug}: {seconds:.1f} s, {channels}, {rate}"
-
-
-@contextmanager
-def _progress(songs: int) -> Iterator[tuple[Callable[[], None], Callable[[str], None]]]:
-    """Yield a function that advances the progress bar by a song, and one that logs a line."""
-    with progress("decode", songs, "songs") as update:
-        yield lambda: update(advance=1), log.info
 
 
 if __name__ == "__main__":
