@@ -1,4 +1,4 @@
-"""A bundle is whole, carries its own proof, holds no pickle, and equal models are equal bytes."""
+"""Bundles: complete, verified by sha256, no pickles; equal models give equal bytes."""
 
 import json
 import pickletools
@@ -25,7 +25,7 @@ from songcast.bundle import (
 from songcast.errors import BundleError
 from songcast.forecasting.lstm import LstmForecaster
 
-# TensorFlow's variables do not know NumPy 2's copy keyword; Keras asks them when it saves.
+# TensorFlow's variables do not support NumPy 2's copy keyword, which Keras uses to save.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword"
 )
@@ -49,7 +49,7 @@ def written(tmp_path):
     return folder
 
 
-def test_what_is_written_is_read(written):
+def test_a_written_bundle_is_read_unchanged(written):
     manifest = read_manifest(written)
     assert manifest["kind"] == "fake"
     assert manifest["sample_rate_hz"] == 44100
@@ -62,27 +62,27 @@ def test_what_is_written_is_read(written):
     assert (written / "history.csv").read_text() == "step,bits\n0,7.5\n"
 
 
-def test_one_model_written_at_different_times_is_the_same_bytes(tmp_path):
+def test_a_model_written_at_different_times_gives_the_same_bytes(tmp_path):
     lstm, linear = randomised("none", seed=3), ridge()
     for name in ("one", "two"):
         lstm.save(tmp_path / name, {"params": {}}, "step\n0\n")
         linear.save(tmp_path / f"ridge-{name}", {})
         if name == "one":
-            time.sleep(2.0)  # archives would carry the time of their writing, to two seconds
+            time.sleep(2.0)  # archives have dates with a resolution of two seconds
     assert content(tmp_path / "one") == content(tmp_path / "two")
     assert content(tmp_path / "ridge-one") == content(tmp_path / "ridge-two")
 
 
-def test_equal_models_built_apart_are_the_same_bytes(tmp_path):
-    # Addresses in memory may not show. Every stage is a process of its own: Keras numbers
-    # unnamed things from the start.
+def test_equal_models_built_separately_give_the_same_bytes(tmp_path):
+    # Memory addresses must not matter. Every stage runs in a new process, in which Keras numbers
+    # unnamed objects from the start.
     for name in ("one", "two"):
         keras.utils.clear_session()
         randomised("none", seed=3).save(tmp_path / name, {})
     assert content(tmp_path / "one") == content(tmp_path / "two")
 
 
-def test_the_digest_tells_names_types_shapes_and_values_apart_and_not_the_order():
+def test_the_digest_depends_on_names_types_shapes_and_values_but_not_on_their_order():
     w = {"a": np.zeros(4, np.float32), "b": np.ones(2)}
     same = {"b": np.ones(2), "a": np.zeros(4, np.float32)}
     assert weights_sha256(w) == weights_sha256(same)
@@ -107,50 +107,48 @@ def test_the_digest_in_the_manifest_is_that_of_the_networks_weights(tmp_path):
 
 
 def test_networks_built_twice_in_one_process_have_equal_digests():
-    # Names that Keras numbers by itself would tell equal models apart.
+    # Automatic names of Keras would make equal models different.
     first, second = untrained("none").network, untrained("none").network
     assert weights_sha256(network_weights(first)) == weights_sha256(network_weights(second))
 
 
-@pytest.mark.parametrize(
-    "change", [lambda said: said.pop("head_units"), lambda said: said.update(x=1)]
-)
-def test_settings_that_are_not_ours_are_those_of_another_version(tmp_path, change):
+def test_unknown_and_missing_settings_are_errors(tmp_path):
     randomised("none", seed=3).save(tmp_path / "m", {})
-    manifest = json.loads((tmp_path / "m" / MANIFEST).read_text())
-    if change == "lacking":
-        del manifest["network"]["head_units"]
-    else:
-        manifest["network"]["other"] = 1
-    (tmp_path / "m" / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(BundleError, match=r"made by another version of songcast"):
-        LstmForecaster.load(tmp_path / "m")
+    path = tmp_path / "m" / MANIFEST
+    manifest = json.loads(path.read_text())
+    network = manifest["network"]
+    missing = {key: value for key, value in network.items() if key != "head_units"}
+    for settings in (missing, {**network, "other": 1}):
+        path.write_text(json.dumps({**manifest, "network": settings}))
+        with pytest.raises(BundleError, match=r"made by another version of songcast"):
+            LstmForecaster.load(tmp_path / "m")
 
 
-@pytest.mark.parametrize("name", ["arrays.npz", "history.csv"])
-def test_an_altered_or_missing_file_is_named(written, name):
-    file = written / name
-    whole = file.read_bytes()
-    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(BundleError, match=f"{name}: missing or altered") as caught:
-        read_manifest(written)
-    assert "\n" not in str(caught.value)
-    assert read_manifest(written, verify=False)["kind"] == "fake"
-    file.unlink()
-    with pytest.raises(BundleError, match=f"{name}: missing or altered"):
-        read_manifest(written)
+def test_an_altered_or_missing_file_is_named(written):
+    for name in ("arrays.npz", "history.csv"):
+        file = written / name
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(BundleError, match=f"{name}: missing or altered") as caught:
+            read_manifest(written)
+        assert "\n" not in str(caught.value)
+        assert read_manifest(written, verify=False)["kind"] == "fake"
+        file.unlink()
+        with pytest.raises(BundleError, match=f"{name}: missing or altered"):
+            read_manifest(written)
+        file.write_bytes(whole)
 
 
-@pytest.mark.parametrize("make", [lambda p: None, lambda p: p.mkdir(), lambda p: p.touch()])
-def test_what_is_no_bundle_is_a_clear_error(tmp_path, make):
-    make(tmp_path / "model")
-    with pytest.raises(BundleError, match=r"model: no model bundle here .*make run"):
-        read_manifest(tmp_path / "model")
+def test_a_folder_with_no_bundle_is_an_error_that_says_what_to_do(tmp_path):
+    folder = tmp_path / "model"
+    for make in (lambda: None, folder.mkdir, lambda: (folder.rmdir(), folder.touch())):
+        make()
+        with pytest.raises(BundleError, match=r"model: no model bundle here .*make run"):
+            read_manifest(folder)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
+def test_an_invalid_manifest_is_an_error(written):
+    for text in [
         "",
         "{",
         "[]",
@@ -162,30 +160,29 @@ def test_what_is_no_bundle_is_a_clear_error(tmp_path, make):
         b"\xff\xfe",
         '{"files": ["a"], "kind": "lstm", "weights_sha256": "0"}',
         '{"files": null, "kind": "lstm", "weights_sha256": "0"}',
-    ],
-)
-def test_a_broken_manifest_is_a_clear_error(written, text):
-    (written / "bundle.json").write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(BundleError, match=r"bundle\.json: not a valid bundle\.json"):
-        read_manifest(written)
+    ]:
+        (written / "bundle.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+        with pytest.raises(BundleError, match=r"bundle\.json: not a valid bundle\.json"):
+            read_manifest(written)
 
 
-@pytest.mark.parametrize("name", ["../secret", "sub/sub/file", "/etc/hostname", "..", ""])
-def test_files_outside_the_bundle_are_refused_though_their_digest_is_right(written, name):
+def test_files_outside_the_bundle_are_refused_even_with_the_right_digest(written):
     (written.parent / "secret").write_text("x")
     (written / "sub" / "sub").mkdir(parents=True)
     (written / "sub" / "sub" / "file").write_text("x")
-    target = written / name
-    digest = bundles.sha256_of_file(target) if target.is_file() else "0"
-    manifest = json.loads((written / "bundle.json").read_text())
-    manifest["files"][name] = digest
-    (written / "bundle.json").write_text(json.dumps(manifest))
-    with pytest.raises(BundleError):
-        read_manifest(written)
+    path = written / MANIFEST
+    manifest = json.loads(path.read_text())
+    for name in ["../secret", "sub/sub/file", "/etc/hostname", "..", ""]:
+        target = written / name
+        digest = bundles.sha256_of_file(target) if target.is_file() else "0"
+        files = {**manifest["files"], name: digest}
+        path.write_text(json.dumps({**manifest, "files": files}))
+        with pytest.raises(BundleError):
+            read_manifest(written)
 
 
 def members(path: Path, blob: bytes):
-    """The file and, where it is an archive, all that is in it."""
+    """The file and, if it is an archive, its members."""
     yield path.name, blob
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -218,9 +215,7 @@ def test_arrays_of_python_objects_are_not_written(tmp_path):
         assert all(stored[name].dtype == np.float64 for name in stored.files)
 
 
-def test_a_crash_while_writing_leaves_the_old_bundle_and_the_next_writing_works(
-    tmp_path, monkeypatch
-):
+def test_a_crash_during_writing_leaves_the_old_bundle(tmp_path, monkeypatch):
     folder = make_bundle(tmp_path / "model", 1.0)
     before = content(folder)
 
@@ -238,7 +233,7 @@ def test_a_crash_while_writing_leaves_the_old_bundle_and_the_next_writing_works(
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_a_new_bundle_leaves_nothing_of_the_old_one(written):
+def test_a_new_bundle_replaces_the_old_one_completely(written):
     make_bundle(written, 1.0)
     assert set(content(written)) == {"bundle.json", "arrays.npz"}
 

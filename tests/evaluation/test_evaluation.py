@@ -1,4 +1,4 @@
-"""Evaluation gives each model its own forecast, and sums up what a hand sums up."""
+"""Evaluation equals each model's own forecast; summaries equal sums by hand."""
 
 import json
 
@@ -15,7 +15,7 @@ from songcast.forecasting.forecaster import Forecast
 
 
 @pytest.fixture(scope="module")
-def heard():
+def forecasts_of_song():
     """A song, models of every kind, and each one's own forecast of the whole song."""
     models = {
         "lstm": randomised("cascade", seed=1),
@@ -30,40 +30,37 @@ def heard():
     return x, models, {name: model.forecast(x) for name, model in models.items()}
 
 
-@pytest.mark.parametrize(
-    ("start", "stop"),
-    [
+def test_every_forecast_of_a_passage_equals_that_part_of_the_models_own_forecast(forecasts_of_song):
+    for start, stop in [
         (BLOCK_FRAMES + 300, 2 * BLOCK_FRAMES + 200),
         (BLOCK_FRAMES, BLOCK_FRAMES + 50),
         (17, 40),
         (0, 2 * BLOCK_FRAMES + 200),
-    ],
-)
-def test_every_models_passage_is_that_of_its_own_forecast_of_the_song(heard, start, stop):
-    x, models, forecasts = heard
-    found = forecast_passage(models, x, start, stop)
-    assert list(found) == list(models)
-    for name, forecast in forecasts.items():
-        own = forecast.passage(start, stop)
-        assert_array_equal(found[name].samples, own.samples, name)
-        assert_array_equal(found[name].bits, own.bits, name)
-        assert_array_equal(found[name].mean, own.mean, name)
-    if start < BLOCK_FRAMES:
-        # Later, both random networks have lost all trust and leave it to the combiner.
-        assert not np.array_equal(found["lstm"].bits, found["other"].bits)
+    ]:
+        x, models, forecasts = forecasts_of_song
+        results = forecast_passage(models, x, start, stop)
+        assert list(results) == list(models)
+        for name, forecast in forecasts.items():
+            own = forecast.passage(start, stop)
+            assert_array_equal(results[name].samples, own.samples, name)
+            assert_array_equal(results[name].bits, own.bits, name)
+            assert_array_equal(results[name].mean, own.mean, name)
+        if start < BLOCK_FRAMES:
+            # Later, the average ignores both random networks.
+            assert not np.array_equal(results["lstm"].bits, results["other"].bits)
 
 
-def test_a_model_that_forgets_is_spared_what_it_cannot_remember():
+def test_a_model_with_a_warm_up_starts_that_many_frames_before_the_passage():
     model = forecaster("notebook")
     model.warm_up_frames = 20000
     x = song(music(24000, 1))
-    found = forecast_passage({"notebook": model}, x, 22000, 23000)["notebook"]
+    results = forecast_passage({"notebook": model}, x, 22000, 23000)["notebook"]
     own = model.forecast(x).passage(22000, 23000)
-    # The stackers' memory fades: what is left of it is far below what is reported.
-    assert_allclose(found.bits.mean(), own.bits.mean(), atol=1e-3)
+    # The stacking forgets exponentially: the remainder is far below the reported digits.
+    assert_allclose(results.bits.mean(), own.bits.mean(), atol=1e-3)
 
 
-def test_models_of_one_front_end_share_it_and_others_do_not():
+def test_models_with_equal_front_ends_share_it():
     assert front_end_of(Cascade(BANK)) == front_end_of(randomised("cascade"))
     assert front_end_of(Cascade()) != front_end_of(Cascade(BANK))
     assert front_end_of(randomised("none")) == front_end("none")
@@ -71,16 +68,16 @@ def test_models_of_one_front_end_share_it_and_others_do_not():
     assert front_end_of(Persistence()) is None
 
 
-def test_persistence_is_late_by_one_sample_and_an_honest_predictor_by_none():
+def test_the_lag_of_persistence_is_one_and_of_honest_predictors_zero():
     # Much of it is noise-like, so that the last sample is not the next one.
     rng = np.random.default_rng(0)
     x = np.convolve(rng.normal(0, 3000, 9000), [0.5, 1.0, 0.5], "same")
     stereo = np.rint(np.stack([x, np.roll(x, 7)], 1)).astype(np.int16)
     models = {"persistence": Persistence(), "cascade": Cascade(), "lstm": randomised("cascade")}
-    found = forecast_passage(models, song(stereo), 4000, 9000)
-    assert measure_forecast(found["persistence"])["lag_samples"] == [1, 1]
-    assert measure_forecast(found["cascade"])["lag_samples"] == [0, 0]
-    assert measure_forecast(found["lstm"])["lag_samples"] == [0, 0]
+    results = forecast_passage(models, song(stereo), 4000, 9000)
+    assert measure_forecast(results["persistence"])["lag_samples"] == [1, 1]
+    assert measure_forecast(results["cascade"])["lag_samples"] == [0, 0]
+    assert measure_forecast(results["lstm"])["lag_samples"] == [0, 0]
 
 
 def forecast(x, mean, bits=None):
@@ -90,10 +87,10 @@ def forecast(x, mean, bits=None):
 
 
 def test_a_measure_is_plain_json_with_one_number_per_channel():
-    found = measure_forecast(
+    results = measure_forecast(
         forecast([[10, 0], [-10, 0]], [[9, 0], [-9, 0]], [[1.0, 2.0], [3.0, 6.0]])
     )
-    assert json.loads(json.dumps(found, allow_nan=False)) == {
+    assert json.loads(json.dumps(results, allow_nan=False)) == {
         "prediction_gain_db": [pytest.approx(20.0), 0.0],
         "bits_per_sample": 3.0,
         "lag_samples": [0, 0],
@@ -102,13 +99,13 @@ def test_a_measure_is_plain_json_with_one_number_per_channel():
 
 
 def test_an_infinite_gain_is_null_in_json():
-    found = measure_forecast(forecast([[5], [6]], [[5], [6]]))
-    assert found["prediction_gain_db"] == [None]
+    results = measure_forecast(forecast([[5], [6]], [[5], [6]]))
+    assert results["prediction_gain_db"] == [None]
     assert finite(np.inf) is finite(np.nan) is None
     assert finite(1) == 1.0
 
 
-def test_clipped_are_predictions_at_the_edge_where_the_song_is_not():
+def test_clipped_samples_are_predictions_at_the_edge_where_the_song_is_not():
     x = [[100], [32767], [-32768], [-5], [0]]
     mean = [[32767.0], [32767.0], [-32768.0], [-32768.0], [32766.9]]
     assert measure_forecast(forecast(x, mean))["clipped_samples"] == 2

@@ -1,4 +1,4 @@
-"""Spectral measures have the values that known sounds demand."""
+"""Spectral measures have the expected values for known sounds."""
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def test_onsets_at_the_same_moments_correlate_and_others_do_not():
     assert spectral.onset_correlation(beats([0.1]), np.zeros(RATE_HZ), RATE_HZ) == 0
 
 
-def test_chroma_knows_pitch_classes_whatever_the_octave():
+def test_chroma_compares_pitch_classes_across_octaves():
     a = spectral.chroma_similarity(tone(220.0), tone(440.0), RATE_HZ)
     b = spectral.chroma_similarity(tone(220.0), tone(311.1), RATE_HZ)
     assert a > 0.9
@@ -71,11 +71,11 @@ def test_shares_of_silence_and_clipping():
     assert spectral.clipped_share(samples) == 0.5
 
 
-@pytest.mark.parametrize("frames", [1, 100, 882])
-def test_short_stretches_and_silence_have_finite_measures(frames):
-    x = noise()[:frames]
-    silence = np.zeros(frames)
-    for a, b in ((x, x), (x, silence), (silence, x), (silence, silence)):
-        assert np.isfinite(spectral.log_mel_distance_db(a, b, 8000))
-        assert np.isfinite(spectral.spectral_distance_db(a, b))
-        assert np.isfinite(spectral.flatness_difference_db(a, b))
+def test_short_passages_and_silence_have_finite_measures():
+    for frames in [1, 100, 882]:
+        x = noise()[:frames]
+        silence = np.zeros(frames)
+        for a, b in ((x, x), (x, silence), (silence, x), (silence, silence)):
+            assert np.isfinite(spectral.log_mel_distance_db(a, b, 8000))
+            assert np.isfinite(spectral.spectral_distance_db(a, b))
+            assert np.isfinite(spectral.flatness_difference_db(a, b))

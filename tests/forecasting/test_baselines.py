@@ -1,4 +1,4 @@
-"""Persistence, ridge and the notebook's LSTMs do what their names promise."""
+"""Persistence, ridge and the notebook's LSTMs against independent formulas."""
 
 import numpy as np
 import pytest
@@ -33,14 +33,14 @@ def lag_matrix(passages, look_back):
 # Persistence.
 
 
-def test_persistence_expects_the_last_sample_of_each_channel():
+def test_persistence_predicts_the_last_sample_of_each_channel():
     x = music(500, 2)
-    said = distributions(Persistence(), x)
+    parts = distributions(Persistence(), x)
     expected = np.concatenate([np.zeros((1, 2)), x[:-1]])
-    assert_allclose(said["locations"], np.repeat(expected[..., None], 6, -1), atol=25.0)
+    assert_allclose(parts["locations"], np.repeat(expected[..., None], 6, -1), atol=25.0)
 
 
-def test_persistence_gains_what_the_difference_signal_says():
+def test_the_gain_of_persistence_is_that_of_the_difference_signal():
     x = music(20000, 1)
     forecast = Persistence().forecast(song(x))
     difference = np.diff(x[:, 0].astype(float), prepend=0.0)
@@ -51,20 +51,20 @@ def test_persistence_gains_what_the_difference_signal_says():
 # Ridge.
 
 
-@pytest.mark.parametrize("alpha", [1e-6, 0.1, 10.0])
-@pytest.mark.parametrize("channels", [1, 2])
-def test_ridge_is_scikit_learns_ridge_on_the_explicit_lag_matrix(channels, alpha):
-    passages = [music(400, channels, 1), music(150, channels, 2), music(5, channels, 3)]
-    look_back = 6
-    model = Ridge.fit(passages, look_back, alpha)
-    x, y = lag_matrix(passages, look_back)
-    expected = SklearnRidge(alpha=alpha, fit_intercept=False, solver="svd").fit(x, y).coef_
-    taps = model.taps[channels]
-    assert taps.shape == (channels, channels, look_back)
-    assert_allclose(taps.reshape(channels, -1), expected.reshape(channels, -1), rtol=1e-5)
+def test_ridge_equals_scikit_learns_ridge_on_the_explicit_lag_matrix():
+    for alpha in [1e-6, 0.1, 10.0]:
+        for channels in [1, 2]:
+            passages = [music(400, channels, 1), music(150, channels, 2), music(5, channels, 3)]
+            look_back = 6
+            model = Ridge.fit(passages, look_back, alpha)
+            x, y = lag_matrix(passages, look_back)
+            expected = SklearnRidge(alpha=alpha, fit_intercept=False, solver="svd").fit(x, y).coef_
+            taps = model.taps[channels]
+            assert taps.shape == (channels, channels, look_back)
+            assert_allclose(taps.reshape(channels, -1), expected.reshape(channels, -1), rtol=1e-5)
 
 
-def test_without_penalty_ridge_is_least_squares_and_finds_the_law_of_a_recursion():
+def test_ridge_with_no_penalty_is_least_squares_and_recovers_a_recursion():
     rng = np.random.default_rng(0)
     x = np.zeros((3000, 1))
     for t in range(2, len(x)):
@@ -76,14 +76,14 @@ def test_without_penalty_ridge_is_least_squares_and_finds_the_law_of_a_recursion
     assert_allclose(taps, [1.6, -0.8], atol=0.05)
 
 
-def test_blocks_of_the_normal_equations_do_not_show(monkeypatch):
+def test_ridge_does_not_depend_on_the_block_size_of_the_normal_equations(monkeypatch):
     passage = music(500, 2)
     whole = Ridge.fit([passage], 4, 1e-3)
     monkeypatch.setattr("songcast.forecasting.ridge.BLOCK_FRAMES", 60)
     assert_allclose(Ridge.fit([passage], 4, 1e-3).taps[2], whole.taps[2], rtol=1e-7)
 
 
-def test_mono_taps_are_fitted_on_every_channel_alone():
+def test_mono_taps_are_fitted_on_every_single_channel():
     stereo, mono = music(300, 2, 1), music(200, 1, 2)
     model = Ridge.fit([stereo, mono], 5, 1e-3)
     x, y = lag_matrix([stereo[:, :1], stereo[:, 1:], mono], 5)
@@ -91,14 +91,14 @@ def test_mono_taps_are_fitted_on_every_channel_alone():
     assert_allclose(model.taps[1][0, 0], expected, rtol=1e-5)
 
 
-def test_fitted_on_mono_songs_alone_ridge_hears_each_channel_of_a_stereo_song_alone():
+def test_ridge_fitted_on_mono_songs_predicts_the_channels_of_a_stereo_song_separately():
     model = Ridge.fit([music(300, 1)], 5, 1e-3)
     assert_array_equal(model.taps[2][0, 1], np.zeros(5))
     assert_array_equal(model.taps[2][0, 0], model.taps[1][0, 0])
     assert_array_equal(model.taps[2][1, 1], model.taps[1][0, 0])
 
 
-def test_fitted_on_silence_ridge_predicts_silence():
+def test_ridge_fitted_on_silence_predicts_silence():
     model = Ridge.fit([np.zeros((200, 2), np.int16)], 4, 1e-6)
     assert_allclose(LinearPredictor(model.taps[2]).predict(music(50, 2)), 0.0, atol=1e-6)
 
@@ -117,7 +117,7 @@ def test_a_linear_predictor_is_the_sum_of_taps_and_past_samples():
     assert_allclose(LinearPredictor(taps).predict(x), expected, rtol=1e-9, atol=1e-9)
 
 
-def test_ridge_beats_persistence_on_a_passage_that_it_has_not_seen():
+def test_ridge_beats_persistence_on_a_held_out_passage():
     whole = music(28000, 2, 1)
     model = Ridge.fit([whole[:20000]], 32, 1e-6)
     unseen = song(whole[20000:])
@@ -130,7 +130,7 @@ def test_ridge_beats_persistence_on_a_passage_that_it_has_not_seen():
 # The notebook.
 
 
-def test_the_notebook_has_the_ancestors_layers_for_each_channel():
+def test_the_notebook_has_the_original_layers_for_each_channel():
     network = build_network(3, "relu")
     left = {w.path.split("/")[0] for w in network.weights if w.path.startswith("left")}
     right = {w.path.split("/")[0] for w in network.weights if w.path.startswith("right")}
@@ -140,11 +140,11 @@ def test_the_notebook_has_the_ancestors_layers_for_each_channel():
     assert (LSTM_UNITS, *DENSE_UNITS) == (100, 50, 25, 12, 1)
 
 
-def test_with_weights_set_by_hand_the_notebook_answers_what_the_hand_computes():
+def test_the_notebook_with_given_weights_equals_the_formula():
     network = build_network(2, "leaky_relu")
     network.set_weights([np.zeros_like(w) for w in network.get_weights()])
 
-    # One LSTM unit listens: gates i, f, o are sigmoid(0) = 1/2, the candidate is tanh(2 x).
+    # One LSTM unit has an input weight: gates are sigmoid(0) = 1/2, the candidate is tanh(2 x).
     kernel = np.zeros((1, 4 * LSTM_UNITS), np.float32)
     kernel[0, 2 * LSTM_UNITS] = 2.0
     lstm = network.get_layer("left_lstm")
@@ -168,30 +168,30 @@ def test_with_weights_set_by_hand_the_notebook_answers_what_the_hand_computes():
     assert right == 0.0
 
 
-def test_the_notebook_predicts_each_sample_from_the_three_before_it_scaled_by_full_scale():
+def test_the_notebook_predicts_each_sample_from_the_three_samples_before_it():
     network = build_network(3, "leaky_relu")
     x = music(60, 2)
     forecast = Notebook(network).session(2, RATE_HZ).forecast_block(x)
     padded = np.concatenate([np.zeros((3, 2)), x]).astype(np.float32) / 32768.0
     windows = np.stack([padded[t : t + 3] for t in range(60)])
     expected = network.predict_on_batch([windows[..., :1], windows[..., 1:]]) * 32768.0
-    # The combiner trusts its only expert from the start, with a scale fitted as it hears.
+    # Stacking follows its only expert from the start.
     others = np.abs(forecast.locations[..., 0] - expected)
     assert np.median(others) < 0.2 * np.median(np.abs(x))
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_relu_notebook_never_predicts_below_zero_a_leaky_one_does(seed):
-    windows = np.random.default_rng(seed).uniform(-1, 1, (2000, 3, 1)).astype(np.float32)
-    relu = build_network(3, "relu").predict_on_batch([windows, windows])
-    leaky = build_network(3, "leaky_relu").predict_on_batch([windows, windows])
-    assert relu.min() >= 0.0
-    assert leaky.min() < 0.0
+def test_a_relu_notebook_never_predicts_below_zero_a_leaky_one_does():
+    for seed in range(3):
+        windows = np.random.default_rng(seed).uniform(-1, 1, (2000, 3, 1)).astype(np.float32)
+        relu = build_network(3, "relu").predict_on_batch([windows, windows])
+        leaky = build_network(3, "leaky_relu").predict_on_batch([windows, windows])
+        assert relu.min() >= 0.0
+        assert leaky.min() < 0.0
 
 
 def test_windows_lie_within_one_passage_and_are_uniform_over_all_positions():
     lengths, frames = (40, 7, 5, 25), 5
-    # Every sample says where it stands: passage * 1000 + frame; channels differ in sign.
+    # Every sample encodes its position: passage * 1000 + frame; channels differ in sign.
     passages = []
     for i, length in enumerate(lengths):
         ramp = (1000 * i + np.arange(length)).astype(np.int16)
@@ -217,7 +217,7 @@ def test_windows_of_a_mono_passage_fill_both_channels():
     assert_array_equal(windows[..., 0], windows[..., 1])
 
 
-def test_a_passage_shorter_than_a_window_gives_none():
+def test_a_passage_shorter_than_a_window_has_no_windows():
     passage = music(50, 1)
     alone = draw_windows([passage], 4, 10, np.random.default_rng(0))
     beside = draw_windows([passage[:3], passage], 4, 10, np.random.default_rng(0))
@@ -229,7 +229,7 @@ def sine(frames: int, channels: int):
     return np.rint(12000 * np.sin(phase + np.arange(channels))).astype(np.int16)
 
 
-def test_the_notebook_learns_a_sine_and_the_same_seed_learns_the_same():
+def test_the_notebook_learns_a_sine_reproducibly():
     losses: list[list[float]] = [[], []]
     models = [
         fit_notebook(
@@ -250,16 +250,14 @@ def test_the_notebook_learns_a_sine_and_the_same_seed_learns_the_same():
     assert models[0].look_back == 3
 
 
-# TensorFlow's variables do not know NumPy 2's copy keyword; Keras asks them when it saves.
+# TensorFlow's variables do not support NumPy 2's copy keyword, which Keras uses to save.
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
-@pytest.mark.parametrize("make", [Ridge, Notebook])
-def test_a_saved_baseline_forecasts_the_same_bit_for_bit(make, tmp_path):
-    model = Ridge.fit([music(500, 2)], 4, 1e-3)
-    if make is Notebook:
-        model = Notebook(build_network(3, "relu"))
-    model.save(tmp_path / "bundle", {"sample_rate_hz": 44100})
-    again = make.load(tmp_path / "bundle")
-    assert again.look_back == model.look_back
-    for channels in (1, 2):
-        x = song(music(300, channels))
-        assert_array_equal(again.forecast(x).bits, model.forecast(x).bits)
+def test_a_saved_and_loaded_baseline_forecasts_the_same_bits(tmp_path):
+    models = [Ridge.fit([music(500, 2)], 4, 1e-3), Notebook(build_network(3, "relu"))]
+    for model in models:
+        model.save(tmp_path / model.name, {"sample_rate_hz": 44100})
+        again = type(model).load(tmp_path / model.name)
+        assert again.look_back == model.look_back
+        for channels in (1, 2):
+            x = song(music(300, channels))
+            assert_array_equal(again.forecast(x).bits, model.forecast(x).bits)

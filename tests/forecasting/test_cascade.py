@@ -1,4 +1,4 @@
-"""The bank of experts and the cascade: causal, stable, and what they claim to compute."""
+"""Filter bank and stacking: causal, stable, and equal to independent formulas."""
 
 import numpy as np
 import pytest
@@ -45,8 +45,8 @@ def song(samples: Samples) -> Song:
     return Song(samples=samples, sample_rate_hz=RATE_HZ, name="test")
 
 
-def hear(samples: Samples, bounds: list[int] | None = None) -> tuple[NDArray, EncodedBlock]:
-    """Means and combined blocks of ``samples`` heard in pieces cut at ``bounds``."""
+def encode(samples: Samples, bounds: list[int] | None = None) -> tuple[NDArray, EncodedBlock]:
+    """Means and encoded blocks of ``samples``, processed in pieces cut at ``bounds``."""
     bank = FilterBank(samples.shape[1], SMALL)
     stacking = Stacking(samples.shape[1], len(bank.names))
     means, blocks = [], []
@@ -67,44 +67,44 @@ def assert_same(a: EncodedBlock, b: EncodedBlock, frames: int) -> None:
         )
 
 
-@pytest.mark.parametrize("channels", [1, 2])
-def test_the_future_does_not_change_the_past(channels: int) -> None:
-    x = music(6000, channels)
-    changed = x.copy()
-    changed[5000:] = -changed[5000:] // 2
-    means, combined = hear(x)
-    other_means, other = hear(changed)
-    # The forecast of frame 5000 knows nothing of it; channel 1 knows channel 0's sample.
-    np.testing.assert_array_equal(means[:5000], other_means[:5000])
-    np.testing.assert_array_equal(means[5000, 0], other_means[5000, 0])
-    assert_same(combined, other, 5000)
-    assert not np.array_equal(means[5001:], other_means[5001:])
+def test_the_future_does_not_change_the_past() -> None:
+    for channels in [1, 2]:
+        x = music(6000, channels)
+        changed = x.copy()
+        changed[5000:] = -changed[5000:] // 2
+        means, encoded = encode(x)
+        other_means, other = encode(changed)
+        # The forecast of frame 5000 does not use it, but channel 1 uses channel 0's sample.
+        np.testing.assert_array_equal(means[:5000], other_means[:5000])
+        np.testing.assert_array_equal(means[5000, 0], other_means[5000, 0])
+        assert_same(encoded, other, 5000)
+        assert not np.array_equal(means[5001:], other_means[5001:])
 
 
-def test_the_second_channel_sees_only_the_current_sample_of_the_first() -> None:
+def test_the_second_channel_uses_only_the_current_sample_of_the_first() -> None:
     x = music(4000, 2)
     changed = x.copy()
     changed[3000, 1] += 100
-    means, other = hear(x)[0], hear(changed)[0]
+    means, other = encode(x)[0], encode(changed)[0]
     np.testing.assert_array_equal(means[3000], other[3000])
     changed = x.copy()
     changed[3000, 0] += 100
-    other = hear(changed)[0]
+    other = encode(changed)[0]
     np.testing.assert_array_equal(means[3000, 0], other[3000, 0])
     assert not np.array_equal(means[3000, 1], other[3000, 1])
 
 
-@pytest.mark.parametrize("channels", [1, 2])
-@pytest.mark.parametrize("bounds", [[1, 2, 9, 500], [4096], [4097, 5000], [17]])
-def test_heard_in_pieces_is_heard_whole(channels: int, bounds: list[int]) -> None:
-    x = music(6000, channels)
-    means, combined = hear(x)
-    pieces_means, pieces = hear(x, bounds)
-    np.testing.assert_array_equal(means, pieces_means)
-    assert_same(combined, pieces, len(x))
+def test_the_result_does_not_depend_on_the_block_size() -> None:
+    for channels in [1, 2]:
+        for bounds in [[1, 2, 9, 500], [4096], [4097, 5000], [17]]:
+            x = music(6000, channels)
+            means, encoded = encode(x)
+            pieces_means, pieces = encode(x, bounds)
+            np.testing.assert_array_equal(means, pieces_means)
+            assert_same(encoded, pieces, len(x))
 
 
-def test_the_default_bank_is_chunked_as_whole_and_threaded_as_serial() -> None:
+def test_the_default_bank_depends_neither_on_block_size_nor_on_threads() -> None:
     x = music(9000, 2)
     whole = FilterBank(2, threads=1).predict(x)
     bank = FilterBank(2, threads=3)
@@ -144,42 +144,42 @@ def test_least_squares_agree_with_an_independent_solver() -> None:
             assert means[t, channel] == pytest.approx(rows[t] @ w, abs=0.02)
 
 
-@pytest.mark.parametrize("ahead", [0, 1])
-@pytest.mark.parametrize("own, other, every", [(5, 3, 8), (12, 9, 8), (4, 12, 16), (6, 0, 8)])
-def test_a_covariance_brought_forward_is_the_sum_of_all_regressors(
-    own: int, other: int, every: int, ahead: int
-) -> None:
-    forgetting, frames = 0.99, 160
-    rng = np.random.default_rng(3)
-    past, n = max(own, other), own + other
-    signals = np.zeros((2, past + frames))
-    signals[:, past:] = rng.normal(0, 100, (2, frames))
-    matrix, vectors = np.zeros((2, n, n)), np.zeros((5, n))
-    least_squares(
-        signals[0],
-        signals[1],
-        past,
-        np.array([own, other, ahead, every, 0, 1]),
-        forgetting,
-        1.0,
-        0.0,
-        matrix,
-        vectors,
-        np.zeros((every, 2, n)),
-        np.zeros((9, max(n, 8))),
-        np.zeros(2),
-        np.zeros(frames, np.float32),
-    )
-    expected, correlation = np.zeros((n, n)), np.zeros(n)
-    for t in range(past, past + frames):
-        u = np.concatenate([signals[0, t - own : t], signals[1, t + ahead - other : t + ahead]])
-        expected = forgetting * expected + np.outer(u, u)
-        correlation = forgetting * correlation + signals[0, t] * u
-    np.testing.assert_allclose(matrix[0], expected, rtol=1e-9, atol=1e-6)
-    np.testing.assert_allclose(vectors[0], correlation, rtol=1e-9, atol=1e-6)
+def test_the_updated_covariance_equals_the_sum_over_all_regressors() -> None:
+    for current in [0, 1]:
+        for own, other, every in [(5, 3, 8), (12, 9, 8), (4, 12, 16), (6, 0, 8)]:
+            forgetting, frames = 0.99, 160
+            rng = np.random.default_rng(3)
+            past, n = max(own, other), own + other
+            signals = np.zeros((2, past + frames))
+            signals[:, past:] = rng.normal(0, 100, (2, frames))
+            matrix, vectors = np.zeros((2, n, n)), np.zeros((5, n))
+            least_squares(
+                signals[0],
+                signals[1],
+                past,
+                np.array([own, other, current, every, 0, 1]),
+                forgetting,
+                1.0,
+                0.0,
+                matrix,
+                vectors,
+                np.zeros((every, 2, n)),
+                np.zeros((9, max(n, 8))),
+                np.zeros(2),
+                np.zeros(frames, np.float32),
+            )
+            expected, correlation = np.zeros((n, n)), np.zeros(n)
+            for t in range(past, past + frames):
+                u = np.concatenate(
+                    [signals[0, t - own : t], signals[1, t + current - other : t + current]]
+                )
+                expected = forgetting * expected + np.outer(u, u)
+                correlation = forgetting * correlation + signals[0, t] * u
+            np.testing.assert_allclose(matrix[0], expected, rtol=1e-9, atol=1e-6)
+            np.testing.assert_allclose(vectors[0], correlation, rtol=1e-9, atol=1e-6)
 
 
-def test_sweeps_come_to_the_exact_solution() -> None:
+def test_sweeps_converge_to_the_exact_solution() -> None:
     x = music(3000, 2)
     exact, swept = (
         FilterBank(
@@ -200,7 +200,7 @@ def test_sweeps_come_to_the_exact_solution() -> None:
     assert np.abs(exact[2000:] - swept[2000:]).mean() < 0.01 * scale
 
 
-def test_chains_that_begin_alike_say_together_what_each_says_alone() -> None:
+def test_chains_with_a_common_first_stage_equal_separate_chains() -> None:
     x = music(5000, 2)
     first = LeastSquares(own_taps=8, other_taps=4, forgetting=0.998)
     chains = ((first, Lms(taps=32, step=0.1)), (first, Lms(taps=16, step=0.01)), (first,))
@@ -234,7 +234,7 @@ def test_weighted_least_squares_agree_with_an_independent_solver() -> None:
         assert means[t] == pytest.approx(rows[t] @ w, abs=0.02, rel=1e-5)
 
 
-def test_the_wide_bank_begins_with_the_cascade_and_is_chunked_as_whole() -> None:
+def test_the_wide_bank_begins_with_the_cascade_and_does_not_depend_on_the_block_size() -> None:
     narrow, wide = FilterBankSettings(), FilterBankSettings.wide()
     assert wide.names[: len(narrow.names)] == narrow.names
     assert len(set(wide.names)) == len(wide.names)
@@ -269,14 +269,14 @@ def test_cholesky_agrees_with_lapack_and_refuses_the_singular() -> None:
     assert not cholesky_solve(np.ones((3, 3)), np.ones(3), np.zeros((3, 3)), np.zeros(3))
 
 
-def test_the_combination_is_no_worse_than_its_best_expert() -> None:
+def test_stacking_is_no_worse_than_its_best_expert() -> None:
     x = music(30000, 2)
-    means, combined = hear(x)
+    means, encoded = encode(x)
     late = slice(5000, None)
     single = np.abs(means[late] - x[late, :, None]).mean(axis=(0, 1))
-    stacked = np.abs(combined.mean[late] - x[late]).mean()
+    stacked = np.abs(encoded.mean[late] - x[late]).mean()
     assert stacked <= single.min() * 1.005
-    assert combined.expert_error.shape == means.shape
+    assert encoded.expert_error.shape == means.shape
 
 
 def test_an_onset_does_not_make_the_prediction_explode() -> None:
@@ -285,7 +285,7 @@ def test_an_onset_does_not_make_the_prediction_explode() -> None:
     assert np.abs(mean).max() < 2.5 * np.abs(x.astype(float)).max()
 
 
-def test_identical_channels_make_the_second_nearly_free() -> None:
+def test_the_second_of_identical_channels_costs_almost_nothing() -> None:
     mono = music(40000, 1)
     f = Cascade(SMALL).forecast(song(np.repeat(mono, 2, axis=1)))
     assert f.bits[:, 1].mean() < 0.2
@@ -299,9 +299,8 @@ def test_settings_survive_json() -> None:
     assert len(set(FilterBankSettings().names)) == len(FilterBankSettings().names)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
+def test_invalid_settings_are_errors() -> None:
+    for make in [
         lambda: LeastSquares(own_taps=0, other_taps=1, forgetting=0.9),
         lambda: LeastSquares(own_taps=1, other_taps=1, forgetting=1.0),
         lambda: LeastSquares(own_taps=1, other_taps=1, forgetting=0.9, solve_every=12),
@@ -311,11 +310,9 @@ def test_settings_survive_json() -> None:
         lambda: Lms(taps=1, step=1.5),
         lambda: FilterBankSettings(chains=()),
         lambda: FilterBankSettings.from_json([[{"kind": "Fourier"}]]),
-    ],
-)
-def test_bad_settings_are_named(make) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(ParamsError, match="filter bank"):
-        make()
+    ]:
+        with pytest.raises(ParamsError, match="filter bank"):
+            make()
 
 
 def passage(kind: str, frames: int, seed: int) -> Samples:
@@ -345,7 +342,7 @@ def passage(kind: str, frames: int, seed: int) -> Samples:
 KINDS = ["silence", "dc", "square", "noise", "faint", "impulses", "sine", "ramp"]
 
 
-def check_sound(forecaster: Cascade, samples: Samples) -> None:
+def assert_valid(forecaster: Cascade, samples: Samples) -> None:
     """The forecast is finite, in range, and codes every sample."""
     f = forecaster.forecast(song(samples))
     assert np.all(np.isfinite(f.mean)) and np.all(np.abs(f.mean) <= 32768 + 1e-6)
@@ -366,28 +363,28 @@ def check_sound(forecaster: Cascade, samples: Samples) -> None:
 )
 def test_hostile_songs_stay_finite(parts: list[tuple[str, int, int]], channels: int) -> None:
     samples = np.concatenate([passage(*part) for part in parts])[:, :channels]
-    check_sound(Cascade(SMALL), np.ascontiguousarray(samples))
+    assert_valid(Cascade(SMALL), np.ascontiguousarray(samples))
 
 
-@pytest.mark.parametrize("frames", [0, 1, 2])
-@pytest.mark.parametrize("channels", [1, 2])
-def test_the_shortest_songs(frames: int, channels: int) -> None:
-    check_sound(Cascade(), np.full((frames, channels), -32768, np.int16))
+def test_the_shortest_songs_are_forecast() -> None:
+    for frames in [0, 1, 2]:
+        for channels in [1, 2]:
+            assert_valid(Cascade(), np.full((frames, channels), -32768, np.int16))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_wide_bank_survives(kind: str) -> None:
-    after_silence = np.concatenate([np.zeros((3000, 2), np.int16), passage(kind, 6000, 5)])
-    check_sound(Cascade(FilterBankSettings.wide()), after_silence)
+def test_the_wide_bank_stays_finite() -> None:
+    for kind in KINDS:
+        after_silence = np.concatenate([np.zeros((3000, 2), np.int16), passage(kind, 6000, 5)])
+        assert_valid(Cascade(FilterBankSettings.wide()), after_silence)
 
 
-@pytest.mark.parametrize("value", [-32768, -300, 0, 1, 5000, 32767])
-def test_the_first_sample_costs_no_more_than_a_plain_number(value: int) -> None:
-    f = Cascade(SMALL).forecast(song(np.full((1, 1), value, np.int16)))
-    assert f.bits[0, 0] < 20.0
+def test_the_first_sample_costs_no_more_than_a_plain_number() -> None:
+    for value in [-32768, -300, 0, 1, 5000, 32767]:
+        f = Cascade(SMALL).forecast(song(np.full((1, 1), value, np.int16)))
+        assert f.bits[0, 0] < 20.0
 
 
-def test_silence_costs_nothing() -> None:
+def test_silence_costs_almost_nothing() -> None:
     f = Cascade(SMALL).forecast(song(np.zeros((20000, 2), np.int16)))
     assert f.bits[5000:].mean() < 0.01
 
@@ -399,4 +396,4 @@ def test_ten_minutes_of_a_hostile_mix_stay_finite() -> None:
     parts = []
     while sum(map(len, parts)) < 600 * RATE_HZ:
         parts.append(passage(str(rng.choice(KINDS)), int(rng.integers(1, 5 * RATE_HZ)), len(parts)))
-    check_sound(Cascade(), np.concatenate(parts)[: 600 * RATE_HZ])
+    assert_valid(Cascade(), np.concatenate(parts)[: 600 * RATE_HZ])

@@ -1,8 +1,7 @@
-"""A forecast is a code: an entropy coder brings a song down to the promised bits and back.
+"""A forecast is a code: an entropy coder compresses a song to the predicted number of bits.
 
-The decoder has nothing but the forecaster and the bits. A distribution is said before its
-sample is known: the law of causality lets the decoder ask a copy of the session with any
-placeholder in the sample's place.
+The decoder has only the forecaster and the bits. A distribution does not depend on its own
+sample, so the decoder runs a copy of the session with any placeholder in place of the sample.
 """
 
 import copy
@@ -28,14 +27,14 @@ from songcast.forecasting.filter_bank_settings import FilterBankSettings, LeastS
 from songcast.forecasting.forecaster import Forecaster, ForecastSession
 from songcast.forecasting.lstm import LstmSession
 
-# The coder writes words of 32 bits and keeps two of them to end with.
+# The coder writes words of 32 bits; the last two end the stream.
 CODER_BITS = 64
 
 
 def coder_model(
     mixture: LogisticMixture, frame: int, channel: int
 ) -> constriction.stream.model.Model:
-    """The distribution of one sample, as constriction wants it: by its CDF between values."""
+    """The distribution of one sample for constriction: its CDF between values."""
     weights = mixture.weights[frame, channel]
     locations = mixture.locations[frame, channel]
     scales = mixture.scales[frame, channel]
@@ -61,7 +60,7 @@ def encode(model: Forecaster, samples) -> np.ndarray:
 
 
 def decode(model: Forecaster, words, frames: int, channels: int):
-    """The song again, sample by sample, from the forecaster and the words alone."""
+    """The decoded song, sample by sample, from the forecaster and the words only."""
     decoder = constriction.stream.queue.RangeDecoder(words)
     session = model.session(channels, RATE_HZ)
     samples = np.zeros((frames, channels), np.int16)
@@ -75,13 +74,13 @@ def decode(model: Forecaster, words, frames: int, channels: int):
 
 
 def copy_of(session: ForecastSession, model: Forecaster) -> ForecastSession:
-    """The session's state of its own; what cannot change is shared."""
+    """A copy of the session's state; immutable parts are shared."""
     shared = [model, session._network] if isinstance(session, LstmSession) else [model]
     return copy.deepcopy(session, {id(thing): thing for thing in shared})
 
 
-class Here(Executor):
-    """No threads: for one sample, handing it over takes longer than the work."""
+class SameThread(Executor):
+    """No threads: for one sample, they would take longer than the work."""
 
     def __init__(self, threads):
         pass
@@ -93,46 +92,46 @@ class Here(Executor):
 
 
 @pytest.fixture(autouse=True)
-def _one_sample_at_a_time_is_quick(monkeypatch):
-    monkeypatch.setattr(filter_bank, "ThreadPoolExecutor", Here)
-    for kind in (Here, FilterBankSettings, LeastSquares, Lms):
+def _one_thread(monkeypatch):
+    monkeypatch.setattr(filter_bank, "ThreadPoolExecutor", SameThread)
+    for kind in (SameThread, FilterBankSettings, LeastSquares, Lms):
         monkeypatch.setitem(copyreg.dispatch_table, kind, lambda _: "itself")
 
 
-@pytest.mark.parametrize("channels", [1, 2])
-@pytest.mark.parametrize("name", ["persistence", "ridge", "cascade"])
-def test_a_song_is_coded_in_the_promised_bits_and_decoded_without_loss(name, channels):
-    model = forecaster(name)
-    samples = music(2000 // channels, channels)
-    words = encode(model, samples)
-    assert_array_equal(decode(model, words, *samples.shape), samples)
-    promised = model.forecast(song(samples)).bits.sum()
-    assert promised / samples.size < 12.0
-    assert 32 * len(words) == pytest.approx(promised, rel=0.01)
+def test_a_song_is_coded_in_the_predicted_bits_and_decoded_without_loss():
+    for channels in [1, 2]:
+        for name in ["persistence", "ridge", "cascade"]:
+            model = forecaster(name)
+            samples = music(2000 // channels, channels)
+            words = encode(model, samples)
+            assert_array_equal(decode(model, words, *samples.shape), samples)
+            predicted = model.forecast(song(samples)).bits.sum()
+            assert predicted / samples.size < 12.0
+            assert 32 * len(words) == pytest.approx(predicted, rel=0.01)
 
 
 @pytest.mark.parametrize("name", ["lstm-cascade", "lstm-none"])
-def test_the_lstm_codes_and_decodes_too_across_the_borders_of_its_blocks(name, monkeypatch):
-    # Each sample evaluates a whole block: small blocks make it quick. The song is short, so
-    # the coder's last words are granted besides the 1 %.
+def test_the_lstm_codes_and_decodes_across_the_borders_of_its_blocks(name, monkeypatch):
+    # Each sample evaluates a whole block, so blocks are small here. The song is short, so the
+    # tolerance includes the coder's last words.
     monkeypatch.setattr(lstm, "BLOCK_FRAMES", 64)
     model = forecaster(name)
     samples = music(150, 2)
     words = encode(model, samples)
     assert_array_equal(decode(model, words, *samples.shape), samples)
-    promised = model.forecast(song(samples)).bits.sum()
-    assert 32 * len(words) == pytest.approx(promised, rel=0.01, abs=0.01 * promised + CODER_BITS)
+    predicted = model.forecast(song(samples)).bits.sum()
+    assert 32 * len(words) == pytest.approx(predicted, rel=0.01, abs=0.01 * predicted + CODER_BITS)
 
 
-@pytest.mark.parametrize("name", ["lstm-cascade", "lstm-none"])
-def test_a_longer_song_needs_what_the_lstm_promises_within_one_percent(name):
-    model = forecaster(name)
-    samples = music(5000, 1)
-    promised = model.forecast(song(samples)).bits.sum()
-    assert 32 * len(encode(model, samples)) == pytest.approx(promised, rel=0.01)
+def test_a_longer_song_needs_the_bits_of_the_lstm_within_one_percent():
+    for name in ["lstm-cascade", "lstm-none"]:
+        model = forecaster(name)
+        samples = music(5000, 1)
+        predicted = model.forecast(song(samples)).bits.sum()
+        assert 32 * len(encode(model, samples)) == pytest.approx(predicted, rel=0.01)
 
 
-def test_the_coder_uses_the_forecasters_own_masses():
+def test_the_coder_uses_the_masses_of_the_forecaster():
     samples = music(300, 2)
     mixture = forecaster("cascade").session(2, RATE_HZ).forecast_block(samples)
     masses = mixture.masses(299, 1)
@@ -143,6 +142,6 @@ def test_the_coder_uses_the_forecasters_own_masses():
         encoder = constriction.stream.queue.RangeEncoder()
         encoder.encode(np.full(1000, LOWEST + index, np.int32), model)
         sizes.append(encoder.num_bits() / 1000)
-    # The coder divides 2^24 parts and gives each of the 65 536 values one of them first.
+    # The coder has 2^24 parts and first gives one to each of the 65 536 values.
     np.testing.assert_allclose(sizes, -np.log2(masses[likely]), atol=0.08)
     assert len(likely) > 3

@@ -99,19 +99,19 @@ def test_masses_are_differences_of_the_cdf_of_scipys_logistic(components):
     np.testing.assert_allclose(m.masses(0, 0), expected, rtol=1e-9, atol=1e-14)
 
 
-@pytest.mark.parametrize("side", [-1, 1])
-@pytest.mark.parametrize("distance", [10, 20, 25])
-def test_far_tails_keep_their_precision_on_both_sides(side, distance):
-    x = 100 + side * distance
-    m = mixture([(1.0, 100.0, 1.0)])
-    # e^-k as a fraction of integers: 1/(1+e^(d-1/2)) - 1/(1+e^(d+1/2)), to 1e-15 relatively
-    near, far = Fraction(math.exp(distance - 0.5)), Fraction(math.exp(distance + 0.5))
-    mass = float(1 / (1 + near) - 1 / (1 + far))
-    expected = -math.log2((1 - UNIFORM_SHARE) * mass + UNIFORM_SHARE / VALUES)
-    assert m.bits(np.array([[x]], np.int16))[0, 0] == pytest.approx(expected, rel=1e-12)
+def test_far_tails_keep_their_precision_on_both_sides():
+    for side in [-1, 1]:
+        for distance in [10, 20, 25]:
+            x = 100 + side * distance
+            m = mixture([(1.0, 100.0, 1.0)])
+            # e^-k as a fraction of integers: 1/(1+e^(d-1/2)) - 1/(1+e^(d+1/2)), to 1e-15 relatively
+            near, far = Fraction(math.exp(distance - 0.5)), Fraction(math.exp(distance + 0.5))
+            mass = float(1 / (1 + near) - 1 / (1 + far))
+            expected = -math.log2((1 - UNIFORM_SHARE) * mass + UNIFORM_SHARE / VALUES)
+            assert m.bits(np.array([[x]], np.int16))[0, 0] == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_outermost_values_own_the_tails_beyond_them():
+def test_the_outermost_values_have_the_mass_of_the_tails():
     m = mixture([(1.0, 32767.0, 10.0)])
     # Half of a logistic lies beyond its location; the last value starts half a step before it.
     assert m.masses(0, 0)[-1] == pytest.approx(logistic.sf(-0.5, scale=10.0), rel=1e-4)
@@ -119,13 +119,13 @@ def test_the_outermost_values_own_the_tails_beyond_them():
     assert m.masses(0, 0)[0] == pytest.approx(logistic.cdf(0.5, scale=10.0), rel=1e-4)
 
 
-def test_a_sure_and_right_forecast_costs_next_to_nothing_a_sure_and_wrong_one_32_bits():
+def test_a_certain_forecast_costs_almost_nothing_if_right_and_32_bits_if_wrong():
     m = mixture([(1.0, 7.0, 0.0)])
     assert m.bits(np.array([[7]], np.int16))[0, 0] < 1e-3
     assert m.bits(np.array([[-500]], np.int16))[0, 0] == pytest.approx(32.0, abs=1e-6)
 
 
-def test_blocks_without_frames_have_no_bits():
+def test_empty_blocks_have_no_bits():
     empty = np.empty((0, 2, 3))
     m = LogisticMixture(weights=empty, locations=empty, scales=empty)
     assert m.mean.shape == (0, 2)

@@ -1,4 +1,4 @@
-"""The LSTM forecaster: starts as its front end, hears what it was trained on, on any backend."""
+"""The LSTM forecaster equals its front end when untrained; training and forecasting agree."""
 
 import hashlib
 import os
@@ -24,7 +24,7 @@ from songcast.training import feature_cache
 from songcast.training.batches import CropSampler, network_inputs, passage_batches
 from songcast.training.feature_cache import DTYPES, open_features
 
-# TensorFlow's variables do not know NumPy 2's copy keyword; Keras asks them when it saves.
+# TensorFlow's variables do not support NumPy 2's copy keyword, which Keras uses to save.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword"
 )
@@ -56,32 +56,32 @@ def settings_of(model) -> FrontEndSettings:
 # The network as a correction.
 
 
-@pytest.mark.parametrize("channels", [1, 2])
-def test_untrained_it_codes_as_the_cascade_does(channels, monkeypatch):
+def test_an_untrained_network_codes_like_the_cascade(monkeypatch):
     monkeypatch.setattr(BiasStage, "correct", lambda self, mixture, samples: mixture)
-    x = song(music(BLOCK_FRAMES + 500, channels))
-    untouched = untrained("cascade").forecast(x)
-    cascade = Cascade(BANK).forecast(x)
-    assert_allclose(untouched.bits, cascade.bits, atol=1e-4)
-    assert_allclose(untouched.mean, cascade.mean, atol=1e-2)
-    assert untouched.bits_per_sample == pytest.approx(cascade.bits_per_sample, abs=1e-6)
+    for channels in (1, 2):
+        x = song(music(BLOCK_FRAMES + 500, channels))
+        untouched = untrained("cascade").forecast(x)
+        cascade = Cascade(BANK).forecast(x)
+        assert_allclose(untouched.bits, cascade.bits, atol=1e-4)
+        assert_allclose(untouched.mean, cascade.mean, atol=1e-2)
+        assert untouched.bits_per_sample == pytest.approx(cascade.bits_per_sample, abs=1e-6)
 
 
-def test_with_other_weights_it_does_not():
+def test_a_network_with_other_weights_codes_differently():
     x = song(music(2000, 2))
     changed, cascade = randomised("cascade").forecast(x), Cascade(BANK).forecast(x)
     assert np.mean(np.abs(changed.bits - cascade.bits)) > 1e-3
 
 
-def test_a_network_that_knows_nothing_costs_little_against_the_cascade():
+def test_a_useless_network_costs_little_against_the_cascade():
     # Random weights of this size make the network's own code useless.
     x = song(music(8000, 1))
     lost = randomised("cascade", spread=1.5).forecast(x).bits - Cascade(BANK).forecast(x).bits
     assert lost.sum() < 30.0 + 0.02 * len(lost)
 
 
-def test_where_the_wider_bank_loses_the_cascade_is_trusted():
-    # A plain sawtooth: 23 experts that say the same are harder to weigh than 13.
+def test_the_cascade_is_used_where_the_wider_bank_is_worse():
+    # A sawtooth: the weights of 23 equal experts are harder to estimate than those of 13.
     saw = ((np.arange(12000)[:, None] * 331 + 32768) % 65536 - 32768).astype(np.int16)
     front_end = FrontEndSettings(filter_bank=FilterBankSettings.wide())
     settings = NetworkSettings(
@@ -96,7 +96,7 @@ def test_where_the_wider_bank_loses_the_cascade_is_trusted():
     assert wide.bits_per_sample < narrow.bits_per_sample + 0.002
 
 
-def test_what_was_heard_before_changes_nothing_for_the_next_song():
+def test_a_forecast_does_not_depend_on_the_songs_before():
     stereo, mono = music(FRAMES, 2), music(BLOCK_FRAMES, 1)
     alone = distributions(randomised(), stereo)
     model = randomised()
@@ -106,18 +106,18 @@ def test_what_was_heard_before_changes_nothing_for_the_next_song():
         assert_array_equal(after[part], array)
 
 
-@pytest.mark.parametrize("kind", ["cascade", "none"])
-def test_experts_that_listen_ahead_change_no_bit(kind):
-    x = music(FRAMES + 100)
-    model = randomised(kind)
-    session = model.session(2, RATE_HZ)
-    blocks = np.split(x, range(BLOCK_FRAMES, len(x), BLOCK_FRAMES))
-    bits = [session.forecast_block(block).bits(block) for block in blocks]
-    assert_array_equal(model.forecast(song(x)).bits, np.concatenate(bits))
+def test_prefetching_changes_no_bit():
+    for kind in ["cascade", "none"]:
+        x = music(FRAMES + 100)
+        model = randomised(kind)
+        session = model.session(2, RATE_HZ)
+        blocks = np.split(x, range(BLOCK_FRAMES, len(x), BLOCK_FRAMES))
+        bits = [session.forecast_block(block).bits(block) for block in blocks]
+        assert_array_equal(model.forecast(song(x)).bits, np.concatenate(bits))
 
 
-def test_the_last_stage_learns_what_is_left_in_the_errors():
-    # The error of a mixture around 0, of which past and other channel tell a part.
+def test_the_bias_stage_learns_the_correlation_of_the_errors():
+    # The error of a mixture around 0, which depends on its past and on the other channel.
     rng = np.random.default_rng(0)
     error = rng.normal(0, 100, (20000, 2))
     error[1:, 0] += 0.4 * error[:-1, 0]
@@ -130,11 +130,11 @@ def test_the_last_stage_learns_what_is_left_in_the_errors():
     )
     moved = BiasStage(2).correct(plain, x)
     gain = (plain.bits(x) - moved.bits(x))[10000:].mean(axis=0)
-    # 0.5 log2(1 + 0.16) = 0.107 bits is all there is to know.
+    # The possible gain is 0.5 log2(1 + 0.16) = 0.107 bits.
     assert np.all(gain > 0.06) and np.all(gain < 0.13)
 
 
-def test_trust_goes_to_who_codes_best():
+def test_model_averaging_follows_the_best_model():
     x = music(3000, 2)
     rows = (*x.shape, 1)
 
@@ -146,22 +146,22 @@ def test_trust_goes_to_who_codes_best():
         )
 
     good, poor = around(x[..., None] + 1.0, 2.0), around(0.0, 2.0)
-    for network, rivals in [(good, [poor, poor]), (poor, [good, poor]), (poor, [poor, good])]:
-        trusted = ModelAveraging(2).average(network, rivals, x)
-        assert_allclose(trusted.weights.sum(-1), 1.0)
-        assert_allclose(trusted.bits(x)[100:], good.bits(x)[100:], atol=1e-3)
+    for network, others in [(good, [poor, poor]), (poor, [good, poor]), (poor, [poor, good])]:
+        averaged = ModelAveraging(2).average(network, others, x)
+        assert_allclose(averaged.weights.sum(-1), 1.0)
+        assert_allclose(averaged.bits(x)[100:], good.bits(x)[100:], atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["cascade", "ridge", "none"])
-def test_saved_and_loaded_it_forecasts_the_same_bit_for_bit(kind, tmp_path):
-    model = randomised(kind)
-    model.save(tmp_path / "bundle", {})
-    again = LstmForecaster.load(tmp_path / "bundle")
-    assert again.settings == model.settings
-    x = music(BLOCK_FRAMES + 100, 2)
-    was, said = distributions(model, x), distributions(again, x)
-    for part in was:
-        assert_array_equal(said[part], was[part], part)
+def test_a_saved_and_loaded_model_forecasts_the_same_bits(tmp_path):
+    for kind in ("cascade", "ridge", "none"):
+        model = randomised(kind)
+        model.save(tmp_path / kind, {})
+        again = LstmForecaster.load(tmp_path / kind)
+        assert again.settings == model.settings
+        x = music(BLOCK_FRAMES + 100, 2)
+        before, after = distributions(model, x), distributions(again, x)
+        for part in before:
+            assert_array_equal(after[part], before[part], part)
 
 
 JAX_FORECAST = """
@@ -191,25 +191,25 @@ def test_jax_gives_the_same_forecast_as_tensorflow(tmp_path):
         check=True,
     )
     forecast = model.forecast(song(x))
-    with np.load(paths[2]) as said:
-        assert_allclose(said["bits"], forecast.bits, atol=1e-4)
-        # A mean means as much as its error is wide.
+    with np.load(paths[2]) as stored:
+        assert_allclose(stored["bits"], forecast.bits, atol=1e-4)
+        # The tolerance of a mean is relative to the width of its error.
         width = np.convolve(np.abs(x - forecast.mean).mean(1), np.ones(64) / 64, "same")[:, None]
-        assert np.max(np.abs(said["mean"] - forecast.mean) / (width + 1.0)) < 1e-4
+        assert np.max(np.abs(stored["mean"] - forecast.mean) / (width + 1.0)) < 1e-4
 
 
-# Training sees what forecasting sees.
+# Training and forecasting give the network the same inputs.
 
 
 class Recorder:
-    """Stands for the network and keeps what it is given."""
+    """Replaces the network and records its inputs."""
 
     def __init__(self, network):
         self.network = network
-        self.heard = []
+        self.inputs = []
 
     def predict_on_batch(self, inputs):
-        self.heard.append([np.array(rows) for rows in inputs])
+        self.inputs.append([np.array(rows) for rows in inputs])
         return self.network.predict_on_batch(inputs)
 
 
@@ -224,8 +224,8 @@ def test_training_and_forecasting_give_the_network_the_same_inputs(kind, channel
     model.network_for = lambda channels: recorder
     distributions(model, x, range(BLOCK_FRAMES, FRAMES, BLOCK_FRAMES))
     names = [tensor.name for tensor in recorder.network.inputs]
-    for start, given in zip(range(0, FRAMES, BLOCK_FRAMES), recorder.heard[:3], strict=True):
-        heard = dict(zip(names, given, strict=True))
+    for start, given in zip(range(0, FRAMES, BLOCK_FRAMES), recorder.inputs[:3], strict=True):
+        recorded = dict(zip(names, given, strict=True))
         for c in range(channels):
             inputs, target = network_inputs([(features, c, start)], BLOCK_FRAMES, look_back)
             assert set(inputs) == set(names) - {"state"}
@@ -233,9 +233,9 @@ def test_training_and_forecasting_give_the_network_the_same_inputs(kind, channel
                 # Half precision on disk for what DTYPES says, else the same bits
                 exact = DTYPES[name] is np.float32
                 tolerance = {"rtol": 0, "atol": 0} if exact else {"rtol": 1e-3, "atol": 1e-3}
-                assert_allclose(rows, heard[name][c], **tolerance, err_msg=f"{name} at {start}")
+                assert_allclose(rows, recorded[name][c], **tolerance, err_msg=f"{name} at {start}")
             # The target is the sample that the windows of the next rows look back on.
-            assert_array_equal(target[0, :, 0], heard["residual"][c][look_back:, 0])
+            assert_array_equal(target[0, :, 0], recorded["residual"][c][look_back:, 0])
 
 
 def test_a_crop_is_the_same_place_of_the_longer_crop_around_it(tmp_path):
@@ -253,24 +253,24 @@ def test_a_crop_is_the_same_place_of_the_longer_crop_around_it(tmp_path):
     assert_array_equal(crop_target, target[:, start : start + frames])
 
 
-def test_features_stop_where_the_unseen_passage_begins_and_do_not_know_of_it(tmp_path):
+def test_features_end_before_the_held_out_passage_and_do_not_depend_on_it(tmp_path):
     model = untrained("cascade")
     splits = {"train": (0, 3000), "validation": (3100, 3600), "test": (3700, 5000)}
     x = music(5000, 2)
     other = x.copy()
     other[3600:] = 0
-    found = []
+    results = []
     for name, samples in (("one", x), ("two", other)):
         folder = tmp_path / name
         folder.mkdir()
         song_on_disk = prepared(folder, samples, splits=splits)
-        found += open_features(
+        results += open_features(
             [song_on_disk], settings_of(model), model.settings.step_frames, folder
         )
-    assert "test" not in found[0].splits
-    for name, stream in found[0].streams.items():
-        assert_array_equal(stream, found[1].streams[name], name)
-    assert found[0].streams["unit"].shape == (2, 3600)
+    assert "test" not in results[0].splits
+    for name, stream in results[0].streams.items():
+        assert_array_equal(stream, results[1].streams[name], name)
+    assert results[0].streams["unit"].shape == (2, 3600)
 
 
 def test_features_are_computed_once_and_again_only_for_another_song_or_front_end(tmp_path):
@@ -294,28 +294,28 @@ def test_features_are_computed_once_and_again_only_for_another_song_or_front_end
 def test_a_part_that_is_read_is_that_part_of_the_stream_and_a_short_file_is_a_clear_error(tmp_path):
     model = untrained("cascade")
     song_on_disk = prepared(tmp_path, music(3000, 2))
-    found = open_features(
+    results = open_features(
         [song_on_disk], settings_of(model), model.settings.step_frames, tmp_path / "f"
     )
-    for name, stream in found[0].streams.items():
+    for name, stream in results[0].streams.items():
         for channel in range(2):
             for start, stop in ((0, stream.shape[1]), (7, 60), (40, 40)):
-                rows = np.empty((stop - start, *found[0].width(name)), DTYPES[name])
-                assert found[0].read(name, channel, start, rows) is rows
+                rows = np.empty((stop - start, *results[0].width(name)), DTYPES[name])
+                assert results[0].read(name, channel, start, rows) is rows
                 assert_array_equal(rows, stream[channel, start:stop])
-    side = found[0].folder / "side.npy"
+    side = results[0].folder / "side.npy"
     os.truncate(side, side.stat().st_size - 1)
-    rows = np.empty((3000, *found[0].width("side")), DTYPES["side"])
-    found[0].read("side", 1, 0, rows[:2999])
+    rows = np.empty((3000, *results[0].width("side")), DTYPES["side"])
+    results[0].read("side", 1, 0, rows[:2999])
     with pytest.raises(CorpusError, match=r"side\.npy: was cut short; remove .*, it is made anew"):
-        found[0].read("side", 1, 0, rows)
+        results[0].read("side", 1, 0, rows)
 
 
-def test_features_that_were_not_finished_are_computed_again(tmp_path):
+def test_unfinished_features_are_computed_again(tmp_path):
     model = untrained("none")
     song_on_disk = prepared(tmp_path, music(600, 2))
-    found = open_features([song_on_disk], settings_of(model), 16, tmp_path / "f")[0]
-    expected = np.array(found.streams["side"])
+    results = open_features([song_on_disk], settings_of(model), 16, tmp_path / "f")[0]
+    expected = np.array(results.streams["side"])
     (folder,) = (tmp_path / "f").glob("a-*")
     (folder / "done").unlink()
     np.save(folder / "side.npy", np.zeros(3))
@@ -337,8 +337,8 @@ def test_features_that_another_training_finished_first_are_left_to_its_readers(
         compute(*job)
 
     monkeypatch.setattr(feature_cache, "_compute", slowly)
-    (found,) = open_features([song_on_disk], settings_of(model), 16, tmp_path / "f")
-    assert [found.folder.stat().st_ino] == inodes
+    (results,) = open_features([song_on_disk], settings_of(model), 16, tmp_path / "f")
+    assert [results.folder.stat().st_ino] == inodes
 
 
 # Crops.
@@ -359,17 +359,17 @@ def two_songs(tmp_path_factory):
 
 def drawn(sampler, monkeypatch, batches=150):
     """Which (slug, channel, start) a sampler draws."""
-    found = []
+    results = []
 
     def record(places, frames, look_back):
-        found.extend((song.slug, channel, start) for song, channel, start in places)
+        results.extend((song.slug, channel, start) for song, channel, start in places)
         return {"x": np.zeros(1, np.float32)}, np.zeros((1, 2), np.float32)
 
     with monkeypatch.context() as patch:
         patch.setattr("songcast.training.batches.network_inputs", record)
         for index in range(batches):
             sampler.batch(0, index)
-    return found
+    return results
 
 
 def sampler_of(songs, **more):
@@ -392,9 +392,9 @@ def test_a_batch_is_decided_by_its_seed_epoch_and_number_alone(two_songs):
 
 
 def test_crops_stay_in_their_passage_and_cover_all_of_it_evenly(two_songs, monkeypatch):
-    found = drawn(sampler_of(two_songs), monkeypatch)
+    results = drawn(sampler_of(two_songs), monkeypatch)
     for slug, first, stop, channels in (("stereo", 0, 3210, 2), ("mono", 16, 1600, 1)):
-        starts = np.array([start for name, _, start in found if name == slug])
+        starts = np.array([start for name, _, start in results if name == slug])
         assert starts.min() == first
         assert starts.max() == (stop - 160) // 16 * 16
         assert np.all(starts % 16 == 0)
@@ -403,21 +403,21 @@ def test_crops_stay_in_their_passage_and_cover_all_of_it_evenly(two_songs, monke
         chi_square = np.sum((counts - expected) ** 2 / expected)
         freedom = len(counts) - 1
         assert chi_square < freedom + 5 * np.sqrt(2 * freedom)
-        assert {c for name, c, _ in found if name == slug} == set(range(channels))
+        assert {c for name, c, _ in results if name == slug} == set(range(channels))
 
 
-@pytest.mark.parametrize("shares", [None, [1.0, 1.0], [1.0, 4.0], [0.0, 1.0]])
-def test_songs_are_heard_by_their_places_channels_and_shares(two_songs, monkeypatch, shares):
-    found = drawn(sampler_of(two_songs, shares=shares), monkeypatch)
+def test_songs_are_drawn_by_their_positions_channels_and_shares(two_songs, monkeypatch):
     places = np.array([(3210 - 160) // 16 + 1, (1600 - 160 - 16) // 16 + 1])
-    weights = places * [2, 1] * (shares or [1.0, 1.0])
-    share = sum(slug == "stereo" for slug, _, _ in found) / len(found)
-    assert share == pytest.approx(weights[0] / weights.sum(), abs=0.03)
+    for shares in (None, [1.0, 1.0], [1.0, 4.0], [0.0, 1.0]):
+        crops = drawn(sampler_of(two_songs, shares=shares), monkeypatch)
+        weights = places * [2, 1] * (shares or [1.0, 1.0])
+        share = sum(slug == "stereo" for slug, _, _ in crops) / len(crops)
+        assert share == pytest.approx(weights[0] / weights.sum(), abs=0.03)
 
 
 def test_songs_without_room_are_skipped_and_none_with_room_is_a_clear_error(two_songs, monkeypatch):
-    found = drawn(sampler_of(two_songs, frames=1616), monkeypatch, batches=5)
-    assert {slug for slug, _, _ in found} == {"stereo"}
+    results = drawn(sampler_of(two_songs, frames=1616), monkeypatch, batches=5)
+    assert {slug for slug, _, _ in results} == {"stereo"}
     with pytest.raises(CorpusError, match="3216 frames in its train passage"):
         sampler_of(two_songs, frames=3216)
 

@@ -1,0 +1,82 @@
+"""The forecast loop: equal to single blocks, with progress, cancellation and prefetching."""
+
+import threading
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from helpers.small_models import BANK, RATE_HZ, music, randomised, song
+from songcast.forecasting.baselines import Cascade, Persistence
+from songcast.forecasting.distribution import BLOCK_FRAMES
+from songcast.forecasting.forecaster import forecast_blocks, forecast_together, prefetch
+
+
+def test_the_loop_equals_the_blocks_of_each_session_by_hand():
+    x = song(music(2 * BLOCK_FRAMES + 300, 2))
+    models = [Cascade(BANK), randomised("cascade")]
+    start, stop = BLOCK_FRAMES + 70, 2 * BLOCK_FRAMES + 200
+    encode = models[1].front_end.open(2).encode
+    sessions = [model.session(2, RATE_HZ) for model in models]
+    together = forecast_together(sessions, x, start, stop, encode=encode)
+    for model, forecast in zip(models, together, strict=True):
+        session = model.session(2, RATE_HZ)
+        blocks = np.split(x.samples[:stop], range(BLOCK_FRAMES, stop, BLOCK_FRAMES))
+        mixtures = [session.forecast_block(block) for block in blocks]
+        bits = [m.bits(block) for m, block in zip(mixtures, blocks, strict=True)]
+        assert_array_equal(forecast.mean, np.concatenate([m.mean for m in mixtures])[start:])
+        assert_array_equal(forecast.bits, np.concatenate(bits)[start:])
+        assert_array_equal(forecast.samples, x.samples[start:stop])
+
+
+def test_the_caller_sees_progress_and_can_cancel():
+    x = song(music(2 * BLOCK_FRAMES + 300, 1))
+    frames = []
+    Persistence().forecast(x, frames.append)
+    assert frames == [BLOCK_FRAMES, BLOCK_FRAMES, 300]
+
+    def cancel(done):
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        Persistence().forecast(x, cancel)
+    threads = set(threading.enumerate())
+    blocks = forecast_blocks([Persistence().session(1, RATE_HZ)], x)
+    assert next(blocks)[0] == 0
+    blocks.close()
+    assert set(threading.enumerate()) <= threads
+
+
+def test_results_come_in_order_with_their_items():
+    assert list(prefetch(str, range(5))) == [(i, str(i)) for i in range(5)]
+    assert list(prefetch(str, [])) == []
+
+
+def test_only_the_next_item_is_started_while_one_is_in_use():
+    started = [threading.Event() for _ in range(4)]
+    for number, _ in prefetch(lambda item: started[item].set(), range(4)):
+        if number < 3:
+            assert started[number + 1].wait(300)
+        assert not any(event.is_set() for event in started[number + 2 :])
+
+
+def test_an_exception_is_raised_and_no_later_item_is_started():
+    started = []
+
+    def work(item):
+        started.append(item)
+        return 1 // (2 - item)
+
+    results = prefetch(work, range(5))
+    assert [next(results), next(results)] == [(0, 0), (1, 1)]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    assert started == [0, 1, 2]
+
+
+def test_closing_leaves_no_thread():
+    before = set(threading.enumerate())
+    results = prefetch(str, range(5))
+    next(results)
+    results.close()
+    assert set(threading.enumerate()) <= before
