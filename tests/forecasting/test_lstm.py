@@ -307,7 +307,7 @@ def test_a_part_that_is_read_is_that_part_of_the_stream_and_a_short_file_is_a_cl
     os.truncate(side, side.stat().st_size - 1)
     rows = np.empty((3000, *results[0].width("side")), DTYPES["side"])
     results[0].read("side", 1, 0, rows[:2999])
-    with pytest.raises(CorpusError, match=r"side\.npy: was cut short; remove .*, it is made anew"):
+    with pytest.raises(CorpusError, match=r"side\.npy: is too short; remove .* and run again"):
         results[0].read("side", 1, 0, rows)
 
 
@@ -328,15 +328,15 @@ def test_features_that_another_training_finished_first_are_left_to_its_readers(
     tmp_path, monkeypatch
 ):
     model, song_on_disk = untrained("none"), prepared(tmp_path, music(600, 2))
-    compute, inodes = feature_cache._compute, []
+    compute, inodes = feature_cache.write_streams, []
 
     def slowly(*job):
-        monkeypatch.setattr(feature_cache, "_compute", compute)
+        monkeypatch.setattr(feature_cache, "write_streams", compute)
         (other,) = open_features([song_on_disk], settings_of(model), 16, tmp_path / "f")
         inodes.append(other.folder.stat().st_ino)
         compute(*job)
 
-    monkeypatch.setattr(feature_cache, "_compute", slowly)
+    monkeypatch.setattr(feature_cache, "write_streams", slowly)
     (results,) = open_features([song_on_disk], settings_of(model), 16, tmp_path / "f")
     assert [results.folder.stat().st_ino] == inodes
 
