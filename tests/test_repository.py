@@ -41,9 +41,7 @@ IMPORTERS = {
 MOST_LINES = 17_500
 # Short modules that have no neighbour to be part of.
 SHORT = {
-    "continuation/holdout.py": "used by training and evaluation",
     "stages/train.py": "a stage is a module",
-    "training/continuation.py": "the training loop does not depend on the continuation",
 }
 
 

@@ -6,7 +6,7 @@ import pytest
 from helpers.small_continuation import SETTINGS, continuation_model
 from songcast.continuation.features import FAST, SLOW
 from songcast.continuation.sampler import FUTURE, Sampler, SamplingOptions, Weights
-from songcast.training.continuation_examples import EDGES, crop
+from songcast.training.continuation import EDGES, crop
 
 BLOCK, BLOCKS = 1024, 3
 NEAR = (1.0, 0.4)

@@ -23,7 +23,7 @@ AFFECTED = {
     "distributed/data_parallel.py": {"forecaster", "continuation"},
     "training/fit.py": {"forecaster", "continuation"},
     "continuation/lattice.py": {"continuation"},
-    "training/continuation_examples.py": {"continuation"},
+    "training/continuation.py": {"continuation"},
     "cli.py": set(),
     "errors.py": set(),
     "commands/score.py": set(),

@@ -7,17 +7,21 @@ from helpers.small_continuation import SETTINGS, continuation_model
 from helpers.small_models import music
 from songcast.continuation.conditioning import Prompt
 from songcast.continuation.features import FAST, SLOW
-from songcast.continuation.holdout import first_holdout_frame, usable_frames
 from songcast.continuation.network import build_network
-from songcast.data.corpus import PreparedSong, split_frames
+from songcast.data.corpus import PreparedSong, first_holdout_frame, split_frames, usable_frames
 from songcast.errors import CorpusError
 from songcast.evaluation.continuations import by_horizon
 from songcast.evaluation.songs import continue_song, listening_frames
 from songcast.evaluation.summary import summarise_continuations
 from songcast.report.figures.continuation import distance_over_horizon
 from songcast.training.checkpoint import Checkpoint
-from songcast.training.continuation import continuation_objective
-from songcast.training.continuation_examples import PICKED, Length, Sampler, make_examples
+from songcast.training.continuation import (
+    PICKED,
+    Length,
+    Sampler,
+    continuation_objective,
+    make_examples,
+)
 from songcast.training.fit import FitSettings, fit
 
 RATE_HZ = 8000
@@ -126,7 +130,7 @@ def test_too_short_songs_are_an_error(tmp_path):
 def test_many_songs_do_not_exhaust_open_files(tmp_path, monkeypatch):
     song = prepared(tmp_path)
     monkeypatch.setattr(
-        "songcast.training.continuation_examples.make_example", lambda samples, *_: len(samples)
+        "songcast.training.continuation.make_example", lambda samples, *_: len(samples)
     )
     songs = [(song, usable_frames(song, 1.0))] * 300  # beyond the limit
     learned, _ = make_examples(songs, 300, CROP_STEPS * SLOW, 2)

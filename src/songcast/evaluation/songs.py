@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from songcast.continuation.conditioning import Prompt
-from songcast.continuation.holdout import first_holdout_frame
 from songcast.continuation.model import ContinuationModel
-from songcast.data.corpus import TEST, PreparedSong
+from songcast.data.corpus import TEST, PreparedSong, first_holdout_frame
 from songcast.evaluation.continuations import measure_continuations
 from songcast.evaluation.forecasts import forecast_passage, measure_forecast
 from songcast.forecasting.forecaster import Forecaster

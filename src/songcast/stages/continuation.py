@@ -7,8 +7,7 @@ those of train and retrain.
 import logging
 
 from songcast.config import ContinuationParams, Params
-from songcast.continuation.holdout import usable_frames
-from songcast.data.corpus import Corpus
+from songcast.data.corpus import Corpus, usable_frames
 from songcast.distributed.engine import free_cores
 from songcast.files import PREPARED
 from songcast.forecasting.keras_backend import import_keras
@@ -48,9 +47,10 @@ def train(params: ContinuationParams, corpus: Corpus, hooks: Hooks) -> tuple[Mod
     from songcast.training.continuation import (
         AVERAGE_MOMENTUM,
         WARMUP_SHARE,
+        Sampler,
         continuation_objective,
+        make_examples,
     )
-    from songcast.training.continuation_examples import Sampler, make_examples
     from songcast.training.fit import FitSettings, fit
 
     songs = [(song, usable_frames(song, params.holdout_seconds)) for song in corpus]
