@@ -5,10 +5,10 @@ with the headers of the first one, and stops where the number of channels change
 other headers must therefore be opened like a file of its own. Page format: RFC 3533.
 """
 
-import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 _BEGIN, _END = 2, 4  # flags of a page
 _HEADER_PACKETS = 3
@@ -52,9 +52,9 @@ def read_parts(path: Path, start: int) -> OggParts:
     """Return the parts of the Ogg file at ``path``, whose pages begin at byte ``start``."""
     links: list[tuple[int, dict[bytes, _Headers]]] = []
     in_body, flags, end = True, 0, start
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        size = len(data)
-        for offset, page in _pages(data, start):
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        for offset, page in _pages(file, start):
             flags, end = page[5], offset + len(page)
             if flags & _BEGIN and in_body:
                 links.append((offset, {}))
@@ -71,13 +71,28 @@ def read_parts(path: Path, start: int) -> OggParts:
     return OggParts(spans=spans, is_ended=bool(flags & _END) and end <= size)
 
 
-def _pages(data: mmap.mmap, offset: int) -> Iterator[tuple[int, bytes]]:
-    """Yield offset and bytes of each page; the last one may be cut. Skips what is no page."""
-    while (offset := data.find(b"OggS", offset)) >= 0:
-        head = data[offset : offset + 282].ljust(27, b"\0")
-        length = 27 + head[26] + sum(head[27 : 27 + head[26]])
-        if offset + length > len(data):
-            yield offset, head[:5] + b"\0" + head[6:26] + b"\0"  # cut: no flags, no content
+def _pages(file: BinaryIO, offset: int) -> Iterator[tuple[int, bytes]]:
+    """Yield offset and bytes of each page; a page that is cut has no flags and no content."""
+    while (offset := _find_page(file, offset)) >= 0:
+        file.seek(offset)
+        head = file.read(27).ljust(27, b"\0")
+        lacing = file.read(head[26])
+        body = file.read(sum(lacing))
+        if len(lacing) < head[26] or len(body) < sum(lacing):
+            yield offset, head[:5] + b"\0" + head[6:26] + b"\0"
             return
-        yield offset, data[offset : offset + length]
-        offset += length
+        yield offset, head + lacing + body
+        offset += 27 + len(lacing) + len(body)
+
+
+def _find_page(file: BinaryIO, offset: int) -> int:
+    """Return the offset of the next page, -1 without one; skips bytes between pages."""
+    file.seek(offset)
+    tail = b""
+    while chunk := file.read(4 if not tail else 65536):
+        place = (tail + chunk).find(b"OggS")
+        if place >= 0:
+            return offset + place
+        offset += len(tail) + len(chunk) - 3
+        tail = (tail + chunk)[-3:]
+    return -1
