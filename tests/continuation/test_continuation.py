@@ -220,7 +220,7 @@ def test_a_bundle_without_a_continuation_model_cannot_continue(tmp_path):
 
 
 def test_a_continuation_bundle_is_not_a_forecaster_and_vice_versa(bundle):
-    with pytest.raises(BundleError, match="unknown kind 'continuation'"):
+    with pytest.raises(BundleError, match="unknown kind of bundle 'continuation'"):
         load(bundle.parent / "continuation")
     with pytest.raises(BundleError, match="no continuation model"):
         ContinuationModel.load(bundle)

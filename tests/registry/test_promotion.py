@@ -140,7 +140,7 @@ def test_rollback_goes_back_one_at_a_time_and_stays(repository, capfd):
     promotion.promote(3, why="the clicks were in the song", force=True)
     assert promotion.rollback().after == 1
     code, out, _ = told(capfd, "history")
-    assert out.splitlines()[0].split() == ["when", "who", "what", "from", "to", "why"]
+    assert out.splitlines()[0].split() == ["time", "user", "action", "from", "to", "reason"]
     assert len(out.splitlines()) == 8
 
 

@@ -224,7 +224,7 @@ def test_retrain_writes_the_measures_of_every_song_before_and_after(home):
 
 def test_both_bundles_are_versions_and_the_better_is_the_challenger(home):
     registered = read(home / "registered.json")
-    assert list(registered) == ["name", "versions", "challenger", "champion", "gate"]
+    assert list(registered) == ["name", "store", "versions", "challenger", "champion", "gate"]
     assert registered["name"] == "songcast"
     assert registered["versions"] == {"train": 1, "retrain": 2}
     assert set(registered["gate"]) == {"passed", "reasons"}
