@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 
 from songcast.audio.formats import (
     DEMUXERS,
+    MAX_CHANNELS,
     SONG_SUFFIXES,
     audio_error,
+    check_channels,
     damaged,
     is_container,
     not_opened,
@@ -37,7 +39,10 @@ _READ_AS = {
     **dict.fromkeys(("PCM_24", "PCM_32"), "int32"),
     **dict.fromkeys(("FLOAT", "DOUBLE"), "float64"),
 }
-_PCM_MAGIC = (b"RIFF", b"RIFX", b"RF64", b"FORM", b".snd", b"dns.", b"caff")
+# Not MPEG audio in WAV: libsndfile's mp3 decoder writes to the terminal.
+_PCM_MAGIC = re.compile(
+    rb"(RIFF|RIFX|RF64)....WAVE(?!fmt .{4}[\x50\x55]\0)|FORM....AIF[FC]|\.snd|dns\.|caff", re.DOTALL
+)
 # libsndfile's log where the header and the size of the file disagree.
 _DECLARED = re.compile(r"\b(?:data|SSND|Data Size) *: *(\d+) \(should be (\d+)\)")
 # Recorders that cannot seek back write such a length (arecord, sox, ffmpeg): it says nothing.
@@ -74,28 +79,36 @@ def open_stream(path: Path, start: int, head: bytes) -> Iterator[Stream]:
 
     Raises ``AudioError``, also from ``blocks``, if the file holds no decodable audio.
     """
-    pcm = _open_pcm(path) if head.startswith(_PCM_MAGIC) else None
-    if pcm is not None:
-        with pcm:
-            yield _pcm_stream(path, pcm)
-        return
-    parts = OggParts(spans=[(start if is_container(head) else 0, path.stat().st_size)])
-    if head.startswith(b"OggS"):
-        parts = read_parts(path, start)
-    with path.open("rb") as file, _Container(path, _Span(file, *parts.spans[0]), head) as first:
-        others = (_Container(path, _Span(file, *span), head) for span in parts.spans[1:])
-        notes = [] if parts.is_ended else ["no end mark in the Ogg stream, it may have been cut"]
-        yield first.stream(others, notes)
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if _PCM_MAGIC.match(head):
+            pcm = _open_pcm(path, _Span(file, start, size) if start else None)
+            if pcm is not None:
+                with pcm:
+                    yield _pcm_stream(path, pcm)
+                return
+        parts = OggParts(spans=[(start if is_container(head) else 0, size)])
+        if head.startswith(b"OggS"):
+            parts = read_parts(path, start)
+        with _Container(path, _Span(file, *parts.spans[0]), head) as first:
+            others = (_Container(path, _Span(file, *span), head) for span in parts.spans[1:])
+            notes = (
+                [] if parts.is_ended else ["no end mark in the Ogg stream, it may have been cut"]
+            )
+            yield first.stream(others, notes)
 
 
-def _open_pcm(path: Path) -> Any:
-    """Return libsndfile's open file, None where it refuses, finds no frame or no linear PCM."""
+def _open_pcm(path: Path, content: "_Span | None") -> Any:
+    """Return libsndfile's open file, None where it refuses, finds no frame or no linear PCM.
+
+    ``content``: what follows a tag, where the file begins with one.
+    """
     import soundfile
 
     # Bytes: a name that is not valid unicode works too. Absolute: "-" is not stdin.
     name = str(path.absolute()) if os.name == "nt" else os.fsencode(path.absolute())
     try:
-        file = soundfile.SoundFile(name)
+        file = soundfile.SoundFile(content or name)
     except soundfile.LibsndfileError:
         return None
     if file.subtype in _READ_AS and file.frames > 0:
@@ -222,7 +235,7 @@ class _Container:
         if not self._container.streams.audio:
             raise audio_error(self._path, "has no audio stream", "use a file with sound")
         source = self._container.streams.audio[0]
-        if source.codec_context is None:
+        if source.codec_context is None or source.codec_context.name.startswith("pcm_s64"):
             raise audio_error(
                 self._path, "its codec is not supported", "convert it, for example to flac"
             )
@@ -248,6 +261,7 @@ class _Container:
         # FFmpeg's PCM decoder complains about the padding at the end of a chunk.
         names = (self._container.format.name, "" if codec.name.startswith("pcm_") else codec.name)
         packets = chain(self._container.demux(source), [None])  # after a demuxing error: flush
+        is_first = True
         while True:
             frames: list[Any] = []
             problem = ""
@@ -270,7 +284,13 @@ class _Container:
             if problem:
                 trailing.append(problem)
             for frame in frames:
-                if frame.samples:
+                channels = frame.layout.nb_channels
+                if channels > MAX_CHANNELS and is_first:
+                    check_channels(self._path, channels)
+                elif channels > MAX_CHANNELS:  # PyAV reads beyond the memory of 9 and more
+                    trailing.append(f"a packet with {channels} channels")
+                elif frame.samples:
+                    is_first = False
                     problems += trailing
                     trailing.clear()
                     # The frame itself still carries the rate before a change.

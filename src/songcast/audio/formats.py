@@ -47,6 +47,16 @@ def check_regular(path: Path) -> None:
         raise audio_error(path, "is not a regular file", "save the song to a file first")
 
 
+def check_channels(path: Path, channels: int) -> None:
+    """Raise ``AudioError`` for more than two channels."""
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise audio_error(
+            path,
+            f"has {channels} channels, songcast reads mono and stereo",
+            "mix it down to two channels",
+        )
+
+
 def first_bytes(path: Path) -> tuple[int, bytes]:
     """Return where the file's content starts, after any ID3v2 tags, and 64 bytes from there.
 

@@ -15,8 +15,8 @@ from songcast.audio.conversion import Samples, remixed, resampled, to_int16
 from songcast.audio.decoders import Stream, open_stream
 from songcast.audio.formats import (
     COPY_AGAIN,
-    MAX_CHANNELS,
     audio_error,
+    check_channels,
     damaged,
     first_bytes,
 )
@@ -132,13 +132,3 @@ def open_song(path: str | os.PathLike[str]) -> Iterator[SongReader]:
             _stream=stream,
         )
         yield reader
-
-
-def check_channels(path: Path, channels: int) -> None:
-    """Raise ``AudioError`` for more than two channels."""
-    if not 1 <= channels <= MAX_CHANNELS:
-        raise audio_error(
-            path,
-            f"has {channels} channels, songcast reads mono and stereo",
-            "mix it down to two channels",
-        )
