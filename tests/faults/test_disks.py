@@ -60,13 +60,16 @@ def test_a_full_disk_gives_one_line_and_the_stage_runs_once_there_is_space(at, t
         assert "Traceback" not in output
         last = output.splitlines()[-1]
         assert last.startswith(f"songcast {stage}: ")
-        assert "disk is full" in last or "No space left" in last
+        # libsndfile only reports a system error.
+        reasons = ("disk is full", "No space left", "cannot be written")
+        assert any(reason in last for reason in reasons), last
         results = cramped.results()
         assert {name: results.get(name) for name in before} == before
         assert cramped.half_written() == []
         make_space()
         cramped.run_stage(stage)
-        assert list(differences(cramped, rehearsal, spoiled="FAILED")) == []
+        # MLflow cannot record the failure on a full disk; the next run marks it as killed.
+        assert list(differences(cramped, rehearsal, spoiled=("FAILED", "KILLED"))) == []
         assert cramped.half_written() == []
 
 

@@ -53,10 +53,12 @@ def leftovers(pipeline: Pipeline) -> list[str]:
     return pipeline.half_written() + pipeline.unfinished()
 
 
-def differences(pipeline: Pipeline, rehearsal: Rehearsal, spoiled: str = "KILLED") -> Iterator[str]:
+def differences(
+    pipeline: Pipeline, rehearsal: Rehearsal, spoiled: tuple[str, ...] = ("KILLED",)
+) -> Iterator[str]:
     """Yield each difference of files, versions and runs from the undisturbed run.
 
-    ``spoiled`` is the MLflow status that the disturbed run may have.
+    ``spoiled`` are the MLflow statuses that the disturbed run may have.
     """
     results, expected = pipeline.results(), rehearsal.results
     for name in sorted(results.keys() | expected.keys()):
@@ -65,5 +67,5 @@ def differences(pipeline: Pipeline, rehearsal: Rehearsal, spoiled: str = "KILLED
     if pipeline.versions() != rehearsal.versions:
         yield f"{len(pipeline.versions())} versions instead of {len(rehearsal.versions)}"
     for (stage, status), count in pipeline.runs().items():
-        if status not in ("FINISHED", spoiled):
+        if status not in ("FINISHED", *spoiled):
             yield f"{count} runs of {stage} are marked {status}"
