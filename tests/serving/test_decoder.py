@@ -57,6 +57,14 @@ def test_songs_are_decoded_as_by_read_song_and_errors_name_the_song(decoder, cho
     assert "/tmp" not in str(caught.value) and "song.file" not in str(caught.value)
 
 
+def test_damage_is_logged_with_the_name_of_the_song(decoder, chord, tmp_path, caplog):
+    content = encoded(chord, ".wav", tmp_path)
+    song = decoder.decode(content[: len(content) * 3 // 4], "mine")
+    assert 0 < song.frames < chord.frames
+    (line,) = [record.message for record in caplog.records]
+    assert line == f"mine: {song.frames} of {chord.frames} declared frames can be read"
+
+
 def test_a_decoder_that_hangs_or_crashes_is_replaced(chord, tmp_path):
     content = encoded(chord, ".wav", tmp_path)
     decoder = new_decoder()

@@ -9,21 +9,25 @@ client; each reply is a description (JSON) and the samples as little-endian int1
 
 import contextlib
 import json
+import logging
 import os
 import resource
 import signal
 import subprocess
 import sys
 import threading
+import warnings
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 
-from songcast.audio.songs import Song
+from songcast.audio.songs import Song, SongWarning
 from songcast.errors import AudioError
 from songcast.serving.payload import TooLongError, decode_bytes
+
+log = logging.getLogger("songcast.serve")
 
 
 class Decoder:
@@ -52,11 +56,13 @@ class Decoder:
         if "error" in reply:
             kind = TooLongError if reply["too_long"] else AudioError
             raise kind(reply["error"].replace("song.file", name, 1))
+        for line in reply["warnings"]:
+            log.warning("%s", line.replace("song.file", name, 1))
         samples = np.frombuffer(pcm, "<i2").reshape(-1, reply["channels"]).astype(np.int16)
         return Song(samples=samples, sample_rate_hz=reply["sample_rate_hz"], name=name)
 
     def close(self) -> None:
-        """Kill the process, and the ffmpeg that it may have started."""
+        """Kill the process."""
         if self._process is None or self._connection is None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -108,8 +114,11 @@ def main() -> None:
             return
         reply: dict[str, Any]
         try:
-            song = decode_bytes(content, "song.file", max_frames)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", SongWarning)
+                song = decode_bytes(content, "song.file", max_frames)
             reply = {"channels": song.channels, "sample_rate_hz": song.sample_rate_hz}
+            reply["warnings"] = [str(warning.message) for warning in caught]
             pcm = song.samples.astype("<i2").tobytes()
         except AudioError as error:
             reply, pcm = {"error": str(error), "too_long": isinstance(error, TooLongError)}, b""

@@ -5,6 +5,7 @@ import binascii
 import json
 import math
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from songcast.audio.formats import MAX_CHANNELS
 from songcast.audio.reading import open_song
-from songcast.audio.songs import Song, write_song
+from songcast.audio.songs import Song, SongWarning, write_song
 from songcast.errors import AudioError
 
 ADVICE = "send the base64 text of an audio file"
@@ -79,7 +80,8 @@ def raw_song(text: str | bytes, name: str, max_frames: float = math.inf) -> Song
 def decode_file(content: bytes, name: str, max_frames: float = math.inf) -> Song:
     """Return the song in the bytes of an audio file; stop reading after ``max_frames``.
 
-    Raises ``AudioError`` (see ``songcast.read_song``), ``TooLongError``.
+    Gives a ``SongWarning`` for a damaged file. Raises ``AudioError`` (see
+    ``songcast.read_song``), ``TooLongError``.
     """
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "song.bin"
@@ -96,6 +98,8 @@ def decode_file(content: bytes, name: str, max_frames: float = math.inf) -> Song
             # The scratch file means nothing to the client.
             message = str(error).replace(str(path), name).replace(path.name, name)
             raise type(error)(message) from None
+    if reader.damage:
+        warnings.warn(f"{name}: {reader.damage}", SongWarning, stacklevel=2)
     return Song(samples=np.concatenate(blocks), sample_rate_hz=rate, name=name)
 
 
