@@ -84,7 +84,7 @@ class PreparedSong:
 class Passages(Sequence[NDArray[np.int16]]):
     """The samples of one split of each song that has it, (frames, channels) int16.
 
-    A song is opened when it is asked for, and not held: many songs, few open files.
+    Songs are opened on access and not kept open, so many songs need few open files.
     """
 
     def __init__(self, songs: Iterable[PreparedSong], split: str) -> None:
