@@ -94,3 +94,22 @@ def make_song() -> MakeSong:
 def chord(make_song: MakeSong) -> Song:
     """A quarter of a second in stereo at 44.1 kHz."""
     return make_song()
+
+
+@pytest.fixture
+def rejection(capfd):
+    """Run a command that must fail: exit code 2, one line on stderr, nothing on stdout."""
+    from songcast import cli
+
+    def run(*arguments):
+        try:
+            code = cli.main(arguments)
+        except SystemExit as ended:  # argparse
+            code = ended.code
+        out, err = capfd.readouterr()
+        assert (code, out) == (2, ""), err
+        assert err.count("\n") == 1, err
+        assert err.startswith("songcast")
+        return err
+
+    return run

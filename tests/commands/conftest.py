@@ -24,22 +24,3 @@ def folder(tmp_path, monkeypatch):
 def song(folder, make_song):
     write_song(make_song(3000), folder / "song.wav")
     return "song.wav"
-
-
-@pytest.fixture
-def rejection(capfd):
-    """Run a command that must fail: exit code 2, one line on stderr, nothing on stdout."""
-    from songcast import cli
-
-    def run(*arguments):
-        try:
-            code = cli.main(arguments)
-        except SystemExit as ended:  # argparse
-            code = ended.code
-        out, err = capfd.readouterr()
-        assert (code, out) == (2, ""), err
-        assert err.count("\n") == 1, err
-        assert err.startswith("songcast")
-        return err
-
-    return run
