@@ -154,7 +154,8 @@ def send(url: str, body: bytes) -> int:
 @contextmanager
 def copied_store() -> Iterator[None]:
     """Use a copy of the embedded store, whose history is for real promotions."""
-    from songcast.tracking.store import SQLITE, database, tracking_uri
+    from songcast.tracking.embedded import database, sqlite_uri
+    from songcast.tracking.store import tracking_uri
 
     file = database(tracking_uri())
     if file is None:
@@ -165,7 +166,7 @@ def copied_store() -> Iterator[None]:
         copy = Path(scratch) / "mlruns"
         if file.is_file():
             shutil.copytree(file.parent, copy)
-        os.environ["MLFLOW_TRACKING_URI"] = f"{SQLITE}{copy / file.name}"
+        os.environ["MLFLOW_TRACKING_URI"] = sqlite_uri(copy / file.name)
         yield
 
 

@@ -11,6 +11,7 @@ import pytest
 from helpers.mlflow_store import all_runs, make_bundle, run_of, use_repository
 from songcast.tracking import lineage
 from songcast.tracking import store as tracking_store
+from songcast.tracking.embedded import mend, sqlite_uri
 from songcast.tracking.rebuild import ensure_run
 from songcast.tracking.stage_run import stage_run
 
@@ -20,39 +21,47 @@ def repository(tmp_path, monkeypatch):
     return use_repository(tmp_path / "here", monkeypatch)
 
 
-def test_a_moved_repository_keeps_its_artifacts_and_takes_new_ones(
-    repository, tmp_path, monkeypatch
+@pytest.mark.parametrize("name", ["with space", "100%25 ?#ü♪"])
+def test_plain_mlflow_reads_and_writes_a_store_that_was_moved_or_copied(
+    repository, tmp_path, monkeypatch, name
 ):
     mlflow = tracking_store.import_mlflow()
     note = repository / "note.txt"
     note.write_text("before the move")
     with stage_run("train", {}) as run:
         run.log_artifact(note)
-    moved = tmp_path / "there" / "with space"
-    moved.parent.mkdir()
-    shutil.move(repository, moved)
+    moved = tmp_path / "there" / name
+    shutil.copytree(repository, moved)
     use_repository(moved, monkeypatch)
-    # Plain MLflow, as `mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db` opens it.
-    for uri in ("sqlite:///mlruns/mlflow.db", f"sqlite:///{moved}/mlruns/mlflow.db"):
+    tracking_store.connect()
+    original = sqlite_uri(repository / "mlruns" / "mlflow.db")
+    for uri in (tracking_store.tracking_uri(), original):
         plain = mlflow.MlflowClient(uri)
+        place = repository if uri == original else moved
+        assert plain.get_run(run.run_id).info.artifact_uri.startswith(f"{place.as_uri()}/mlruns/")
         assert [f.path for f in plain.list_artifacts(run.run_id)] == ["note.txt"]
         copy = plain.download_artifacts(run.run_id, "note.txt", str(tmp_path))
         assert Path(copy).read_text() == "before the move"
     with stage_run("train", {}) as later:
         later.log_artifact(moved / "note.txt")
-    assert not repository.exists()
+    assert not list(repository.glob(f"mlruns/artifacts/songcast/{later.run_id}"))
     assert list(moved.glob(f"mlruns/artifacts/songcast/{later.run_id}/artifacts/note.txt"))
+    assert {p.name for p in moved.parent.iterdir()} == {name}
 
 
-def test_an_artifact_uri_cannot_leave_the_artifacts_folder(repository):
-    mlflow = tracking_store.import_mlflow()
-    from songcast.tracking.artifact_store import locate
-
-    database = repository / "mlruns" / "mlflow.db"
-    assert locate("songcast:/a/b", database) == repository / "mlruns" / "artifacts" / "a" / "b"
-    for uri in ("songcast:/../mlflow.db", "songcast:/a/%2e%2e/%2e%2e/x", "songcast:/a/../../.."):
-        with pytest.raises(mlflow.MlflowException, match="outside the artifacts folder"):
-            locate(uri, database)
+def test_a_store_of_version_0_1_is_mended_and_the_places_of_others_are_not(repository):
+    client = tracking_store.connect()
+    file = repository / "mlruns" / "mlflow.db"
+    mine = client.create_experiment("songcast", artifact_location="songcast:/songcast")
+    other = client.create_experiment("other", artifact_location="s3://bucket/songcast")
+    run = client.create_run(mine)
+    mend(file)
+    root = (repository / "mlruns" / "artifacts").as_uri()
+    assert client.get_experiment(mine).artifact_location == f"{root}/songcast"
+    assert client.get_run(run.info.run_id).info.artifact_uri.startswith(f"{root}/songcast/")
+    assert client.get_experiment(other).artifact_location == "s3://bucket/songcast"
+    file.chmod(0o444)
+    mend(file)
 
 
 def test_mlflow_tracking_uri_moves_everything(repository, tmp_path, monkeypatch):

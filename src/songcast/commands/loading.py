@@ -11,7 +11,8 @@ from songcast.forecasting.forecaster import Forecast, Forecaster
 from songcast.forecasting.keras_backend import quiet_startup
 from songcast.registry.aliases import CHAMPION, NAME
 from songcast.registry.models import REGISTRY_SCHEME, Model, load
-from songcast.tracking.store import database, tracking_uri
+from songcast.tracking.embedded import database
+from songcast.tracking.store import tracking_uri
 
 CHAMPION_URI = f"{REGISTRY_SCHEME}{NAME}@{CHAMPION}"
 FITTED = ("ridge", "notebook")

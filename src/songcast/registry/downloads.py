@@ -16,8 +16,9 @@ from songcast.bundle import MANIFEST, read_manifest
 from songcast.errors import BundleError, RegistryError
 from songcast.files import TEMPORARY_PREFIX, sha256_of_file
 from songcast.registry.versions import Version, find_version
+from songcast.tracking.embedded import database
 from songcast.tracking.run_data import BUNDLE
-from songcast.tracking.store import clear_errors, connect, database, import_mlflow, tracking_uri
+from songcast.tracking.store import clear_errors, connect, import_mlflow, tracking_uri
 
 CARD, LINEAGE = "model_card.md", "lineage.json"
 # The folder in which MLflow keeps the files of a model from code.

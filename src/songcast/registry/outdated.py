@@ -14,7 +14,8 @@ from typing import Any
 
 from songcast.files import REGISTERED, root
 from songcast.registry.aliases import NAME
-from songcast.tracking.store import database, home, tracking_uri
+from songcast.tracking.embedded import database
+from songcast.tracking.store import home, tracking_uri
 
 VERSIONS = (
     "SELECT version FROM model_versions WHERE name = ? AND current_stage != 'Deleted_Internal'"

@@ -15,11 +15,8 @@ from typing import Any
 
 from songcast.errors import SongcastError, TrackingError, disk_fault
 from songcast.files import root
+from songcast.tracking.embedded import EXPERIMENT, artifact_root, database, mend, sqlite_uri
 
-EXPERIMENT = "songcast"
-SQLITE = "sqlite:///"
-# The scheme of artifacts in the embedded store; see artifact_store.py.
-ARTIFACTS = "songcast:/"
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -50,7 +47,7 @@ REFUSED = re.compile(r"failed with error code (?:401|403) .*?Response body: '([^
 
 def tracking_uri() -> str:
     """Return ``MLFLOW_TRACKING_URI``, or the embedded store of this repository."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{home() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(home() / "mlflow.db")
 
 
 def home() -> Path:
@@ -82,13 +79,6 @@ def import_mlflow() -> Any:
     return mlflow
 
 
-def database(uri: str) -> Path | None:
-    """Return the sqlite file of ``uri``, None for a server."""
-    if not uri.startswith(SQLITE):
-        return None
-    return Path(uri.removeprefix(SQLITE).partition("?")[0]).absolute()
-
-
 def connect(uri: str | None = None) -> Any:
     """Return an ``MlflowClient``. Creates the embedded database if it does not exist.
 
@@ -101,6 +91,8 @@ def connect(uri: str | None = None) -> Any:
         with clear_errors(uri), locked(uri):
             if not file.exists():
                 _create_database(file)
+    elif file:
+        mend(file)
     return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
@@ -113,7 +105,8 @@ def experiment_id(client: Any) -> str:
             experiment = client.get_experiment_by_name(EXPERIMENT)
             if experiment is None:
                 # A server has its own artifact root.
-                place = f"{ARTIFACTS}{EXPERIMENT}" if database(uri) else None
+                file = database(uri)
+                place = f"{artifact_root(file)}/{EXPERIMENT}" if file else None
                 return str(client.create_experiment(EXPERIMENT, artifact_location=place))
     if experiment.lifecycle_stage == "deleted":
         client.restore_experiment(experiment.experiment_id)
@@ -207,15 +200,16 @@ def ui_command(port: int = 5000) -> tuple[list[str], dict[str, str], str]:
     Raises ``TrackingError`` if ``MLFLOW_TRACKING_URI`` names a server: a server has its own UI.
     """
     uri = tracking_uri()
-    if database(uri) is None:
+    file = database(uri)
+    if file is None:
         raise TrackingError(f"MLFLOW_TRACKING_URI is set: open the UI of the server, {uri}")
     prepare_environment()
     client = connect(uri)
     with clear_errors(uri):
         experiment = experiment_id(client)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
-    command += ["--default-artifact-root", ARTIFACTS, "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--workers", "1"]
+    command += ["--default-artifact-root", artifact_root(file), "--workers", "1"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
     # Without the query, the UI opens in its GenAI mode, which shows no training runs.
     page = f"#/experiments/{experiment}/runs?workflowType=machine_learning"
     environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
@@ -242,7 +236,7 @@ def _create_database(file: Path) -> None:
         stale.unlink()
     scratch = file.with_name(f".{file.name}.{os.getpid()}.{time.time_ns()}")
     try:
-        SqlAlchemyStore(f"{SQLITE}{scratch}", ARTIFACTS).engine.dispose()
+        SqlAlchemyStore(sqlite_uri(scratch), artifact_root(file)).engine.dispose()
         scratch.replace(file)
     finally:
         scratch.unlink(missing_ok=True)

@@ -1,0 +1,73 @@
+"""The embedded store: an sqlite file, and its artifacts beside it. Does not import MLflow.
+
+MLflow stores absolute artifact URIs in its database, so that any MLflow client can read them. After
+the folder was moved or copied they point to the old place: ``mend`` corrects them.
+"""
+
+import contextlib
+import sqlite3
+import urllib.parse
+from pathlib import Path
+
+SQLITE = "sqlite:///"
+EXPERIMENT = "songcast"
+# The columns of MLflow's database that hold artifact URIs.
+LOCATIONS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+
+
+def sqlite_uri(file: Path) -> str:
+    """Return the tracking URI of a database. SQLAlchemy 2.1 decodes what is encoded here."""
+    path = str(file)
+    # Slashes too: MLflow creates the parent folder of the path in the URI without decoding it.
+    return SQLITE + (urllib.parse.quote(path, safe="") if {"%", "?"} & {*path} else path)
+
+
+def database(uri: str) -> Path | None:
+    """Return the sqlite file of ``uri``, None for a server."""
+    if not uri.startswith(SQLITE):
+        return None
+    path = uri.removeprefix(SQLITE).partition("?")[0]
+    return Path(urllib.parse.unquote(path)).absolute()
+
+
+def artifact_root(file: Path) -> str:
+    """Return the URI of the folder ``artifacts`` beside a database."""
+    return (file.parent.resolve() / "artifacts").as_uri()
+
+
+def mend(file: Path) -> None:
+    """Correct the artifact URIs of a database whose folder was moved or copied.
+
+    Only URIs below the folder in which songcast made its experiment change. In version 0.1 that
+    was ``songcast:``. A database that cannot be written or read stays as it is.
+    """
+    new = artifact_root(file)
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(_open(file, "rw")) as connection:
+        old = _recorded_root(connection)
+        if old in (None, new):
+            return
+        with connection:
+            for table, column in LOCATIONS:
+                connection.execute(
+                    f"UPDATE {table} SET {column} = :new || substr({column}, length(:old) + 1) "
+                    f"WHERE substr({column}, 1, length(:old) + 1) = :old || '/'",
+                    {"old": old, "new": new},
+                )
+
+
+def _recorded_root(connection: sqlite3.Connection) -> str | None:
+    """Return the URI of the folder that holds the artifacts of songcast's experiment."""
+    query = "SELECT artifact_location FROM experiments WHERE name = ?"
+    row = connection.execute(query, (EXPERIMENT,)).fetchone()
+    ours = row is not None and row[0].endswith(f"/{EXPERIMENT}")
+    return row[0].removesuffix(f"/{EXPERIMENT}") if ours else None
+
+
+def _open(file: Path, mode: str) -> sqlite3.Connection:
+    return sqlite3.connect(f"{file.as_uri()}?mode={mode}", uri=True)
