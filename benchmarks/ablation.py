@@ -37,7 +37,7 @@ CHANGES: tuple[tuple[str, dict[str, Any], bool], ...] = (
     ("front end: ridge", {"front_end": "ridge"}, True),
     ("front end: none", {"front_end": "none"}, True),
     ("recurrence off", {}, False),
-    ("ReLU instead of LeakyReLU", {"activation": "relu"}, True),
+    ("ReLU instead of LeakyReLU", {"negative_slope": 0.0}, True),
     ("look_back 3", {"look_back": 3}, True),
     ("look_back 16", {"look_back": 16}, True),
     ("look_back 64", {"look_back": 64}, True),
@@ -137,6 +137,7 @@ def train_and_measure(
     recurrent: bool,
 ) -> Row:
     """Train on ``training``; return the mean bits of the validation passages of both groups."""
+    from songcast.forecasting.network import network_of
     from songcast.training.batches import CropSampler
     from songcast.training.checkpoint import Checkpoint
     from songcast.training.feature_cache import open_features
@@ -145,7 +146,8 @@ def train_and_measure(
     from songcast.training.validation import song_bits
 
     model = new_model(params, training)
-    network = model.network if recurrent else without_recurrence(model.network)
+    network = network_of(model.settings, model.weights)
+    network = network if recurrent else without_recurrence(network)
 
     def opened(songs: Sequence[PreparedSong], augmentations: int) -> list[Any]:
         return open_features(

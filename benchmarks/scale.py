@@ -237,7 +237,7 @@ def do_train(group: str) -> None:
         "workers": workers,
         "batch_size": batch_size,
         "steps_per_second": round(STEPS / (ends[1] - ends[0]), 3),
-        "weights": int(model.network.count_params()),
+        "weights": sum(array.size for array in model.weights.values()),
     }
     print(json.dumps(result))
 

@@ -125,7 +125,7 @@ def train_ours(seconds: float, batch_size: int | None) -> Results:
     from songcast.data.corpus import Corpus
     from songcast.files import FEATURES, PARAMS, PREPARED, root
     from songcast.forecasting.forecaster import prefetch
-    from songcast.forecasting.network import code_length_bits
+    from songcast.forecasting.network import code_length_bits, network_of
     from songcast.training.batches import CropSampler
     from songcast.training.feature_cache import open_features
     from songcast.training.fit import compile_trainer
@@ -143,8 +143,9 @@ def train_ours(seconds: float, batch_size: int | None) -> Results:
         look_back=params.look_back,
         seed=params.seed,
     )
-    trainer = compile_trainer(model.network, code_length_bits, fit_settings(params))
-    state = np.zeros((batch_size, *model.network.input_shape[-1][1:]), np.float32)
+    network = network_of(model.settings, model.weights)
+    trainer = compile_trainer(network, code_length_bits, fit_settings(params))
+    state = np.zeros((batch_size, *network.input_shape[-1][1:]), np.float32)
 
     def train(steps: int) -> None:
         batches = prefetch(partial(sampler.batch, 0), range(steps))

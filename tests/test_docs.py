@@ -37,7 +37,7 @@ IGNORED = {
 WRITTEN = {
     "prepared/songs.json",
     "models/train/bundle.json",
-    "models/train/network.keras",
+    "models/train/weights.safetensors",
     "mlruns/artifacts",
 }
 SUFFIXES = r"py|md|yaml|yml|toml|lock|json|html|dvc|css|js|svg"

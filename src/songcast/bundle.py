@@ -1,50 +1,41 @@
 """A bundle: a folder with everything that is needed to use a model, without pickles.
 
-It has ``bundle.json`` (kind, settings, params, versions, sha256 of each file), ``arrays.npz`` for
-plain arrays and ``network.keras`` for a Keras network. Equal models give equal bytes, so that DVC
-detects real changes only.
+It has ``bundle.json`` (kind, settings, params, versions, sha256 of each file) and
+``weights.safetensors``, plain arrays by name. Equal models give equal bytes, so that DVC detects
+real changes only.
 """
 
 import csv
 import hashlib
 import importlib.metadata
-import io
 import json
-import re
 import shutil
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from songcast.errors import BundleError
 from songcast.files import atomic_folder, sha256_of_file
 
 MANIFEST = "bundle.json"
-ARRAYS = "arrays.npz"
-NETWORK = "network.keras"
+WEIGHTS = "weights.safetensors"
+# The network of bundles that songcast up to version 0.2 wrote.
+OLD_FILES = ("network.keras", "arrays.npz")
 HISTORY = "history.csv"
 # The sub-folder of a package that holds the bundle of the continuation model.
 CONTINUATION = "continuation"
 VERSIONED = ("songcast", "keras", "tensorflow", "numpy", "numba")
-# Zip members have a date; a constant one gives equal bytes for equal content.
-EPOCH = (1980, 1, 1, 0, 0, 0)
 
-# The members of a network file, and the classes and functions that its config may name.
-CONFIG = "config.json"
-NETWORK_MEMBERS = {CONFIG, "metadata.json", "model.weights.h5"}
-PARTS = re.compile(
-    r"keras\.(DTypePolicy|Functional|optimizers\.\w+|initializers\.\w+"
-    r"|layers\.(Activation|Concatenate|Dense|InputLayer|LeakyReLU|LSTM|ReLU))"
-    r"|keras\.src\.(models\.functional\.Functional|ops\.numpy\.\w+)"
-    r"|songcast\.[\w.]+"
+OTHER_VERSION = (
+    "made by another version of songcast, whose models differ; "
+    "use that version, or train again with `make run`"
 )
-# Keras writes the inputs of an operation like this; it looks up no class for them.
-PLACEHOLDERS = {"__keras_tensor__", "__slice__", "__ellipsis__"}
-
 RESTORE = "restore the bundle, e.g. with `dvc checkout` or `make run`"
 
 Array = NDArray[Any]
@@ -55,32 +46,26 @@ def write_bundle(
     *,
     kind: str,
     details: Mapping[str, Any],
-    arrays: Mapping[str, Array] | None = None,
-    network: Any = None,
+    arrays: Mapping[str, Array],
     texts: Mapping[str, str] | None = None,
 ) -> None:
     """Write a bundle; an earlier one is replaced only when the whole new one is on disk.
 
-    ``arrays``: name to array. ``network``: a Keras model. ``texts``: file name to content, such
+    ``arrays``: name to array. ``texts``: file name to content, such
     as history.csv. ``details``: further keys of bundle.json with JSON values, such as
     sample_rate_hz, channels, look_back, scales and params.
     """
     with atomic_folder(folder) as scratch:
-        weights: dict[str, Array] = {}
-        if arrays:
-            (scratch / ARRAYS).write_bytes(_npz_bytes(arrays))
-            weights.update(arrays)
-        if network is not None:
-            network.save(scratch / NETWORK)
-            _fix_dates(scratch / NETWORK)
-            weights.update(network_weights(network))
+        # safetensors writes the memory of an array, whatever its strides.
+        plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        (scratch / WEIGHTS).write_bytes(safetensors.numpy.save(plain))
         for name, text in (texts or {}).items():
             (scratch / name).write_text(text)
         manifest = {
             "kind": kind,
             **details,
-            "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
-            "weights_sha256": weights_sha256(weights),
+            "versions": versions(),
+            "weights_sha256": weights_sha256(plain),
         }
         _write_manifest(scratch, manifest)
 
@@ -138,17 +123,13 @@ def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
     return manifest
 
 
-def check_weights(folder: Path, network: Any) -> None:
-    """Raise ``BundleError`` if a bundle's weights differ from ``weights_sha256`` in bundle.json.
-
-    This detects a file that was replaced together with its hash in bundle.json. ``network``: the
-    Keras model of the bundle.
-    """
-    weights = network_weights(network)
-    if (folder / ARRAYS).is_file():
-        weights |= read_arrays(folder)
-    if weights_sha256(weights) != read_manifest(folder, verify=False)["weights_sha256"]:
-        raise BundleError(f"{folder}: weights differ from {MANIFEST} (sha256); {RESTORE}")
+def versions() -> dict[str, str]:
+    """Return the versions of the installed packages that affect a model, by name."""
+    installed: dict[str, str] = {}
+    for name in VERSIONED:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            installed[name] = importlib.metadata.version(name)
+    return installed
 
 
 def _inside(name: str) -> bool:
@@ -158,10 +139,22 @@ def _inside(name: str) -> bool:
 
 
 def read_arrays(folder: Path) -> dict[str, Array]:
-    """Return the arrays of a bundle. Raises ``BundleError`` for an unsafe archive."""
-    check_archive(folder / ARRAYS)
-    with np.load(folder / ARRAYS, allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
+    """Return the arrays of a bundle.
+
+    Raises ``BundleError`` for a damaged file, and for weights other than those of bundle.json,
+    which detects a file that was replaced together with its hash.
+    """
+    path = folder / WEIGHTS
+    if not path.is_file():
+        old = any((folder / name).is_file() for name in OLD_FILES)
+        raise BundleError(f"{folder}: {OTHER_VERSION}" if old else f"{path}: missing; {RESTORE}")
+    try:
+        arrays: dict[str, Array] = safetensors.numpy.load(path.read_bytes())
+    except (SafetensorError, KeyError) as error:
+        raise BundleError(f"{path}: damaged ({error}); {RESTORE}") from None
+    if weights_sha256(arrays) != read_manifest(folder, verify=False)["weights_sha256"]:
+        raise BundleError(f"{folder}: weights differ from {MANIFEST} (sha256); {RESTORE}")
+    return arrays
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:
@@ -172,11 +165,6 @@ def read_history(folder: Path) -> list[dict[str, float]]:
         return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
 
 
-def network_weights(network: Any) -> dict[str, Array]:
-    """Return a Keras network's weights by path."""
-    return {f"network/{w.path}": np.asarray(w) for w in network.weights}
-
-
 def weights_sha256(weights: Mapping[str, Array]) -> str:
     """Return a digest of names, dtypes, shapes and values; equal models have equal digests."""
     digest = hashlib.sha256()
@@ -185,93 +173,3 @@ def weights_sha256(weights: Mapping[str, Array]) -> str:
         digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
-
-
-def _npz_bytes(arrays: Mapping[str, Array]) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        for name in sorted(arrays):
-            member = io.BytesIO()
-            np.lib.format.write_array(member, np.ascontiguousarray(arrays[name]))
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy", EPOCH), member.getvalue())
-    return stream.getvalue()
-
-
-def _fix_dates(path: Path) -> None:
-    """Rewrite a .keras archive without dates, so that equal networks have equal bytes."""
-    with zipfile.ZipFile(path) as archive:
-        members = {name: archive.read(name) for name in sorted(archive.namelist())}
-    metadata = json.loads(members["metadata.json"])
-    metadata.pop("date_saved", None)
-    members["metadata.json"] = json.dumps(metadata).encode()
-    members["config.json"] = _number_shared_objects(members["config.json"])
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(zipfile.ZipInfo(name, EPOCH), content)
-
-
-def _number_shared_objects(config: bytes) -> bytes:
-    """Replace the ids of shared objects, which Keras takes from memory addresses, by numbers."""
-    seen: dict[bytes, int] = {}
-
-    def number(match: re.Match[bytes]) -> bytes:
-        return b'"shared_object_id": %d' % seen.setdefault(match[1], len(seen))
-
-    return re.sub(rb'"shared_object_id": (\d+)', number, config)
-
-
-def check_archive(path: Path) -> list[str]:
-    """Return the names of the members of a zip file if it is safe to read.
-
-    Raises ``BundleError`` if it is damaged, contains paths or duplicate names, or is larger
-    unpacked than on disk: the archives of a bundle are not compressed.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
-        raise BundleError(f"{path}: damaged archive ({error}); restore the bundle") from None
-    names = [member.filename for member in members]
-    if sum(member.file_size for member in members) > path.stat().st_size:
-        raise BundleError(f"{path}: larger unpacked than on disk; restore the bundle")
-    if len(set(names)) < len(names) or any("/" in name or "\\" in name for name in names):
-        raise BundleError(f"{path}: contains paths or duplicate names; restore the bundle")
-    return names
-
-
-def read_network(path: Path) -> Any:
-    """Return the Keras model in ``path`` for predictions; custom layers must be imported already.
-
-    Raises ``BundleError`` if the file is damaged or has parts other than those of our networks.
-    """
-    unexpected: set[str] = set(check_archive(path)) ^ NETWORK_MEMBERS
-    if not unexpected:
-        with zipfile.ZipFile(path) as archive:
-            config = archive.read(CONFIG)
-        try:
-            unexpected = {part for part in parts(json.loads(config)) if not PARTS.fullmatch(part)}
-        except (ValueError, RecursionError):
-            unexpected = {CONFIG}
-    if unexpected:
-        raise BundleError(
-            f"{path}: missing or unexpected part ({sorted(unexpected)[0]}); restore the bundle"
-        )
-    import keras
-
-    try:
-        return keras.saving.load_model(path, compile=False)
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise BundleError(f"{path}: cannot be built ({reason}); restore the bundle") from None
-
-
-def parts(config: Any) -> Iterator[str]:
-    """Yield the full name of each class and function in a Keras config."""
-    if isinstance(config, dict):
-        name = config.get("class_name")
-        if name is not None and str(name) not in PLACEHOLDERS:
-            yield f"{config.get('module')}.{name}"
-        config = list(config.values())
-    if isinstance(config, list):
-        for value in config:
-            yield from parts(value)

@@ -217,7 +217,6 @@ class TrainParams(FitParams):
     units: int = Field(ge=1, le=4096)
     layers: int = Field(ge=1, le=8)
     head_units: tuple[HeadUnits, ...] = Field(min_length=1)
-    activation: Literal["leaky_relu", "relu", "gelu", "tanh"]
     negative_slope: float = Field(ge=0, lt=1)
     exclude: tuple[str, ...]
 

@@ -121,7 +121,7 @@ def test_a_model_that_cannot_be_loaded_is_one_line_before_any_scoring(
     folder, song, chord, monkeypatch, rejection
 ):
     Ridge.fit([chord.samples], look_back=4, alpha=1e-3).save(folder / "altered", {})
-    (folder / "altered" / "arrays.npz").write_bytes(b"altered")
+    (folder / "altered" / "weights.safetensors").write_bytes(b"altered")
     monkeypatch.setattr(score, "score_song", lambda *_: pytest.fail("scored"))
     for uri, reason in [
         ("nowhere", "nowhere: no model bundle here"),

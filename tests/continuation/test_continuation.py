@@ -201,9 +201,9 @@ def test_the_manifest_of_a_package_covers_the_continuation_model(bundle, tmp_pat
     assert manifest["weights_sha256"] == own["weights_sha256"]
     continuation = read_manifest(bundle.parent / "continuation")
     assert manifest["continuation_weights_sha256"] == continuation["weights_sha256"]
-    network = package / "continuation" / "network.keras"
+    network = package / "continuation" / "weights.safetensors"
     network.write_bytes(network.read_bytes()[:-1])
-    with pytest.raises(BundleError, match=r"continuation/network\.keras: missing or altered"):
+    with pytest.raises(BundleError, match=r"continuation/weights\.safetensors: missing or altered"):
         read_manifest(package)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from helpers.small_models import RATE_HZ, randomised
-from songcast.bundle import MANIFEST, NETWORK
+from songcast.bundle import MANIFEST, WEIGHTS
 from songcast.errors import BundleError
 from songcast.files import sha256_of_file
 from songcast.registry.models import load
@@ -94,11 +94,11 @@ def test_exchanged_weights_are_detected_even_if_their_hash_is_exchanged_too(tmp_
         randomised(seed=number).save(tmp_path / name, details, "")
     right = tmp_path / "right"
     assert load(right).name == "lstm"
-    shutil.copy(tmp_path / "wrong" / NETWORK, right / NETWORK)
+    shutil.copy(tmp_path / "wrong" / WEIGHTS, right / WEIGHTS)
     with pytest.raises(BundleError, match="missing or altered"):
         load(right)
     manifest = json.loads((right / MANIFEST).read_text())
-    manifest["files"][NETWORK] = sha256_of_file(right / NETWORK)
+    manifest["files"][WEIGHTS] = sha256_of_file(right / WEIGHTS)
     (right / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match="weights differ from"):
         load(right)

@@ -15,26 +15,27 @@ from numpy.testing import assert_array_equal
 from scipy.special import expit
 
 from helpers.small_models import RATE_HZ, forecaster, music, song
-from songcast.forecasting import filter_bank, lstm
+from songcast.forecasting import filter_bank
+from songcast.forecasting.adaptation import Average
 from songcast.forecasting.distribution import (
     HIGHEST,
     LOWEST,
-    UNIFORM_SHARE,
-    VALUES,
-    LogisticMixture,
+    Distribution,
 )
+from songcast.forecasting.distribution_kernels import UNIFORM_SHARE, VALUES
 from songcast.forecasting.filter_bank_settings import FilterBankSettings, LeastSquares, Lms
 from songcast.forecasting.forecaster import Forecaster, ForecastSession
-from songcast.forecasting.lstm import LstmSession
+from songcast.forecasting.lstm import LstmForecaster
 
 # The coder writes words of 32 bits; the last two end the stream.
 CODER_BITS = 64
 
 
 def coder_model(
-    mixture: LogisticMixture, frame: int, channel: int
+    distribution: Distribution, frame: int, channel: int
 ) -> constriction.stream.model.Model:
     """The distribution of one sample for constriction: its CDF between values."""
+    mixture = distribution.mixture if isinstance(distribution, Average) else distribution
     weights = mixture.weights[frame, channel]
     locations = mixture.locations[frame, channel]
     scales = mixture.scales[frame, channel]
@@ -75,7 +76,7 @@ def decode(model: Forecaster, words, frames: int, channels: int):
 
 def copy_of(session: ForecastSession, model: Forecaster) -> ForecastSession:
     """A copy of the session's state; immutable parts are shared."""
-    shared = [model, session._network] if isinstance(session, LstmSession) else [model]
+    shared = [model, model.network] if isinstance(model, LstmForecaster) else [model]
     return copy.deepcopy(session, {id(thing): thing for thing in shared})
 
 
@@ -111,10 +112,8 @@ def test_a_song_is_coded_in_the_predicted_bits_and_decoded_without_loss():
 
 
 @pytest.mark.parametrize("name", ["lstm-cascade", "lstm-none"])
-def test_the_lstm_codes_and_decodes_across_the_borders_of_its_blocks(name, monkeypatch):
-    # Each sample evaluates a whole block, so blocks are small here. The song is short, so the
-    # tolerance includes the coder's last words.
-    monkeypatch.setattr(lstm, "BLOCK_FRAMES", 64)
+def test_the_lstm_codes_and_decodes_across_the_borders_of_its_steps(name):
+    # The song is short, so the tolerance includes the coder's last words.
     model = forecaster(name)
     samples = music(150, 2)
     words = encode(model, samples)

@@ -10,14 +10,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import logistic
 
-from songcast.forecasting.distribution import (
-    HIGHEST,
-    LOWEST,
+from songcast.forecasting.distribution import HIGHEST, LOWEST, LogisticMixture
+from songcast.forecasting.distribution_kernels import (
     MAX_SCALE_LSB,
     MIN_SCALE_LSB,
     UNIFORM_SHARE,
     VALUES,
-    LogisticMixture,
 )
 
 ALL = np.arange(LOWEST, HIGHEST + 1)

@@ -2,8 +2,6 @@
 
 import hashlib
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,15 +10,17 @@ from numpy.testing import assert_allclose, assert_array_equal
 from helpers.small_models import BANK, RATE_HZ, distributions, music, randomised, song, untrained
 from songcast.data.corpus import PreparedSong
 from songcast.errors import CorpusError
-from songcast.forecasting.adaptation import BiasStage, ModelAveraging
+from songcast.forecasting import adaptation
+from songcast.forecasting.adaptation import BiasStage, Model, ModelAveraging
 from songcast.forecasting.baselines import Cascade
 from songcast.forecasting.distribution import BLOCK_FRAMES, LogisticMixture
+from songcast.forecasting.features import FeatureExtractor, relative_mixture
 from songcast.forecasting.filter_bank_settings import FilterBankSettings
 from songcast.forecasting.front_end import FrontEndSettings
 from songcast.forecasting.lstm import LstmForecaster
-from songcast.forecasting.network import NetworkSettings, build_network
-from songcast.forecasting.stacking import Stacking
-from songcast.training import feature_cache
+from songcast.forecasting.network import build_network, network_of, network_weights
+from songcast.forecasting.network_engine import NetworkSession, NetworkSettings
+from songcast.training import batches, feature_cache, feature_streams
 from songcast.training.batches import CropSampler, network_inputs, passage_batches
 from songcast.training.feature_cache import DTYPES, open_features
 
@@ -57,7 +57,7 @@ def settings_of(model) -> FrontEndSettings:
 
 
 def test_an_untrained_network_codes_like_the_cascade(monkeypatch):
-    monkeypatch.setattr(BiasStage, "correct", lambda self, mixture, samples: mixture)
+    monkeypatch.setattr(adaptation, "MAX_SHIFT", 0.0)
     for channels in (1, 2):
         x = song(music(BLOCK_FRAMES + 500, channels))
         untouched = untrained("cascade").forecast(x)
@@ -84,10 +84,9 @@ def test_the_cascade_is_used_where_the_wider_bank_is_worse():
     # A sawtooth: the weights of 23 equal experts are harder to estimate than those of 13.
     saw = ((np.arange(12000)[:, None] * 331 + 32768) % 65536 - 32768).astype(np.int16)
     front_end = FrontEndSettings(filter_bank=FilterBankSettings.wide())
-    settings = NetworkSettings(
-        experts=len(front_end.expert_names), mixtures=Stacking.components, units=4, head_units=(4,)
-    )
-    wide = LstmForecaster(build_network(settings), settings, front_end).forecast(song(saw))
+    settings = NetworkSettings(experts=len(front_end.expert_names), units=4, head_units=(4,))
+    weights = network_weights(build_network(settings))
+    wide = LstmForecaster(weights, settings, front_end).forecast(song(saw))
     narrow, wider = (
         Cascade().forecast(song(saw)),
         Cascade(FilterBankSettings.wide()).forecast(song(saw)),
@@ -116,40 +115,48 @@ def test_prefetching_changes_no_bit():
         assert_array_equal(model.forecast(song(x)).bits, np.concatenate(bits))
 
 
+def around(locations, scale, x) -> Model:
+    """One logistic for each sample of ``x`` (channels, frames)."""
+    locations = np.broadcast_to(locations, x.shape).astype(np.float64)[..., None]
+    mixture = LogisticMixture(
+        weights=np.ones_like(locations).swapaxes(0, 1),
+        locations=locations.swapaxes(0, 1),
+        scales=np.full_like(locations, scale).swapaxes(0, 1),
+    )
+    return Model(
+        weights=np.ones_like(locations),
+        locations=locations,
+        scales=np.full_like(locations, scale),
+        mean=locations[..., 0],
+        low=np.zeros(x.shape),
+        mass=2.0 ** -mixture.bits(x.T.astype(np.int16)).T,
+    )
+
+
 def test_the_bias_stage_learns_the_correlation_of_the_errors():
     # The error of a mixture around 0, which depends on its past and on the other channel.
     rng = np.random.default_rng(0)
     error = rng.normal(0, 100, (20000, 2))
     error[1:, 0] += 0.4 * error[:-1, 0]
     error[:, 1] += 0.4 * error[:, 0]
-    x = np.rint(error).astype(np.int16)
-    plain = LogisticMixture(
-        weights=np.ones((*x.shape, 1)),
-        locations=np.zeros((*x.shape, 1)),
-        scales=np.full((*x.shape, 1), 60.0),
-    )
-    moved = BiasStage(2).correct(plain, x)
-    gain = (plain.bits(x) - moved.bits(x))[10000:].mean(axis=0)
+    x = np.rint(error.T)
+    plain = around(0.0, 60.0, x)
+    parts = (plain.weights.copy(), plain.locations.copy(), plain.scales.copy())
+    moved = BiasStage(2).correct(x, *parts)
+    gain = np.log2(moved.mass / plain.mass)[:, 10000:].mean(axis=1)
     # The possible gain is 0.5 log2(1 + 0.16) = 0.107 bits.
     assert np.all(gain > 0.06) and np.all(gain < 0.13)
 
 
 def test_model_averaging_follows_the_best_model():
     x = music(3000, 2)
-    rows = (*x.shape, 1)
-
-    def around(locations, scale):
-        return LogisticMixture(
-            weights=np.ones(rows),
-            locations=np.broadcast_to(locations, rows).astype(float),
-            scales=np.full(rows, scale),
-        )
-
-    good, poor = around(x[..., None] + 1.0, 2.0), around(0.0, 2.0)
-    for network, others in [(good, [poor, poor]), (poor, [good, poor]), (poor, [poor, good])]:
-        averaged = ModelAveraging(2).average(network, others, x)
-        assert_allclose(averaged.weights.sum(-1), 1.0)
-        assert_allclose(averaged.bits(x)[100:], good.bits(x)[100:], atol=1e-3)
+    good, poor = around(x.T + 1.0, 2.0, x.T), around(0.0, 2.0, x.T)
+    for models in [(good, poor, poor), (poor, good, poor), (poor, poor, good)]:
+        averaged = ModelAveraging(2, 3).average(models, x)
+        assert_allclose(averaged.shares.sum(-1), 1.0)
+        assert_allclose(averaged.bits(x)[100:], -np.log2(good.mass.T)[100:], atol=1e-3)
+        # Code lengths of all values come from the joint mixture.
+        assert_allclose(averaged.bits(x), averaged.mixture.bits(x), atol=1e-4)
 
 
 def test_a_saved_and_loaded_model_forecasts_the_same_bits(tmp_path):
@@ -164,78 +171,41 @@ def test_a_saved_and_loaded_model_forecasts_the_same_bits(tmp_path):
             assert_array_equal(after[part], before[part], part)
 
 
-JAX_FORECAST = """
-import sys, numpy as np, keras
-from pathlib import Path
-from songcast.audio.songs import Song
-from songcast.forecasting.adaptation import BiasStage
-from songcast.forecasting.lstm import LstmForecaster
-assert keras.backend.backend() == "jax"
-model = LstmForecaster.load(Path(sys.argv[1]))
-song = Song(samples=np.load(sys.argv[2]), sample_rate_hz=44100, name="music")
-forecast = model.forecast(song)
-np.savez(sys.argv[3], mean=forecast.mean, bits=forecast.bits)
-"""
-
-
-@pytest.mark.slow
-def test_jax_gives_the_same_forecast_as_tensorflow(tmp_path):
-    model = randomised("cascade", spread=0.1)
-    model.save(tmp_path / "bundle", {})
-    x = music(BLOCK_FRAMES + 500, 2)
-    np.save(tmp_path / "song.npy", x)
-    paths = [str(tmp_path / name) for name in ("bundle", "song.npy", "jax.npz")]
-    subprocess.run(
-        [sys.executable, "-c", JAX_FORECAST, *paths],
-        env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
-        check=True,
-    )
-    forecast = model.forecast(song(x))
-    with np.load(paths[2]) as stored:
-        assert_allclose(stored["bits"], forecast.bits, atol=1e-4)
-        # The tolerance of a mean is relative to the width of its error.
-        width = np.convolve(np.abs(x - forecast.mean).mean(1), np.ones(64) / 64, "same")[:, None]
-        assert np.max(np.abs(stored["mean"] - forecast.mean) / (width + 1.0)) < 1e-4
-
-
 # Training and forecasting give the network the same inputs.
-
-
-class Recorder:
-    """Replaces the network and records its inputs."""
-
-    def __init__(self, network):
-        self.network = network
-        self.inputs = []
-
-    def predict_on_batch(self, inputs):
-        self.inputs.append([np.array(rows) for rows in inputs])
-        return self.network.predict_on_batch(inputs)
 
 
 @pytest.mark.parametrize("kind", ["cascade", "none"])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_training_and_forecasting_give_the_network_the_same_inputs(kind, channels, tmp_path):
+def test_the_compiled_network_equals_the_keras_network_on_the_features_of_training(
+    kind, channels, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(feature_streams, "DTYPES", dict.fromkeys(DTYPES, np.float32))
+    monkeypatch.setattr(batches, "DTYPES", dict.fromkeys(DTYPES, np.float32))
     model = randomised(kind)
-    x = music(FRAMES, channels)
-    frame, look_back = model.settings.step_frames, model.settings.look_back
-    features = open_features([prepared(tmp_path, x)], settings_of(model), frame, tmp_path / "f")[0]
-    recorder = Recorder(model.network)
-    model.network_for = lambda channels: recorder
-    distributions(model, x, range(BLOCK_FRAMES, FRAMES, BLOCK_FRAMES))
-    names = [tensor.name for tensor in recorder.network.inputs]
-    for start, given in zip(range(0, FRAMES, BLOCK_FRAMES), recorder.inputs[:3], strict=True):
-        recorded = dict(zip(names, given, strict=True))
-        for c in range(channels):
-            inputs, target = network_inputs([(features, c, start)], BLOCK_FRAMES, look_back)
-            assert set(inputs) == set(names) - {"state"}
-            for name, (rows,) in inputs.items():
-                # Half precision on disk for what DTYPES says, else the same bits
-                exact = DTYPES[name] is np.float32
-                tolerance = {"rtol": 0, "atol": 0} if exact else {"rtol": 1e-3, "atol": 1e-3}
-                assert_allclose(rows, recorded[name][c], **tolerance, err_msg=f"{name} at {start}")
-            # The target is the sample that the windows of the next rows look back on.
-            assert_array_equal(target[0, :, 0], recorded["residual"][c][look_back:, 0])
+    settings = model.settings
+    x = music(BLOCK_FRAMES + 320, channels)
+    features = open_features(
+        [prepared(tmp_path, x)], model.front_end, settings.step_frames, tmp_path / "f"
+    )[0]
+    places = [(features, c, 0) for c in range(channels)]
+    inputs, _ = network_inputs(places, len(x), settings.look_back)
+    state = np.zeros((channels, settings.layers, 2, settings.units), np.float32)
+    keras_network = network_of(settings, model.weights)
+    output, _ = keras_network.predict_on_batch([*inputs.values(), state])
+    log_weights, locations, log_scales = np.split(np.asarray(output, np.float64), 3, axis=-1)
+
+    encoded = model.front_end.open(channels).encode(x)
+    block = FeatureExtractor(channels, settings.experts, settings.step_frames).extract(encoded)
+    own = [getattr(encoded, name).swapaxes(0, 1) for name in ("weights", "locations", "scales")]
+    own = [np.ascontiguousarray(part).copy() for part in own]
+    NetworkSession(model.network, channels).correct(block, *own)
+    unit = block.unit[..., None]
+    scales = np.exp(log_scales)
+    assert_allclose(own[0], np.exp(log_weights), atol=1e-5)
+    assert_allclose(own[2] / unit, scales, rtol=1e-4)
+    difference = (own[1] - encoded.mean.T[..., None]) / unit - locations
+    assert np.max(np.abs(difference) / np.maximum(scales, np.abs(locations))) < 1e-4
+    assert relative_mixture(encoded, block.unit).shape == output.shape
 
 
 def test_a_crop_is_the_same_place_of_the_longer_crop_around_it(tmp_path):

@@ -7,16 +7,16 @@ from numpy.typing import NDArray
 
 from songcast.audio.songs import Song
 from songcast.forecasting.baselines import Cascade, Persistence
-from songcast.forecasting.distribution import LogisticMixture
+from songcast.forecasting.distribution import Distribution
 from songcast.forecasting.filter_bank_settings import FilterBankSettings, LeastSquares, Lms
 from songcast.forecasting.forecaster import Forecaster, ForecastSession
 from songcast.forecasting.front_end import FrontEndKind, FrontEndSettings
 from songcast.forecasting.lstm import LstmForecaster
-from songcast.forecasting.network import NetworkSettings, build_network
-from songcast.forecasting.notebook import Notebook
+from songcast.forecasting.network import build_network, network_weights
+from songcast.forecasting.network_engine import NetworkSettings
+from songcast.forecasting.notebook import Activation, Notebook
 from songcast.forecasting.notebook import build_network as build_notebook
 from songcast.forecasting.ridge import Ridge
-from songcast.forecasting.stacking import Stacking
 
 RATE_HZ = 44100
 # A quick bank with both kinds of stages and a chain of two.
@@ -73,14 +73,13 @@ def untrained(kind: FrontEndKind = "cascade", seed: int = 0) -> LstmForecaster:
     end = front_end(kind)
     settings = NetworkSettings(
         experts=len(end.expert_names),
-        mixtures=Stacking.components,
         look_back=8,
         step_frames=16,
         units=6,
         layers=2,
         head_units=(8, 6),
     )
-    return LstmForecaster(build_network(settings), settings, end)
+    return LstmForecaster(network_weights(build_network(settings)), settings, end)
 
 
 def randomised(
@@ -89,9 +88,9 @@ def randomised(
     """An LSTM forecaster of which every weight is random, the last layer's too."""
     model = untrained(kind)
     rng = np.random.default_rng(seed)
-    weights = [rng.normal(0, spread, w.shape) for w in model.network.get_weights()]
-    model.network.set_weights(weights)
-    return model
+    shapes = model.settings.shapes.items()
+    weights = {name: rng.normal(0, spread, shape).astype(np.float32) for name, shape in shapes}
+    return LstmForecaster(weights, model.settings, model.front_end)
 
 
 def forecaster(name: str) -> Forecaster:
@@ -103,10 +102,7 @@ def forecaster(name: str) -> Forecaster:
     if name == "cascade":
         return Cascade()
     if name == "notebook":
-        import keras
-
-        keras.utils.set_random_seed(0)
-        return Notebook(build_notebook(3, "leaky_relu"))
+        return notebook("leaky_relu")
     kinds: dict[str, FrontEndKind] = {
         "lstm-cascade": "cascade",
         "lstm-ridge": "ridge",
@@ -115,12 +111,27 @@ def forecaster(name: str) -> Forecaster:
     return randomised(kinds[name])
 
 
-def joined(mixtures: Sequence[LogisticMixture]) -> dict[str, NDArray[np.float64]]:
-    """Join the parameters of the distributions of successive blocks."""
-    return {
-        part: np.concatenate([getattr(mixture, part) for mixture in mixtures])
-        for part in ("weights", "locations", "scales")
-    }
+def notebook(activation: Activation) -> Notebook:
+    """An untrained notebook."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    network = build_notebook(3, activation)
+    weights = {w.path: np.array(w, np.float32) for w in network.weights}
+    return Notebook(weights, 3, activation)
+
+
+# Code lengths of these values tell distributions apart.
+PROBES = (-700, 0, 3, 1500)
+
+
+def joined(blocks: Sequence[Distribution]) -> dict[str, NDArray[np.float64]]:
+    """Return the means of successive blocks and the code lengths of ``PROBES``."""
+    parts = {"mean": np.concatenate([block.mean for block in blocks])}
+    for value in PROBES:
+        bits = [block.bits(np.full(block.mean.shape, value, np.int16)) for block in blocks]
+        parts[f"bits of {value}"] = np.concatenate(bits)
+    return parts
 
 
 def distributions(

@@ -5,14 +5,8 @@ import pytest
 
 import songcast
 from helpers.mlflow_store import make_bundle, use_repository
-from helpers.small_models import music, randomised, ridge, song
+from helpers.small_models import music, notebook, randomised, ridge, song
 from songcast.errors import BundleError, SongcastError
-from songcast.forecasting.notebook import Notebook, build_network
-
-# TensorFlow's variables do not know NumPy 2's copy keyword; Keras asks them when it saves.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation doesn't accept a copy keyword"
-)
 
 
 @pytest.mark.parametrize("name", ["persistence", "cascade"])
@@ -25,7 +19,7 @@ def test_forecasters_that_need_no_fit_are_there_at_once(name, tmp_path, monkeypa
 def test_a_bundle_folder_gives_its_forecaster_by_path_or_text(kind, tmp_path):
     model = {
         "ridge": ridge,
-        "notebook": lambda: Notebook(build_network(3, "relu")),
+        "notebook": lambda: notebook("relu"),
         "lstm": lambda: randomised("cascade"),
     }[kind]()
     model.save(tmp_path / "bundle", {})
@@ -69,7 +63,7 @@ def test_a_bundle_of_an_unknown_kind_says_which_kinds_there_are(tmp_path):
 def test_an_altered_bundle_is_not_used(kind, tmp_path):
     model = ridge() if kind == "ridge" else randomised("cascade")
     model.save(tmp_path / "model", {})
-    file = tmp_path / "model" / ("arrays.npz" if kind == "ridge" else "network.keras")
+    file = tmp_path / "model" / "weights.safetensors"
     file.write_bytes(file.read_bytes() + b"\0")
     with pytest.raises(BundleError, match=f"{file.name}: missing or altered"):
         songcast.load(tmp_path / "model")

@@ -306,7 +306,7 @@ def test_altered_artifacts_are_not_served(with_versions):
     make_bundle(folder, 99.0)  # a sound bundle, but not the one that was registered
     with pytest.raises(BundleError, match="differ from the registered ones"):
         downloads.resolve("models:/songcast@champion")
-    (folder / "arrays.npz").write_bytes(b"altered")
+    (folder / "weights.safetensors").write_bytes(b"altered")
     with pytest.raises(BundleError, match="altered"):
         downloads.resolve("models:/songcast@champion")
 
@@ -438,7 +438,7 @@ def test_files_from_a_server_are_kept_in_the_users_cache_and_verified_each_time(
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv(variable, str(tmp_path / "deep" / "down"))
     found = versions.get_version(1)
-    for damage in (None, "arrays.npz", "bundle.json"):
+    for damage in (None, "weights.safetensors", "bundle.json"):
         if damage:
             (folder / damage).write_bytes(b"altered")  # noqa: F821
         folder = downloads.resolve(found.uri)
@@ -447,8 +447,8 @@ def test_files_from_a_server_are_kept_in_the_users_cache_and_verified_each_time(
         assert sorted(downloaded) == [
             f"artifacts/train/{name}"
             for name in (
-                *("arrays.npz", "bundle.json"),
-                *("continuation/arrays.npz", "continuation/bundle.json"),
+                *("bundle.json", "continuation/bundle.json"),
+                *("continuation/weights.safetensors", "weights.safetensors"),
             )
         ]
         downloaded.clear()
@@ -464,7 +464,7 @@ def test_pull_takes_what_was_registered_and_nothing_beside_it(with_versions, tmp
     (folder / "evil.py").write_text("raise SystemExit")
     downloads.pull("models:/songcast/1", tmp_path / "mine")
     assert {p.name for p in (tmp_path / "mine").iterdir()} == {
-        *("arrays.npz", "bundle.json", "continuation", "model_card.md")
+        *("weights.safetensors", "bundle.json", "continuation", "model_card.md")
     }
 
 
@@ -503,7 +503,7 @@ def test_two_downloads_at_once_leave_one_bundle_that_nobody_takes_away(
     folder = downloads.resolve("models:/songcast/1")
     assert folder.stat().st_ino == seen[1]
     assert {path.name for path in folder.iterdir()} == {
-        *("arrays.npz", "bundle.json", "continuation")
+        *("weights.safetensors", "bundle.json", "continuation")
     }
 
 

@@ -90,7 +90,7 @@ def test_a_run_that_was_logged_live_is_not_rebuilt(repository):
 
 def test_an_altered_bundle_is_not_logged(repository):
     bundle = make_bundle(repository / "models" / "train", 1.0)
-    (bundle / "arrays.npz").write_bytes(b"altered")
+    (bundle / "weights.safetensors").write_bytes(b"altered")
     with pytest.raises(BundleError, match="altered"):
         ensure_run("train", bundle)
     assert all_runs() == []

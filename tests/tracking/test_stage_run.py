@@ -48,7 +48,7 @@ def test_a_stage_logs_params_epochs_tags_files_and_weights(repository):
     client = tracking_store.connect()
     assert [file.path for file in client.list_artifacts(run.run_id, "notes")] == ["notes/note.txt"]
     assert [file.path for file in client.list_artifacts(run.run_id, "bundle")] == [
-        *("bundle/arrays.npz", "bundle/bundle.json")
+        *("bundle/bundle.json", "bundle/weights.safetensors")
     ]
 
 

@@ -19,14 +19,13 @@ from helpers.small_continuation import continuation_model
 from helpers.small_models import RATE_HZ, music, randomised, untrained
 from songcast.data.corpus import PreparedSong, write_index
 from songcast.errors import ParamsError
-from songcast.forecasting.lstm import absolute_mixture
-from songcast.forecasting.network import code_length_bits
+from songcast.forecasting.network import code_length_bits, network_of
 from songcast.training.batches import CropSampler
 from songcast.training.checkpoint import Checkpoint
 from songcast.training.feature_cache import open_features
 from songcast.training.fit import FitSettings, compile_trainer
 from songcast.training.forecaster import fit_forecaster
-from songcast.training.validation import song_bits, validation_measures
+from songcast.training.validation import absolute_mixture, song_bits, validation_measures
 
 # TensorFlow variables lack the copy keyword of NumPy 2, which Keras uses when it saves.
 pytestmark = pytest.mark.filterwarnings(
@@ -63,7 +62,7 @@ def corpus(tmp_path_factory):
 
 
 def train(corpus, folder, fingerprint="f", seed=0, settings=SETTINGS, on_epoch=None, on_step=None):
-    """Train a small network without a front end; its model and rows."""
+    """Train a small network without a front end; return it and its rows."""
     model = untrained("none", seed)
     sampler = CropSampler(
         corpus[1],
@@ -73,8 +72,9 @@ def train(corpus, folder, fingerprint="f", seed=0, settings=SETTINGS, on_epoch=N
         seed=seed,
     )
     checkpoint = Checkpoint(folder, fingerprint)
+    network = network_of(model.settings, model.weights)
     rows = fit_forecaster(
-        model.network,
+        network,
         sampler,
         corpus[1],
         settings,
@@ -82,7 +82,7 @@ def train(corpus, folder, fingerprint="f", seed=0, settings=SETTINGS, on_epoch=N
         on_epoch or (lambda epoch, row: None),
         on_step,
     )
-    return model, rows
+    return network, rows
 
 
 def stop_after(last: int):
@@ -95,8 +95,12 @@ def stop_after(last: int):
     return on_epoch
 
 
-def weights_of(model):
-    return [np.array(w) for w in model.network.get_weights()]
+def keras_network(model):
+    return network_of(model.settings, model.weights)
+
+
+def weights_of(network):
+    return [np.array(w) for w in network.get_weights()]
 
 
 def assert_equal_weights(a, b):
@@ -115,10 +119,10 @@ def test_training_lowers_the_code_length_on_validation_passages(corpus, finished
     weights, rows = finished
     assert [row["step"] for row in rows] == [0.0, 1.0, 2.0]
     assert all(set(row) == set(rows[0]) for row in rows)
-    model = untrained("none")
-    before = np.mean(song_bits(model.network, corpus[1]))
-    model.network.set_weights(weights)
-    after = np.mean(song_bits(model.network, corpus[1]))
+    network = keras_network(untrained("none"))
+    before = np.mean(song_bits(network, corpus[1]))
+    network.set_weights(weights)
+    after = np.mean(song_bits(network, corpus[1]))
     assert after < before - 0.1
     # The result is the average of the best epoch.
     assert after == pytest.approx(min(row["validation_bits_per_sample"] for row in rows), abs=1e-6)
@@ -175,8 +179,7 @@ def test_a_training_does_not_resume_from_another_trainings_checkpoint(corpus, fi
 
 def test_a_checkpoint_keeps_its_run_id_has_no_pickle_and_can_be_deleted(corpus, tmp_path):
     folder = tmp_path / "checkpoints"
-    model = untrained("none")
-    trainer = compile_trainer(model.network, code_length_bits, SETTINGS)
+    trainer = compile_trainer(keras_network(untrained("none")), code_length_bits, SETTINGS)
     checkpoint = Checkpoint(folder, "f")
     checkpoint.run_id = "abc"
     checkpoint.save(trainer, [{"step": 0.0}], None)
@@ -195,7 +198,7 @@ def test_a_training_that_diverges_in_every_epoch_is_an_error_in_one_line(corpus,
 
 
 def test_a_crash_while_writing_a_checkpoint_keeps_the_previous_one(tmp_path, monkeypatch):
-    trainer = compile_trainer(untrained("none").network, code_length_bits, SETTINGS)
+    trainer = compile_trainer(keras_network(untrained("none")), code_length_bits, SETTINGS)
     checkpoint = Checkpoint(tmp_path, "f")
     checkpoint.save(trainer, [{"step": 0.0}], None)
 
@@ -248,16 +251,16 @@ def test_the_loss_is_finite_and_falls_towards_the_sample_for_any_forecast():
 
 def test_validation_measures_are_those_of_the_forecast_on_the_passage(corpus, tmp_path):
     songs, features = corpus
-    model = randomised("none", spread=0.1)
-    measures = validation_measures(model.network, features[0], songs[0].samples)
+    network = keras_network(randomised("none", spread=0.1))
+    measures = validation_measures(network, features[0], songs[0].samples)
     # One block of 4096 from the first whole frame of the passage
     start = -(-SPLITS["validation"][0] // 16) * 16
     x = songs[0].samples[start : start + 4096].astype(np.float64)
-    (bits,) = song_bits(model.network, features[:1])
+    (bits,) = song_bits(network, features[:1])
     assert measures["bits_per_sample"] == pytest.approx(bits, 1e-9)
     # Without a front end the network's error is the sample minus its correction of zero.
-    model.network.set_weights([0 * w for w in weights_of(model)])
-    silent = validation_measures(model.network, features[0], songs[0].samples)
+    network.set_weights([0 * w for w in weights_of(network)])
+    silent = validation_measures(network, features[0], songs[0].samples)
     assert silent["prediction_gain_db"] == pytest.approx(0.0, abs=1e-4)
     assert np.sum(x**2) > 0
 

@@ -159,6 +159,7 @@ def train(
     from songcast.training.checkpoint import Checkpoint
 
     import_keras()
+    from songcast.forecasting.network import network_of
     from songcast.training.forecaster import fit_forecaster
     from songcast.training.setup import fit_settings, new_model, open_crops, songs_to_train_on
 
@@ -168,7 +169,7 @@ def train(
     features, sampler = open_crops(songs, model, tried, root / FEATURES)
     with tempfile.TemporaryDirectory() as scratch:
         fit_forecaster(
-            model.network,
+            network_of(model.settings, model.weights),
             sampler,
             features,
             fit_settings(tried),

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from songcast.audio.songs import Song
-from songcast.bundle import NETWORK, read_manifest, read_network, write_bundle
+from songcast.bundle import read_arrays, read_manifest, write_bundle
 from songcast.continuation.conditioning import Block, Conditioning, Passage, Prompt, to_int16
 from songcast.continuation.features import limited
 from songcast.continuation.lattice import LatticeState
@@ -94,7 +94,7 @@ class ContinuationModel:
         write_bundle(
             folder,
             kind=KIND,
-            network=self.network,
+            arrays={w.path: np.array(w, np.float32) for w in self.network.weights},
             texts={"history.csv": history_csv},
             details={
                 **details,
@@ -112,10 +112,11 @@ class ContinuationModel:
         if manifest["kind"] != KIND or "head_units" not in config:
             raise BundleError(f"{folder}: no continuation model here; `make run` trains one")
         settings = NetworkSettings(**{**config, "head_units": tuple(config["head_units"])})
-        # Importing the module registers the custom layers of the network.
-        import songcast.continuation.network  # noqa: F401
+        from songcast.continuation.network import build_network
 
-        network = read_network(folder / NETWORK)
+        network, arrays = build_network(settings), read_arrays(folder)
+        for variable in network.weights:
+            variable.assign(arrays[variable.path])
         return cls(network, settings, float(manifest["copy_share"]))
 
 

@@ -1,17 +1,23 @@
-"""Two adaptive stages behind a frozen network: the bias stage and model averaging.
+"""Adaptive stages behind a frozen network: the bias stage and model averaging.
 
-Both are causal, and their results do not depend on the size of the blocks, bit for bit.
+They are causal, and their results do not depend on the size of the blocks, bit for bit.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import lfilter
 
-from songcast.forecasting.distribution import LogisticMixture
+from songcast.forecasting.adaptation_kernels import average, normalise
+from songcast.forecasting.distribution import Distribution, LogisticMixture
+from songcast.forecasting.distribution_kernels import UNIFORM_SHARE, VALUES, measure
 from songcast.forecasting.filter_bank import StageFilters
 from songcast.forecasting.filter_bank_settings import Chain, LeastSquares, Lms
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
 
 BIAS_CHAIN: Chain = (
     LeastSquares(own_taps=32, other_taps=32, forgetting=0.9998, ridge=300.0, solve_every=64),
@@ -20,6 +26,22 @@ BIAS_CHAIN: Chain = (
 # Limits of errors and shifts, in widths: the filters should not fit the rare large errors.
 MAX_ERROR, MAX_SHIFT = 3.0, 1.0
 MIN_WIDTH_LSB = 0.05
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Model:
+    """The distributions of one block under one model, with what averaging needs of them.
+
+    ``weights``, ``locations``, ``scales``: (channels, frames, M) float64. ``mean`` (LSB), ``low``
+    and ``mass``: (channels, frames) float64, see ``distribution_kernels.measure``.
+    """
+
+    weights: F64
+    locations: F64
+    scales: F64
+    mean: F64
+    low: F64
+    mass: F64
 
 
 class BiasStage:
@@ -34,66 +56,107 @@ class BiasStage:
     def __init__(self, channels: int) -> None:
         self._filters = [StageFilters(stage, channels) for stage in BIAS_CHAIN]
 
-    def correct(self, mixture: LogisticMixture, samples: NDArray[np.int16]) -> LogisticMixture:
-        """Return ``mixture`` shifted by its predicted error, then adapt to ``samples``.
+    def correct(self, x: F64, weights: F64, locations: F64, scales: F64) -> Model:
+        """Return the mixture shifted by its predicted error, then adapt to ``x``.
 
-        ``samples``: (frames, channels) int16.
+        ``x``: (channels, frames) float64, the samples. The mixture is (channels, frames, M),
+        contiguous; its locations are shifted in place.
         """
-        width = np.einsum("tcm,tcm->tc", mixture.weights, mixture.scales) + MIN_WIDTH_LSB
-        error = np.clip((samples - mixture.mean) / width, -MAX_ERROR, MAX_ERROR)
-        residual = np.ascontiguousarray(error.T, np.float32)
-        expected = np.zeros_like(residual)
+        mean, width, low, mass = np.empty((4, *x.shape))
+        residual = np.empty(x.shape, np.float32)
+        normalise(x, weights, locations, scales, MIN_WIDTH_LSB, MAX_ERROR, mean, width, residual)
+        expected = np.zeros(x.shape)
         for filters in self._filters:
             predicted = filters.predict(residual)
             residual = residual - predicted
             expected += predicted
-        shift = width * np.clip(expected.T, -MAX_SHIFT, MAX_SHIFT)
-        return LogisticMixture(
-            weights=mixture.weights,
-            locations=mixture.locations + shift[..., None],
-            scales=mixture.scales,
+        moves = np.ones((*x.shape, 2))
+        moves[..., 0] = width * np.clip(expected, -MAX_SHIFT, MAX_SHIFT)
+        for c in range(len(x)):
+            part = (mean[c], low[c], mass[c])
+            measure(x[c], weights[c], locations[c], scales[c], moves[c], *part)
+        locations += moves[..., :1]
+        return Model(
+            weights=weights, locations=locations, scales=scales, mean=mean, low=low, mass=mass
         )
 
 
 class ModelAveraging:
-    """Bayesian average of the network's mixture and others, weighted by recent code length.
+    """Bayesian average of several models, weighted by recent code length.
 
-    The log odds are leaky sums of the differences in bits: a frozen network that fails on an
-    unusual song costs a few bits once, not in every sample.
+    The log odds are leaky sums of the code lengths: a frozen network that fails on an unusual song
+    costs a few bits once, not in every sample. The first model is favoured at the start.
     """
 
     FORGETTING = 0.998
     FIRST_LOG2_ODDS = 2.0
 
-    def __init__(self, channels: int) -> None:
-        # (1, channels, 1): the log odds of every other mixture against the network
-        self._state = np.full((1, channels, 1), -self.FIRST_LOG2_ODDS)
+    def __init__(self, channels: int, models: int) -> None:
+        self._log_odds = np.zeros((channels, models))
+        self._log_odds[:, 1:] = -self.FIRST_LOG2_ODDS
 
-    def average(
-        self,
-        network: LogisticMixture,
-        others: Sequence[LogisticMixture],
-        samples: NDArray[np.int16],
-    ) -> LogisticMixture:
-        """Return one mixture of all components, then adapt the odds to ``samples``.
+    def average(self, models: Sequence[Model], samples: NDArray[np.int16]) -> "Average":
+        """Return the average of ``models``, then adapt the odds to ``samples``.
 
-        ``samples``: (frames, channels) int16.
+        ``samples``: (frames, channels) int16, of which the models know the masses.
         """
-        lead = network.bits(samples)[..., None] - np.stack([m.bits(samples) for m in others], -1)
-        odds = np.broadcast_to(self._state, (1, *lead.shape[1:]))
-        if len(lead):
-            # odds[t + 1] = FORGETTING * odds[t] + lead[t], the odds before each sample
-            start = self.FORGETTING * odds
-            summed, _ = lfilter([1.0], [1.0, -self.FORGETTING], lead, axis=0, zi=start)
-            odds, self._state = np.concatenate([odds, summed[:-1]]), summed[-1:]
-        # The network's own log odds are 0.
-        odds = np.pad(odds[: len(lead)], ((0, 0), (0, 0), (1, 0)))
-        shares = np.exp2(odds - odds.max(axis=-1, keepdims=True))
-        shares /= shares.sum(axis=-1, keepdims=True)
-        mixtures = [network, *others]
-        weights = [shares[..., k, None] * m.weights for k, m in enumerate(mixtures)]
+        frames, channels = samples.shape
+        shares = np.empty((channels, frames, len(models)))
+        mean, low, mass = np.empty((3, channels, frames))
+        means = np.stack([model.mean for model in models], axis=1)
+        lows = np.stack([model.low for model in models], axis=1)
+        masses = np.stack([model.mass for model in models], axis=1)
+        for c in range(channels):
+            average(
+                means[c],
+                lows[c],
+                masses[c],
+                self.FORGETTING,
+                self._log_odds[c],
+                shares[c],
+                mean[c],
+                low[c],
+                mass[c],
+            )
+        return Average(models=models, samples=samples, shares=shares, mean_lsb=mean, mass=mass)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Average(Distribution):
+    """The average of ``models`` with ``shares`` (channels, frames, models) for each sample.
+
+    ``samples``: (frames, channels) int16, of which ``mass`` (channels, frames) is known.
+    ``mean_lsb``: (channels, frames).
+    """
+
+    models: Sequence[Model]
+    samples: NDArray[np.int16]
+    shares: F64
+    mean_lsb: F64
+    mass: F64
+
+    @property
+    def mean(self) -> F64:
+        """Expected value in LSB, (frames, channels) float64, within the int16 range."""
+        return self.mean_lsb.T
+
+    def bits(self, samples: NDArray[np.int16]) -> F64:
+        """Code length -log2 P(x) of each sample, (frames, channels) float64, at most 32."""
+        if not np.array_equal(samples, self.samples):
+            return self.mixture.bits(samples)
+        mass = (1.0 - UNIFORM_SHARE) * self.mass + UNIFORM_SHARE / VALUES
+        return np.asarray(-np.log2(mass).T)
+
+    def masses(self, frame: int, channel: int) -> F64:
+        """Return P(x) of the values -32 768 … 32 767 at one sample: (65 536,), sums to 1."""
+        return self.mixture.masses(frame, channel)
+
+    @cached_property
+    def mixture(self) -> LogisticMixture:
+        """All components in one mixture."""
+        weights = [self.shares[..., k, None] * m.weights for k, m in enumerate(self.models)]
         return LogisticMixture(
-            weights=np.concatenate(weights, axis=-1),
-            locations=np.concatenate([m.locations for m in mixtures], axis=-1),
-            scales=np.concatenate([m.scales for m in mixtures], axis=-1),
+            weights=np.concatenate(weights, axis=-1).swapaxes(0, 1),
+            locations=np.concatenate([m.locations for m in self.models], axis=-1).swapaxes(0, 1),
+            scales=np.concatenate([m.scales for m in self.models], axis=-1).swapaxes(0, 1),
         )

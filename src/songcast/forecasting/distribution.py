@@ -1,23 +1,32 @@
-"""The discrete logistic mixture: every forecaster's distribution over int16.
+"""The discrete logistic mixture: the distribution of a forecaster over int16.
 
 Source: Salimans et al., "PixelCNN++", ICLR 2017 (discretised logistic mixture).
 The mass of value ``v`` is CDF(v + 1/2) - CDF(v - 1/2); the two outermost values take the
 tails, so the 65 536 masses sum to 1. A small uniform part keeps every mass above zero.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-LOWEST, HIGHEST = -32768, 32767
-VALUES = HIGHEST - LOWEST + 1
-# Forecasters process songs in blocks of this many frames.
-BLOCK_FRAMES = 4096
-UNIFORM_SHARE = 2.0**-16
-MIN_SCALE_LSB, MAX_SCALE_LSB = 0.02, 32768.0
+from songcast.forecasting.distribution_kernels import (
+    FIRST,
+    LAST,
+    MAX_SCALE_LSB,
+    MIN_SCALE_LSB,
+    UNIFORM_SHARE,
+    VALUES,
+    measure,
+)
 
 Floats = NDArray[np.float64]
+
+LOWEST, HIGHEST = int(FIRST), int(LAST)
+ALL_VALUES = np.arange(FIRST, LAST + 1.0)
+# Forecasters process songs in blocks of this many frames.
+BLOCK_FRAMES = 4096
 
 
 def to_int16(values: Floats) -> NDArray[np.int16]:
@@ -25,9 +34,26 @@ def to_int16(values: Floats) -> NDArray[np.int16]:
     return np.clip(np.rint(values), LOWEST, HIGHEST).astype(np.int16)
 
 
+class Distribution(ABC):
+    """A distribution over int16 for each sample of a passage."""
+
+    @property
+    @abstractmethod
+    def mean(self) -> Floats:
+        """Expected value in LSB, (frames, channels) float64, within the int16 range."""
+
+    @abstractmethod
+    def bits(self, samples: NDArray[np.int16]) -> Floats:
+        """Code length -log2 P(x) of each sample, (frames, channels) float64, at most 32."""
+
+    @abstractmethod
+    def masses(self, frame: int, channel: int) -> Floats:
+        """Return P(x) of the values -32 768 … 32 767 at one sample: (65 536,), sums to 1."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class LogisticMixture:
-    """A distribution for each sample of a passage.
+class LogisticMixture(Distribution):
+    """A mixture of logistics for each sample of a passage.
 
     ``weights``, ``locations``, ``scales``: (frames, channels, mixtures) float64. Weights are
     positive and sum to 1 over the last axis; locations and scales are in LSB. Scales are
@@ -49,35 +75,38 @@ class LogisticMixture:
 
     def bits(self, samples: NDArray[np.int16] | Floats) -> Floats:
         """Code length -log2 P(x) of each sample, (frames, channels) float64, at most 32."""
-        x = samples.astype(np.float64)[..., None]
-        mass = _component_mass(x, self.locations, self.scales)
-        p = np.einsum("tcm,tcm->tc", self.weights, mass)
-        return np.asarray(-np.log2((1.0 - UNIFORM_SHARE) * p + UNIFORM_SHARE / VALUES))
+        channels = range(samples.shape[1])
+        masses = [self._measure(samples[:, c], slice(None), c)[1] for c in channels]
+        return _bits(np.stack(masses, axis=1))
 
     def masses(self, frame: int, channel: int) -> Floats:
         """Return P(x) of the values -32 768 … 32 767 at one sample: (65 536,), sums to 1."""
-        x = np.arange(LOWEST, HIGHEST + 1, dtype=np.float64)[:, None]
-        mass = _component_mass(x, self.locations[frame, channel], self.scales[frame, channel])
-        mixed: Floats = mass @ self.weights[frame, channel]
-        return (1.0 - UNIFORM_SHARE) * mixed + UNIFORM_SHARE / VALUES
+        return _with_uniform(self._measure(ALL_VALUES, np.full(VALUES, frame), channel)[1])
+
+    def cdf(self, frame: int, channel: int) -> tuple[Floats, Floats]:
+        """Return CDF(v - 1/2) and the mass of each value v without the uniform part."""
+        return self._measure(ALL_VALUES, np.full(VALUES, frame), channel)
+
+    def _measure(
+        self, x: NDArray[np.int16] | Floats, frames: slice | NDArray[np.int64], channel: int
+    ) -> tuple[Floats, Floats]:
+        mean, low, mass = np.empty((3, len(x)))
+        measure(
+            np.ascontiguousarray(x, np.float64),
+            np.ascontiguousarray(self.weights[frames, channel]),
+            np.ascontiguousarray(self.locations[frames, channel]),
+            np.ascontiguousarray(self.scales[frames, channel]),
+            np.tile([0.0, 1.0], (len(x), 1)),
+            mean,
+            low,
+            mass,
+        )
+        return low, mass
 
 
-def _component_mass(x: Floats, locations: Floats, scales: Floats) -> Floats:
-    """Return the mass of ``x`` under each component, precise in both tails; broadcasts."""
-    # Imported here because SciPy loads slowly and the CLI needs this module's constants only.
-    from scipy.special import expit
+def _with_uniform(mass: Floats) -> Floats:
+    return (1.0 - UNIFORM_SHARE) * mass + UNIFORM_SHARE / VALUES
 
-    distance = x - locations
-    # Both CDFs near 1 would cancel: measure from the nearer tail instead.
-    mirrored = distance > 0
-    nearer = -np.abs(distance)
-    upper = expit((nearer + 0.5) / scales)
-    lower = expit((nearer - 0.5) / scales)
-    bottom = (x == LOWEST) | (x == HIGHEST)
-    if not np.any(bottom):
-        return np.asarray(upper - lower)
-    # The outermost values have the mass of their tails, outside the range.
-    at_tail = ((x == LOWEST) & ~mirrored) | ((x == HIGHEST) & mirrored)
-    far_side = ((x == LOWEST) & mirrored) | ((x == HIGHEST) & ~mirrored)
-    mass = np.where(at_tail, upper, upper - lower)
-    return np.asarray(np.where(far_side, 1.0 - lower, mass))
+
+def _bits(mass: Floats) -> Floats:
+    return np.asarray(-np.log2(_with_uniform(mass)))

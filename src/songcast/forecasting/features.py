@@ -10,12 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.forecasting.stacking import EncodedBlock, Stacking
+from songcast.forecasting.feature_kernels import extract
+from songcast.forecasting.stacking import EncodedBlock
 
 F32 = NDArray[np.float32]
-F64 = NDArray[np.float64]
-# The unit is a running scale: the slowly forgetting regression's at middle rate, at least this.
-UNIT_INDEX = Stacking.components - 2
+# The unit is a running scale, at least this.
 MIN_UNIT_LSB = 0.3
 # Larger differences of an expert from the stacked mean, in units, carry no further information.
 MAX_DIFFERENCE = 8.0
@@ -23,20 +22,19 @@ MAX_DIFFERENCE = 8.0
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """Features of a passage; all arrays are float32, channels first.
+    """Features of a block; all arrays are float32, channels first.
 
     ``unit``: (channels, frames) LSB, the unit of the other streams.
     ``residual``: (channels, frames), (x - stacked mean) / unit, known after the sample.
+    ``squashed``: (channels, frames), asinh of the residual.
     ``side``: (channels, frames, side), known before the sample.
-    ``base``: (channels, frames, 3 M): the stacking's log weights, locations relative to its
-    mean and log scales, in units.
-    ``summary``: (channels, frames / step_frames, summary), known after its step; whole steps only.
+    ``summary``: (channels, steps, summary), of each step that ends in the block.
     """
 
     unit: F32
     residual: F32
+    squashed: F32
     side: F32
-    base: F32
     summary: F32
 
 
@@ -50,63 +48,63 @@ def summary_size(experts: int, step_frames: int) -> int:
     return 2 * (2 * experts + step_frames + 2) + 2
 
 
-def extract(encoded: EncodedBlock, step_frames: int) -> Features:
-    """Return the features of a block that begins at the start of a step."""
-    x = encoded.samples.astype(np.float64).T  # (channels, frames)
-    mean = encoded.mean.T
-    unit = np.maximum(encoded.running_scales[..., UNIT_INDEX].T, MIN_UNIT_LSB)
-    residual = (x - mean) / unit
-    # (frames, channels, experts) -> (channels, frames, experts)
-    per_unit = (1.0 / unit).astype(np.float32)[..., None]
-    difference = (encoded.means.swapaxes(0, 1) - mean[..., None]).astype(np.float32)
-    difference *= per_unit
-    np.clip(difference, -MAX_DIFFERENCE, MAX_DIFFERENCE, out=difference)
-    # Only the last frame of each step enters the summary.
-    last = slice(step_frames - 1, len(encoded.samples) // step_frames * step_frames, step_frames)
-    ratio = (encoded.expert_error.swapaxes(0, 1)[:, last] + 0.1) / (unit[:, last, None] + 0.1)
-    expert_error = np.log2(ratio.astype(np.float32))
-    channels = len(x)
-    number = np.broadcast_to(np.arange(channels, dtype=np.float64)[:, None], x.shape)
-    other = np.zeros_like(x)
-    if channels == 2:
-        # Causality permits the second channel to use the first channel's current sample.
-        other[1] = np.arcsinh(residual[0])
-    stereo = np.full_like(x, channels - 1.0)
-    columns = np.stack([other, number, stereo, np.log2(unit) / 8.0], axis=-1)
-    side = np.concatenate([difference, columns], axis=-1)
-    scales = np.log(encoded.scales.swapaxes(0, 1) / unit[..., None])
-    locations = (encoded.locations.swapaxes(0, 1) - mean[..., None]) / unit[..., None]
-    base = np.concatenate([np.log(encoded.weights.swapaxes(0, 1)), locations, scales], axis=-1)
-    return Features(
-        unit=unit.astype(np.float32),
-        residual=residual.astype(np.float32),
-        side=side.astype(np.float32),
-        base=base.astype(np.float32),
-        summary=_summaries(x, residual, difference, expert_error, unit, step_frames),
-    )
+class FeatureExtractor:
+    """Extracts the features of one song, in blocks of any size.
+
+    A side row has each expert's difference from the stacked mean, the first channel's present
+    residual (for the second channel), the number of the channel, whether the song is stereo, and
+    the logarithm of the unit. A summary row has, for the channel and then for the other one, each
+    expert's correlation with the residual and the logarithm of its error, the residuals of the
+    step and the logarithms of the unit and the level; then the number of the channel and whether
+    the song is stereo.
+    """
+
+    def __init__(self, channels: int, experts: int, step_frames: int) -> None:
+        self._step_frames = step_frames
+        self._position = 0
+        self._sums = np.zeros((channels, experts + 1))
+        self._recent = np.zeros((channels, step_frames), np.float32)
+
+    def extract(self, encoded: EncodedBlock) -> Features:
+        """Return the features of the next block."""
+        frames, channels, experts = encoded.means.shape
+        steps = (self._position + frames) // self._step_frames
+        width = summary_size(experts, self._step_frames)
+        result = Features(
+            unit=np.empty((channels, frames), np.float32),
+            residual=np.empty((channels, frames), np.float32),
+            squashed=np.empty((channels, frames), np.float32),
+            side=np.empty((channels, frames, side_size(experts)), np.float32),
+            summary=np.empty((channels, steps, width), np.float32),
+        )
+        extract(
+            encoded.samples.T.astype(np.float64),
+            np.ascontiguousarray(encoded.mean.T),
+            np.ascontiguousarray(encoded.unit.T),
+            np.ascontiguousarray(encoded.means.swapaxes(0, 1)),
+            np.ascontiguousarray(encoded.expert_error.swapaxes(0, 1)),
+            MIN_UNIT_LSB,
+            MAX_DIFFERENCE,
+            self._position,
+            self._sums,
+            self._recent,
+            result.unit,
+            result.residual,
+            result.squashed,
+            result.side,
+            result.summary,
+        )
+        self._position = (self._position + frames) % self._step_frames
+        return result
 
 
-def _summaries(
-    x: F64, residual: F64, difference: F32, expert_error: F32, unit: F64, step_frames: int
-) -> F32:
-    """Return the summary features of each whole step, the channel's own before the other's."""
-    channels, frames = x.shape
-    count = frames // step_frames
-    stop = count * step_frames
-    r = np.arcsinh(residual[:, :stop]).reshape(channels, count, step_frames)
-    d = difference[:, :stop].reshape(channels, count, step_frames, -1)
-    own = np.concatenate(
-        [
-            np.mean(r[..., None] * d, axis=2),
-            expert_error,
-            r,
-            np.log2(unit[:, :stop].reshape(r.shape)[..., -1:]) / 8.0,
-            np.log2(1.0 + np.mean(np.abs(x[:, :stop].reshape(r.shape)), -1, keepdims=True)) / 8.0,
-        ],
-        axis=-1,
-    )
-    other = own[::-1] if channels == 2 else np.zeros_like(own)
-    tags = np.empty((channels, count, 2))
-    tags[..., 0] = np.arange(channels)[:, None]
-    tags[..., 1] = channels - 1.0
-    return np.concatenate([own, other, tags], axis=-1).astype(np.float32)
+def relative_mixture(encoded: EncodedBlock, unit: F32) -> F32:
+    """Return the stacking's mixture in units, (channels, frames, 3 M) float32, for training.
+
+    The columns are log weights, locations relative to the stacked mean, and log scales.
+    """
+    lsb = unit[..., None].astype(np.float64)
+    locations = (encoded.locations.swapaxes(0, 1) - encoded.mean.T[..., None]) / lsb
+    scales = np.log(encoded.scales.swapaxes(0, 1) / lsb)
+    columns = [np.log(encoded.weights.swapaxes(0, 1)), locations, scales]
+    return np.concatenate(columns, axis=-1).astype(np.float32)

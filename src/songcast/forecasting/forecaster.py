@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from songcast.audio.formats import MAX_CHANNELS
 from songcast.audio.songs import Song
 from songcast.errors import AudioError
-from songcast.forecasting.distribution import BLOCK_FRAMES, LogisticMixture, to_int16
+from songcast.forecasting.distribution import BLOCK_FRAMES, Distribution, to_int16
 from songcast.forecasting.metrics import bits_per_sample, prediction_gain_db
 
 Samples = NDArray[np.int16]
@@ -64,7 +64,7 @@ class ForecastSession(ABC):
     """A forecaster at work on one song. The state is carried from block to block."""
 
     @abstractmethod
-    def forecast_block(self, samples: Samples) -> LogisticMixture:
+    def forecast_block(self, samples: Samples) -> Distribution:
         """Return the distributions of ``samples`` (frames, channels), then adapt to them.
 
         Processing a song in blocks of any size gives, bit for bit, the result of processing it
@@ -75,7 +75,7 @@ class ForecastSession(ABC):
         """Do the first half of ``forecast_block``; it may run one block before ``decode``."""
         return samples
 
-    def decode(self, encoded: Any) -> LogisticMixture:
+    def decode(self, encoded: Any) -> Distribution:
         """Do the second half of ``forecast_block``, block by block in the same order."""
         return self.forecast_block(encoded)
 
@@ -103,10 +103,10 @@ def forecast_blocks(
     start: int = 0,
     stop: int | None = None,
     encode: Callable[[Samples], Any] | None = None,
-) -> Generator[tuple[int, Samples, list[LogisticMixture]]]:
+) -> Generator[tuple[int, Samples, list[Distribution]]]:
     """Forecast the frames [start, stop) of ``song`` with new ``sessions``, block by block.
 
-    Yields the first frame of each block, its samples and one mixture per session. All sessions
+    Yields the first frame of each block, its samples and one distribution per session. All sessions
     decode the result of ``encode``, by default the first session's own; a thread encodes the next
     block meanwhile. The caller can show progress after each block, and cancel by closing the
     generator.
@@ -138,13 +138,13 @@ def forecast_together(
     samples = song.samples[start:stop]
     mean = np.empty((len(sessions), *samples.shape), np.float64)
     bits = np.empty((len(sessions), *samples.shape), np.float64)
-    for at, block, mixtures in forecast_blocks(sessions, song, first, stop, encode):
+    for at, block, distributions in forecast_blocks(sessions, song, first, stop, encode):
         skip = max(start - at, 0)
         if skip < len(block):
             rows = slice(at + skip - start, at + len(block) - start)
-            for k, mixture in enumerate(mixtures):
-                mean[k, rows] = mixture.mean[skip:]
-                bits[k, rows] = mixture.bits(block)[skip:]
+            for k, distribution in enumerate(distributions):
+                mean[k, rows] = distribution.mean[skip:]
+                bits[k, rows] = distribution.bits(block)[skip:]
         if on_block:
             on_block(len(block))
     return [Forecast(samples=samples, mean=m, bits=b) for m, b in zip(mean, bits, strict=True)]

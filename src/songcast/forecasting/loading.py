@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from songcast.bundle import check_weights, read_manifest
+from songcast.bundle import read_manifest
 from songcast.errors import BundleError
 from songcast.files import MODELS, root
 from songcast.forecasting.forecaster import Forecaster
@@ -53,7 +53,5 @@ def load_bundle(folder: Path) -> Forecaster:
     if kind == "lstm":
         from songcast.forecasting.lstm import LstmForecaster
 
-        model = LstmForecaster.load(folder)
-        check_weights(folder, model.network)
-        return model
+        return LstmForecaster.load(folder)
     raise BundleError(f"{folder}: unknown kind of bundle {kind!r}; must be ridge, notebook or lstm")

@@ -5,40 +5,22 @@ at its input. It uses ``keras.ops`` and runs on the TensorFlow and JAX backends.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from songcast.forecasting import features
 from songcast.forecasting.keras_backend import import_keras
+from songcast.forecasting.network_engine import NetworkSettings
+from songcast.forecasting.stacking import Stacking
 
 keras = import_keras()
 ops = keras.ops
 Layer: Any = keras.layers.Layer
 
-PACKAGE = "songcast"
 
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkSettings:
-    """Shape of the network.
-
-    ``experts``, ``mixtures``: the numbers of experts and of mixture components in its input.
-    ``step_frames``: frames per step of the LSTM. ``units``, ``layers``: of the LSTM.
-    ``head_units``: of the head's layers.
-    """
-
-    experts: int
-    mixtures: int
-    look_back: int = 32
-    step_frames: int = 16
-    units: int = 96
-    layers: int = 1
-    head_units: tuple[int, ...] = (64, 48)
-    activation: str = "leaky_relu"
-    negative_slope: float = 0.1
-
-
-@keras.saving.register_keras_serializable(PACKAGE)
 class Windows(Layer):
     """(batch, look_back + n, c) -> (batch, n, look_back * c): the rows before each of n rows."""
 
@@ -58,12 +40,7 @@ class Windows(Layer):
             raise ValueError("the number of columns must be known")
         return batch, None if rows is None else rows - self.look_back, self.look_back * columns
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
-        return {**super().get_config(), "look_back": self.look_back}
 
-
-@keras.saving.register_keras_serializable(PACKAGE)
 class Upsample(Layer):
     """(batch, n, c) -> (batch, n * factor, c): repeats each row for the samples of its step."""
 
@@ -75,12 +52,7 @@ class Upsample(Layer):
         """Repeat each row."""
         return ops.repeat(x, self.factor, axis=1)
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
-        return {**super().get_config(), "factor": self.factor}
 
-
-@keras.saving.register_keras_serializable(PACKAGE)
 class CorrectMixture(Layer):
     """Applies the head's output to the stacking's mixture.
 
@@ -114,10 +86,6 @@ class CorrectMixture(Layer):
             axis=-1,
         )
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
-        return {**super().get_config(), "experts": self.experts, "mixtures": self.mixtures}
-
 
 def build_network(settings: NetworkSettings) -> Any:
     """Return the untrained network.
@@ -127,12 +95,12 @@ def build_network(settings: NetworkSettings) -> Any:
     delayed likewise; ``side`` (batch, n * s, side); ``base`` (batch, n * s, 3 M); ``state`` (batch,
     layers, 2, units). Outputs: mixture (batch, n * s, 3 M) and the state after n steps.
     """
-    s = settings
+    s, mixtures = settings, Stacking.components
     size = features.summary_size(s.experts, s.step_frames)
     summary = keras.Input((None, size), name="summary")
     residual = keras.Input((None, 2), name="residual")
     side = keras.Input((None, features.side_size(s.experts)), name="side")
-    base = keras.Input((None, 3 * s.mixtures), name="base")
+    base = keras.Input((None, 3 * mixtures), name="base")
     state = keras.Input((s.layers, 2, s.units), name="state")
 
     # cuDNN supports an LSTM with tanh and sigmoid only; LeakyReLU follows in the head.
@@ -149,15 +117,16 @@ def build_network(settings: NetworkSettings) -> Any:
     x = context + keras.layers.Dense(s.head_units[0], use_bias=False, name="look_back")(
         Windows(s.look_back, name="windows")(ops.arcsinh(residual))
     )
-    x = x + keras.layers.Dense(s.head_units[0], use_bias=False, name="sight")(side)
-    x = _activation(s, 0)(x)
+    x = x + keras.layers.Dense(s.head_units[0], use_bias=False, name="side_features")(side)
+    x = keras.layers.LeakyReLU(s.negative_slope, name="activation_0")(x)
     for i, units in enumerate(s.head_units[1:], start=1):
-        x = _activation(s, i)(keras.layers.Dense(units, name=f"head_{i}")(x))
-    outputs = s.experts + 1 + 3 * s.mixtures
+        x = keras.layers.Dense(units, name=f"head_{i}")(x)
+        x = keras.layers.LeakyReLU(s.negative_slope, name=f"activation_{i}")(x)
+    outputs = s.experts + 1 + 3 * mixtures
     correction = keras.layers.Dense(
         outputs, kernel_initializer="zeros", bias_initializer="zeros", name="correction"
     )(x)
-    mixture = CorrectMixture(s.experts, s.mixtures, name="mixture")(correction, side, base)
+    mixture = CorrectMixture(s.experts, mixtures, name="mixture")(correction, side, base)
     inputs = [summary, residual, side, base, state]
     return keras.Model(inputs, [mixture, ops.stack(states, axis=1)], name="songcast")
 
@@ -183,7 +152,19 @@ def code_length_bits(target: Any, mixture: Any) -> Any:
     return -ops.logsumexp(log_weights + log_mass, axis=-1) / math.log(2.0)
 
 
-def _activation(settings: NetworkSettings, index: int) -> Any:
-    if settings.activation == "leaky_relu":
-        return keras.layers.LeakyReLU(settings.negative_slope, name=f"activation_{index}")
-    return keras.layers.Activation(settings.activation, name=f"activation_{index}")
+def network_weights(network: Any) -> dict[str, NDArray[np.float32]]:
+    """Return a network's weights by name, as ``NetworkSettings.shapes`` lists them."""
+    return {w.path: np.array(w, np.float32) for w in network.weights}
+
+
+def set_network_weights(network: Any, weights: Mapping[str, NDArray[np.float32]]) -> None:
+    """Assign ``weights``, by name, to a network."""
+    for variable in network.weights:
+        variable.assign(weights[variable.path])
+
+
+def network_of(settings: NetworkSettings, weights: Mapping[str, NDArray[np.float32]]) -> Any:
+    """Return the Keras network with these weights."""
+    network = build_network(settings)
+    set_network_weights(network, weights)
+    return network

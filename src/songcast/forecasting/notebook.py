@@ -7,7 +7,7 @@ activation follows every layer, including the last one, as in the notebook: with
 prediction can be negative, so half of every wave is lost.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +15,11 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from songcast.bundle import NETWORK, read_manifest, read_network, write_bundle
-from songcast.forecasting.distribution import BLOCK_FRAMES, LogisticMixture
+from songcast.bundle import read_arrays, read_manifest, write_bundle
+from songcast.forecasting.distribution import LogisticMixture
 from songcast.forecasting.forecaster import Forecaster, ForecastSession
+from songcast.forecasting.network_engine import packed
+from songcast.forecasting.notebook_kernels import predict
 from songcast.forecasting.stacking import Stacking
 
 F32 = NDArray[np.float32]
@@ -31,34 +33,39 @@ NEGATIVE_SLOPE = 0.3
 
 
 class Notebook(Forecaster):
-    """The two LSTMs of one ``network``: inputs left, right (batch, look_back, 1)."""
+    """The two LSTMs, one per channel.
+
+    ``weights``: float32 arrays by name, of ``build_network``. ``look_back``: past samples in a
+    window. ``activation``: of all layers.
+    """
 
     name = "notebook"
     # Three samples determine the prediction; the slowest running width averages 512 frames.
     warm_up_frames = 16384
 
-    def __init__(self, network: Any) -> None:
-        self._network = network
-
-    @property
-    def look_back(self) -> int:
-        """The number of past samples in a window."""
-        return int(self._network.inputs[0].shape[1])
+    def __init__(self, weights: Mapping[str, F32], look_back: int, activation: Activation) -> None:
+        self.weights = dict(weights)
+        self.look_back = look_back
+        self.activation = activation
 
     def session(self, channels: int, sample_rate_hz: int) -> ForecastSession:  # noqa: ARG002
         """Return a session for one song; the left channel's LSTM predicts a mono song."""
-        return _NotebookSession(self._network, self.look_back, channels)
+        return _NotebookSession(self, channels)
 
     def save(self, folder: Path, details: dict[str, Any]) -> None:
         """Write the bundle; ``details`` are added to its bundle.json."""
-        details = {**details, "look_back": self.look_back, "scales": {"full_scale": FULL_SCALE}}
-        write_bundle(folder, kind=self.name, network=self._network, details=details)
+        own = {
+            "look_back": self.look_back,
+            "activation": self.activation,
+            "scales": {"full_scale": FULL_SCALE},
+        }
+        write_bundle(folder, kind=self.name, arrays=self.weights, details={**details, **own})
 
     @classmethod
     def load(cls, folder: Path) -> "Notebook":
         """Read a bundle written by ``save``. Raises ``BundleError``."""
-        read_manifest(folder)
-        return cls(read_network(folder / NETWORK))
+        manifest, weights = read_manifest(folder), read_arrays(folder)
+        return cls(weights, int(manifest["look_back"]), manifest["activation"])
 
 
 def build_network(look_back: int, activation: Activation) -> Any:
@@ -120,7 +127,8 @@ def fit_notebook(
         )
         if on_epoch:
             on_epoch(epoch, float(log.history["loss"][0]))
-    return Notebook(network)
+    weights = {w.path: np.array(w, np.float32) for w in network.weights}
+    return Notebook(weights, look_back, activation)
 
 
 def draw_windows(
@@ -142,44 +150,37 @@ def draw_windows(
 
 
 class _NotebookSession(ForecastSession):
-    def __init__(self, network: Any, look_back: int, channels: int) -> None:
-        self._network = network
-        self._channels = channels
-        self._past = np.zeros((look_back, channels), np.int16)
-        # Matrix kernels may round differently for other shapes or row positions. The network
-        # sees zero-padded blocks of one shape, aligned to the first frame: a sample always has the
-        # same position, so it gets the same bits however the song is divided.
-        self._block = np.zeros((BLOCK_FRAMES, look_back, CHANNELS), np.float32)
-        self._filled = 0
+    def __init__(self, model: Notebook, channels: int) -> None:
+        self._slope = 0.0 if model.activation == "relu" else NEGATIVE_SLOPE
+        self._past = np.zeros((channels, model.look_back), np.float32)
+        self._matrices = [_matrices(model.weights, name) for name in ("left", "right")[:channels]]
         self._stacking = Stacking(channels, 1)
 
     def forecast_block(self, samples: NDArray[np.int16]) -> LogisticMixture:
-        signal = np.concatenate([self._past, samples])
-        look_back = len(self._past)
-        self._past = signal[len(signal) - look_back :]
-        # (frames, channels, look_back) -> (frames, look_back, channels); mono fills both
-        view = sliding_window_view(signal, look_back, axis=0).transpose(0, 2, 1)
-        windows = np.empty((len(samples), look_back, CHANNELS), np.float32)
-        windows[:] = view[: len(samples)] / FULL_SCALE
-        means = np.concatenate(list(self._predict(windows)))
-        means *= FULL_SCALE
-        return self._stacking.combine(samples, means[:, : self._channels, None]).mixture
+        scaled = samples.T.astype(np.float32) / np.float32(FULL_SCALE)
+        signal = np.concatenate([self._past, scaled], axis=1)
+        self._past = signal[:, len(samples) :]
+        means = np.empty((*samples.shape, 1), np.float32)
+        for channel, (lstm, layers) in enumerate(self._matrices):
+            out = np.empty(len(samples), np.float32)
+            predict(lstm, layers, self._slope, np.ascontiguousarray(signal[channel]), out)
+            means[:, channel, 0] = out * np.float32(FULL_SCALE)
+        return self._stacking.combine(samples, means).mixture
 
-    def _predict(self, windows: F32) -> Iterator[F32]:
-        """Yield the network's outputs for ``windows`` (frames, look_back, 2), in order."""
-        start = 0
-        while True:
-            stop = min(start + BLOCK_FRAMES - self._filled, len(windows))
-            first, self._filled = self._filled, self._filled + stop - start
-            self._block[first : self._filled] = windows[start:stop]
-            inputs = [self._block[:, :, c : c + 1] for c in range(CHANNELS)]
-            yield np.asarray(self._network.predict_on_batch(inputs))[first : self._filled]
-            if self._filled == BLOCK_FRAMES:
-                self._block[:] = 0.0
-                self._filled = 0
-            start = stop
-            if start == len(windows):
-                return
+
+def _matrices(weights: Mapping[str, F32], name: str) -> tuple[F32, tuple[F32, ...]]:
+    """Return the matrices of one channel for the kernel ``predict``."""
+    cell = f"{name}_lstm/lstm_cell"
+    lstm = packed(
+        weights[f"{cell}/kernel"], weights[f"{cell}/recurrent_kernel"], weights[f"{cell}/bias"]
+    )
+    layers: list[F32] = []
+    for number in range(1, len(DENSE_UNITS) + 1):
+        kernel, bias = (weights[f"{name}_dense_{number}/{part}"] for part in ("kernel", "bias"))
+        before = len(layers[-1]) if layers else LSTM_UNITS
+        gap = np.zeros((before - len(kernel), kernel.shape[1]), np.float32)
+        layers.append(packed(kernel, gap, bias))
+    return lstm, tuple(layers)
 
 
 def _activation(name: Activation, layer_name: str) -> Any:

@@ -5,22 +5,15 @@ give the locations. Running mean errors at three rates each give the scales. The
 weighted by their recent code length.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.forecasting.distribution import (
-    HIGHEST,
-    LOWEST,
-    MAX_SCALE_LSB,
-    MIN_SCALE_LSB,
-    LogisticMixture,
-)
+from songcast.forecasting.distribution import LogisticMixture
 from songcast.forecasting.linear_kernels import RANK
 from songcast.forecasting.stacking_kernels import (
     FIRST_VARIANCE,
-    LOGISTIC_MEAN_ABS,
     follow_errors,
     mix,
     stack,
@@ -37,6 +30,9 @@ FIRST_ERROR_LSB = 100.0
 # One per scale rate: for any first sample one of these widths is about right. The component with
 # the highest rate starts widest, because it adapts soonest.
 FIRST_RUNNING_LSB = (9000.0, 300.0, 10.0)
+# The component whose running error is the unit of the features: the slow regression's at the
+# middle rate.
+UNIT_INDEX = 4
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -47,52 +43,28 @@ class EncodedBlock:
     """A block of samples and the predictions of each sample from the past alone.
 
     ``samples``: (frames, channels) int16. ``means``: (frames, channels, experts) float32, LSB,
-    each expert's prediction. ``mean``: (frames, channels) float64, LSB, of the mixture.
-    ``running_scales``: (frames, channels, M) float64, LSB, each component's running mean |error|;
-    the first half belongs to the quickly forgetting regression, the second half to the slow one,
-    each in the order of ``SCALE_RATES``. ``weights``, ``locations``, ``scales``: (frames,
-    channels, M) float64, the mixture; weights are positive and sum to 1. ``expert_error``:
-    (frames, channels, experts) float32, LSB, each expert's running mean |error|.
+    each expert's prediction. ``expert_error``: the same shape, each expert's running mean |error|.
+    ``weights``, ``locations``, ``scales``: (frames, channels, M) float64, the stacking's mixture.
+    The rest is (frames, channels) float64: ``unit``, LSB, the running mean |error| of the slow
+    regression at the middle rate; ``mean``, LSB, ``low`` and ``mass`` of the mixture, see
+    ``distribution_kernels.measure``. In memory the channels come first.
     """
 
     samples: NDArray[np.int16]
     means: F32
-    mean: F64
-    running_scales: F64
+    expert_error: F32
     weights: F64
     locations: F64
     scales: F64
-    expert_error: F32
+    unit: F64
+    mean: F64
+    low: F64
+    mass: F64
 
     @property
     def mixture(self) -> LogisticMixture:
         """The distributions of the block."""
         return LogisticMixture(weights=self.weights, locations=self.locations, scales=self.scales)
-
-    @classmethod
-    def blank(cls, frames: int, channels: int, experts: int, components: int) -> "EncodedBlock":
-        """Return a block of silence with finite values, as a buffer for ``write``."""
-        shape = (frames, channels)
-        return cls(
-            samples=np.zeros(shape, np.int16),
-            means=np.zeros((*shape, experts), np.float32),
-            mean=np.zeros(shape),
-            running_scales=np.ones((*shape, Stacking.components)),
-            weights=np.full((*shape, components), 1.0 / components),
-            locations=np.zeros((*shape, components)),
-            scales=np.ones((*shape, components)),
-            expert_error=np.ones((*shape, experts), np.float32),
-        )
-
-    def write(self, first: int, other: "EncodedBlock") -> None:
-        """Copy ``other`` into this block, from frame ``first`` on."""
-        for field in fields(self):
-            values = getattr(other, field.name)
-            getattr(self, field.name)[first : first + len(values)] = values
-
-    def cut(self, start: int, stop: int) -> "EncodedBlock":
-        """Return the frames [start, stop)."""
-        return EncodedBlock(**{f.name: getattr(self, f.name)[start:stop] for f in fields(self)})
 
 
 class Stacking:
@@ -102,7 +74,6 @@ class Stacking:
     scale_rates = SCALE_RATES * len(STACK_FORGETTING)
 
     def __init__(self, channels: int, experts: int) -> None:
-        self._experts = experts
         self._channels = [_Channel(experts) for _ in range(channels)]
 
     def combine(self, samples: NDArray[np.int16], means: F32) -> EncodedBlock:
@@ -115,26 +86,26 @@ class Stacking:
         # compiles another loop with other rounding for strided arrays, and the array of a single
         # frame never counts as strided.
         shape = samples.shape[::-1]
-        locations, running, weights = np.empty((3, *shape, self.components)).swapaxes(1, 2)
-        errors = np.empty((*shape, self._experts), np.float32).swapaxes(0, 1)
+        own_means = np.ascontiguousarray(means.swapaxes(0, 1))
+        errors = np.empty(own_means.shape, np.float32)
+        weights, locations, scales = np.empty((3, *shape, self.components))
+        unit, mean, low, mass = np.empty((4, *shape))
         for c, channel in enumerate(self._channels):
-            channel.update(
-                samples[:, c].astype(np.float64),
-                np.ascontiguousarray(means[:, c]),
-                locations[:, c],
-                running[:, c],
-                weights[:, c],
-                errors[:, c],
-            )
+            x = samples[:, c].astype(np.float64)
+            channel.locate(x, own_means[c], errors[c], locations[c])
+            outputs = (weights[c], scales[c], unit[c], mean[c], low[c], mass[c])
+            channel.mix(x, locations[c], *outputs)
         return EncodedBlock(
             samples=samples,
-            means=means,
-            mean=np.clip(np.einsum("tcm,tcm->tc", weights, locations), LOWEST, HIGHEST),
-            running_scales=running,
-            weights=weights,
-            locations=locations,
-            scales=np.clip(running / LOGISTIC_MEAN_ABS + 0.02, MIN_SCALE_LSB, MAX_SCALE_LSB),
-            expert_error=errors,
+            means=own_means.swapaxes(0, 1),
+            expert_error=errors.swapaxes(0, 1),
+            weights=weights.swapaxes(0, 1),
+            locations=locations.swapaxes(0, 1),
+            scales=scales.swapaxes(0, 1),
+            unit=unit.T,
+            mean=mean.T,
+            low=low.T,
+            mass=mass.T,
         )
 
 
@@ -150,13 +121,14 @@ class _Channel:
         self._running = np.array(FIRST_RUNNING_LSB * len(STACK_FORGETTING))
         self._log_weights = np.zeros(Stacking.components)
 
-    def update(
-        self, x: F64, means: F32, locations: F64, running: F64, weights: F64, errors: F32
-    ) -> None:
-        """Predict ``x`` (frames,) from ``means``; write the other arguments of one block."""
+    def locate(self, x: F64, means: F32, errors: F32, locations: F64) -> None:
+        """Write the running ``errors`` of the experts and the ``locations`` of the mixture."""
         follow_errors(x, means, ERROR_RATE, self._frames, self._errors, errors)
         predicted = [regression.predict(x, means, errors) for regression in self._regressions]
         locations[:] = np.repeat(np.stack(predicted, axis=-1), len(SCALE_RATES), axis=-1)
+
+    def mix(self, x: F64, locations: F64, *outputs: F64) -> None:
+        """Write the ``outputs`` of ``stacking_kernels.mix``, then adapt to ``x`` (frames,)."""
         mix(
             x,
             locations,
@@ -166,8 +138,8 @@ class _Channel:
             self._frames,
             self._running,
             self._log_weights,
-            running,
-            weights,
+            UNIT_INDEX,
+            *outputs,
         )
         self._frames += len(x)
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from songcast.forecasting.compiled import compiled
+from songcast.forecasting.distribution_kernels import MAX_SCALE_LSB, MIN_SCALE_LSB, logistic
 from songcast.forecasting.filter_bank_kernels import HIGHEST, LOWEST
 from songcast.forecasting.linear_kernels import RANK, accumulate, solve_ridged
 
@@ -105,36 +106,48 @@ def mix(
     count: int,
     running: F64,
     log_weights: F64,
-    out_running: F64,
-    out_weights: F64,
+    unit_index: int,
+    weights: F64,
+    scales: F64,
+    unit: F64,
+    mean: F64,
+    low: F64,
+    mass: F64,
 ) -> None:
-    """Update each component's running mean |error|; weight the components by recent code length.
+    """Follow each component's mean |error|; weight the components by recent code length.
 
     ``x`` (frames,), ``locations`` (frames, components) in LSB, ``rates`` (components,) of the
     running errors, ``forgetting`` of the log weights, ``least``: smallest unnormalised weight.
     State: ``running`` and ``log_weights`` (components,) and ``count``, the number of samples
-    processed before. ``out_running`` and ``out_weights`` (frames, components) are the values
-    before each sample.
+    processed before. Output, before each sample: ``weights`` and ``scales`` (frames, components),
+    ``unit`` (frames,), the running error of the component ``unit_index``, and ``mean``, ``low``,
+    ``mass`` (frames,) of the mixture, as in ``distribution_kernels.measure``.
     """
     components = len(rates)
-    mass = np.empty(components)
+    shares = np.empty(components)
     for t in range(len(x)):
         top = log_weights[0]
         for j in range(components):
             top = max(top, log_weights[j])
         total = 0.0
         for j in range(components):
-            out_running[t, j] = running[j]
-            out_weights[t, j] = math.exp(log_weights[j] - top) + least
-            total += out_weights[t, j]
+            weights[t, j] = math.exp(log_weights[j] - top) + least
+            total += weights[t, j]
         speed = 1.0 / (count + t + 1.0)
+        unit[t] = running[unit_index]
+        centre, below, own = 0.0, 0.0, 0.0
         for j in range(components):
-            out_weights[t, j] /= total
+            weights[t, j] /= total
+            location = min(max(locations[t, j], LOWEST), HIGHEST)
             scale = running[j] / LOGISTIC_MEAN_ABS + 0.02
-            error = abs(x[t] - locations[t, j])
-            upper = 1.0 / (1.0 + math.exp(min((error - 0.5) / scale, 500.0)))
-            lower = 1.0 / (1.0 + math.exp(min((error + 0.5) / scale, 500.0)))
-            mass[j] = upper - lower + 1e-12
-            running[j] += max(rates[j], speed) * (error - running[j])
+            scale = min(max(scale, MIN_SCALE_LSB), MAX_SCALE_LSB)
+            scales[t, j] = scale
+            lower, share = logistic(x[t], location, scale)
+            shares[j] = share
+            centre += weights[t, j] * location
+            below += weights[t, j] * lower
+            own += weights[t, j] * share
+            running[j] += max(rates[j], speed) * (abs(x[t] - location) - running[j])
+        mean[t], low[t], mass[t] = centre, below, own
         for j in range(components):
-            log_weights[j] = forgetting * (log_weights[j] - top) + math.log(mass[j])
+            log_weights[j] = forgetting * (log_weights[j] - top) + math.log(shares[j] + 1e-12)

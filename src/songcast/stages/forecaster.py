@@ -28,15 +28,18 @@ def train_forecaster(
     workers: int = 1,
     shares: Mapping[str, float] | None = None,
     tags: Mapping[str, str] | None = None,
-) -> list[SongFeatures]:
-    """Train ``model`` in place on ``songs`` and write it; return the songs' features.
+) -> tuple[LstmForecaster, list[SongFeatures]]:
+    """Train a copy of ``model`` on ``songs`` and write it; return it and the songs' features.
 
     ``engine``: where the features are computed. ``workers``: processes of the Ray cluster that
     share each step; 1 means this process. ``shares``: how often each song is drawn, by slug.
     """
     features: list[SongFeatures] = []
+    trained = model
 
     def train(hooks: Hooks) -> tuple[Model, list[Row]]:
+        nonlocal trained
+        from songcast.forecasting.network import network_of, network_weights
         from songcast.training.forecaster import fit_forecaster, fit_on_cluster
 
         log.info("%s: computing features of %d songs ...", stage, len(songs))
@@ -45,7 +48,10 @@ def train_forecaster(
         fit = (sampler, opened, fit_settings(params), hooks.checkpoint)
         if workers > 1:
             fit_on_cluster(model, *fit, workers, hooks.on_epoch)
-        return model, fit_forecaster(model.network, *fit, hooks.on_epoch, hooks.on_step)
+        network = network_of(model.settings, model.weights)
+        rows = fit_forecaster(network, *fit, hooks.on_epoch, hooks.on_step)
+        trained = LstmForecaster(network_weights(network), model.settings, model.front_end)
+        return trained, rows
 
     run_training(stage, params, train, fingerprint=fingerprint, details=details, tags=tags)
-    return features
+    return trained, features

@@ -43,11 +43,10 @@ def main() -> None:
     shares = replay_shares(list(corpus), selected or list(corpus), params.replay_share)
     songs = [song for song in corpus if shares[song.slug] > 0]
     weights = str(read_manifest(folder)["weights_sha256"])
-    model = warm_start(parent, params.negative_slope)
-    features = train_forecaster(
+    child, features = train_forecaster(
         "retrain",
         params,
-        model,
+        warm_start(parent, params.negative_slope),
         songs,
         fingerprint=fingerprint(params.model_dump(mode="json"), songs, weights, code=CODE),
         details={
@@ -64,7 +63,7 @@ def main() -> None:
         # DVC does not see an alias move: `songcast summary` compares this with the registry.
         "parent": {"name": params.parent, "uri": uri, "weights_sha256": weights},
         "new_songs": sorted(song.slug for song in selected),
-        "songs": before_and_after(corpus, parent, model, features),
+        "songs": before_and_after(corpus, parent, child, features),
     }
     Path(METRICS).mkdir(exist_ok=True)
     write_json(Path(METRICS) / "retrain.json", report)
@@ -74,12 +73,14 @@ def before_and_after(
     corpus: Corpus, parent: LstmForecaster, child: LstmForecaster, songs: Sequence[SongFeatures]
 ) -> dict[str, dict[str, Any]]:
     """Measure both models on each song's validation passage: bits per sample and gain in dB."""
+    from songcast.forecasting.network import network_of
     from songcast.training.validation import validation_measures
 
+    before, after = (network_of(model.settings, model.weights) for model in (parent, child))
     return {
         song.slug: {
-            "before": validation_measures(parent.network, song, corpus[song.slug].samples),
-            "after": validation_measures(child.network, song, corpus[song.slug].samples),
+            "before": validation_measures(before, song, corpus[song.slug].samples),
+            "after": validation_measures(after, song, corpus[song.slug].samples),
         }
         for song in songs
         if VALIDATION in song.splits

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.forecasting import features
 from songcast.forecasting.distribution import BLOCK_FRAMES
+from songcast.forecasting.features import FeatureExtractor, relative_mixture
 from songcast.forecasting.front_end import FrontEndSettings
 
 # Distances that decide the code length stay in single precision; what only the network reads
@@ -36,17 +36,21 @@ def write_streams(
 ) -> None:
     """Write the features of ``samples`` (frames, channels) int16, see ``features.Features``.
 
-    Each stream is (channels, rows, …): a row per frame, for ``summary`` a row per
-    ``step_frames`` frames. Memory does not grow with the passage. Raises ``OSError``.
+    ``base`` is the stacking's mixture, see ``features.relative_mixture``. Each stream is
+    (channels, rows, …): a row per frame, for ``summary`` a row per ``step_frames`` frames. Memory
+    does not grow with the passage. Raises ``OSError``.
     """
     frames, channels = samples.shape
     front_end = settings.open(channels)
+    extractor = FeatureExtractor(channels, len(settings.expert_names), step_frames)
     maps: dict[str, Any] = {}
     for start in range(0, frames, BLOCK_FRAMES):
         block = np.ascontiguousarray(samples[start : min(start + BLOCK_FRAMES, frames)])
-        extracted = features.extract(front_end.encode(block), step_frames)
+        encoded = front_end.encode(block)
+        extracted = extractor.extract(encoded)
+        streams = {**vars(extracted), "base": relative_mixture(encoded, extracted.unit)}
         for name, dtype in DTYPES.items():
-            stream = getattr(extracted, name)
+            stream = streams[name]
             per_row = step_frames if name == "summary" else 1
             if name not in maps:
                 shape = (channels, frames // per_row, *stream.shape[2:])

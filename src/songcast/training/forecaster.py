@@ -8,7 +8,7 @@ import numpy as np
 from songcast.distributed import cluster
 from songcast.distributed.data_parallel import TensorflowWorkerGroup, WorkerGroup
 from songcast.forecasting.lstm import LstmForecaster
-from songcast.forecasting.network import build_network, code_length_bits
+from songcast.forecasting.network import code_length_bits, network_of
 from songcast.training.batches import CropSampler
 from songcast.training.checkpoint import Checkpoint
 from songcast.training.feature_cache import SongFeatures
@@ -58,16 +58,15 @@ def fit_on_cluster(
     workers: int,
     on_epoch: Callable[[int, Row], None],
 ) -> None:
-    """Train a copy of the model's network in ``workers`` processes of a Ray cluster.
+    """Train the model's network in ``workers`` processes of a Ray cluster.
 
     The result is the checkpoint: ``fit_forecaster`` finds all epochs done there.
     """
-    weights, shape = model.network.get_weights(), model.settings
+    weights, shape = model.weights, model.settings
 
     def work(rank: int, report: Callable[[Row], None]) -> None:
         group = TensorflowWorkerGroup(rank, workers)
-        copy = build_network(shape)
-        copy.set_weights(weights)
+        copy = network_of(shape, weights)
         fit_forecaster(
             copy, sampler, songs, settings, checkpoint, lambda _, row: report(row), group=group
         )

@@ -44,9 +44,9 @@ def new_model(params: TrainParams, songs: Sequence[PreparedSong]) -> LstmForecas
     import keras
 
     from songcast.forecasting.filter_bank_settings import FilterBankSettings
-    from songcast.forecasting.network import NetworkSettings, build_network
+    from songcast.forecasting.network import build_network, network_weights
+    from songcast.forecasting.network_engine import NetworkSettings
     from songcast.forecasting.ridge import Ridge
-    from songcast.forecasting.stacking import Stacking
 
     keras.utils.set_random_seed(params.seed)
     taps = None
@@ -58,26 +58,20 @@ def new_model(params: TrainParams, songs: Sequence[PreparedSong]) -> LstmForecas
     front_end = FrontEndSettings(kind=params.front_end, filter_bank=filter_bank, taps=taps)
     settings = NetworkSettings(
         experts=len(front_end.expert_names),
-        mixtures=Stacking.components,
         look_back=params.look_back,
         step_frames=params.step_frames,
         units=params.units,
         layers=params.layers,
         head_units=params.head_units,
-        activation=params.activation,
         negative_slope=params.negative_slope,
     )
-    return LstmForecaster(build_network(settings), settings, front_end)
+    return LstmForecaster(network_weights(build_network(settings)), settings, front_end)
 
 
 def warm_start(parent: LstmForecaster, negative_slope: float) -> LstmForecaster:
     """Return a copy of ``parent`` with its weights and another activation slope."""
-    from songcast.forecasting.network import build_network
-
     settings = replace(parent.settings, negative_slope=negative_slope)
-    network = build_network(settings)
-    network.set_weights(parent.network.get_weights())
-    return LstmForecaster(network, settings, parent.front_end)
+    return LstmForecaster(parent.weights, settings, parent.front_end)
 
 
 def replay_shares(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from songcast.data.corpus import VALIDATION
-from songcast.forecasting.lstm import absolute_mixture
+from songcast.forecasting.distribution import LogisticMixture
 from songcast.training.batches import passage_batches
 from songcast.training.feature_cache import SongFeatures
 
@@ -77,3 +77,18 @@ def _errors(
         errors.append(samples - mixture.mean)
     start = -(-song.splits.get(VALIDATION, (0, 0))[0] // song.step_frames) * song.step_frames
     return np.concatenate(bits, axis=1), np.concatenate(errors, axis=1), start
+
+
+def absolute_mixture(output: NDArray[np.float32], unit: NDArray[np.float32]) -> LogisticMixture:
+    """Convert the ``output`` of a Keras network (channels, n, 3 M) to LSB.
+
+    ``output`` is in units of ``unit`` (channels, n) LSB.
+    """
+    log_weights, locations, log_scales = np.split(output.astype(np.float64), 3, axis=-1)
+    weights = np.exp(log_weights)
+    lsb = unit[..., None].astype(np.float64)
+    return LogisticMixture(
+        weights=weights / weights.sum(-1, keepdims=True),
+        locations=locations * lsb,
+        scales=np.exp(np.minimum(log_scales, 20.0)) * lsb,
+    )

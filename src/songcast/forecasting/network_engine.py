@@ -1,0 +1,140 @@
+"""Runs a trained network from its plain weights, without Keras.
+
+The result equals that of the Keras network within single precision, and does not depend on the
+size of the blocks, bit for bit.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from songcast.forecasting import features
+from songcast.forecasting.features import Features
+from songcast.forecasting.network_kernels import INPUTS, OUTPUTS, ROWS, correct
+from songcast.forecasting.stacking import Stacking
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+Weights = Mapping[str, F32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSettings:
+    """Shape of the network.
+
+    ``experts``: the number of experts in its input. ``look_back``: past residuals that the head
+    sees. ``step_frames``: frames per step of the LSTM. ``units``, ``layers``: of the LSTM.
+    ``head_units``: of the head's layers. ``negative_slope``: of LeakyReLU; 0 makes it ReLU.
+    """
+
+    experts: int
+    look_back: int = 32
+    step_frames: int = 16
+    units: int = 96
+    layers: int = 1
+    head_units: tuple[int, ...] = (64, 48)
+    negative_slope: float = 0.1
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each weight, by its name in the Keras network and in a bundle."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        size = features.summary_size(self.experts, self.step_frames)
+        for n in range(self.layers):
+            shapes[f"lstm_{n}/lstm_cell/kernel"] = (size, 4 * self.units)
+            shapes[f"lstm_{n}/lstm_cell/recurrent_kernel"] = (self.units, 4 * self.units)
+            shapes[f"lstm_{n}/lstm_cell/bias"] = (4 * self.units,)
+            size = self.units
+        first = self.head_units[0]
+        shapes |= {"context/kernel": (size, first), "context/bias": (first,)}
+        shapes["look_back/kernel"] = (2 * self.look_back, first)
+        shapes["side_features/kernel"] = (features.side_size(self.experts), first)
+        outputs = self.experts + 1 + 3 * Stacking.components
+        names = [f"head_{n}" for n in range(1, len(self.head_units))] + ["correction"]
+        for name, size, units in zip(
+            names, self.head_units, (*self.head_units[1:], outputs), strict=True
+        ):
+            shapes |= {f"{name}/kernel": (size, units), f"{name}/bias": (units,)}
+        return shapes
+
+
+class PackedNetwork:
+    """The weights of a network, as the matrices of ``network_kernels``."""
+
+    def __init__(self, settings: NetworkSettings, weights: Weights) -> None:
+        self.settings = settings
+        cells = [f"lstm_{n}/lstm_cell" for n in range(settings.layers)]
+        parts = ("kernel", "recurrent_kernel", "bias")
+        self.layers = tuple(
+            packed(*(weights[f"{cell}/{part}"] for part in parts)) for cell in cells
+        )
+        self.context = packed(weights["context/kernel"], weights["context/bias"])
+        head = [packed(weights["look_back/kernel"], weights["side_features/kernel"])]
+        for name in [f"head_{n}" for n in range(1, len(settings.head_units))] + ["correction"]:
+            kernel, bias = weights[f"{name}/kernel"], weights[f"{name}/bias"]
+            # The bias follows all outputs of the matrix before, with its rows of zeros.
+            gap = np.zeros((len(head[-1]) - len(kernel), kernel.shape[1]), np.float32)
+            head.append(packed(kernel, gap, bias))
+        self.head = tuple(head)
+
+
+def packed(*parts: F32) -> F32:
+    """Return a matrix of ``network_kernels`` from kernels (inputs, outputs) and a bias (outputs,).
+
+    Their inputs follow each other.
+    """
+    matrix = np.concatenate([np.atleast_2d(part) for part in parts])
+    inputs, outputs = matrix.shape
+    shape = -(-outputs // OUTPUTS) * OUTPUTS, -(-inputs // INPUTS) * INPUTS
+    result = np.zeros(shape, np.float32)
+    result[:outputs, :inputs] = matrix.T
+    return result
+
+
+class NetworkSession:
+    """A network at work on one song."""
+
+    def __init__(self, network: PackedNetwork, channels: int) -> None:
+        settings = network.settings
+        self._network = network
+        self._position = 0
+        self._hidden = np.zeros((settings.layers, ROWS, settings.units), np.float32)
+        self._cell = np.zeros_like(self._hidden)
+        self._context = np.zeros((ROWS, len(network.context)), np.float32)
+        size = features.summary_size(settings.experts, settings.step_frames)
+        self._pending = np.zeros((ROWS, size), np.float32)
+        self._residual = np.zeros((channels, settings.look_back, 2), np.float32)
+
+    def correct(self, block: Features, weights: F64, locations: F64, scales: F64) -> None:
+        """Replace the stacking's mixture of the next block by the corrected one, in place.
+
+        ``weights``, ``locations``, ``scales``: (channels, frames, M) float64, contiguous;
+        locations and scales in LSB.
+        """
+        network, settings = self._network, self._network.settings
+        own = block.squashed
+        other = own[::-1] if len(own) == 2 else np.zeros_like(own)
+        residual = np.concatenate([self._residual, np.stack([own, other], axis=-1)], axis=1)
+        self._residual = residual[:, residual.shape[1] - settings.look_back :]
+        correct(
+            network.layers,
+            network.context,
+            network.head,
+            settings.negative_slope,
+            settings.step_frames,
+            self._position,
+            self._hidden,
+            self._cell,
+            self._context,
+            self._pending,
+            block.summary,
+            residual,
+            block.side,
+            block.unit,
+            weights,
+            locations,
+            scales,
+        )
+        self._position = (self._position + block.unit.shape[1]) % settings.step_frames
