@@ -38,7 +38,7 @@ IMPORTERS = {
 }
 
 
-MOST_LINES = 18_000
+MOST_LINES = 18_300
 # A stage is a module, however short.
 SHORT = {"stages/train.py"}
 

@@ -149,7 +149,7 @@ def _combined(a: float, b: float, ridge: float, state: F64) -> float:
     p, q, r = state[0] + ridge, state[1], state[2] + ridge
     x, y = state[3] + 0.5 * ridge, state[4] + 0.5 * ridge
     move = ((r * x - q * y) * a + (p * y - q * x) * b) / (p * r - q * q)
-    return min(max(move, -MAX_MOVE), MAX_MOVE)
+    return float(min(max(move, -MAX_MOVE), MAX_MOVE))
 
 
 @inlined
