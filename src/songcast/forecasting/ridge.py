@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from scipy.signal import lfilter
 
 from songcast.bundle import read_arrays, read_manifest, write_bundle
+from songcast.forecasting.compiled import compiled
 from songcast.forecasting.distribution import HIGHEST, LOWEST, LogisticMixture
 from songcast.forecasting.forecaster import Forecaster, ForecastSession
 from songcast.forecasting.stacking import Stacking
@@ -85,24 +85,34 @@ class LinearPredictor:
     """A frozen linear filter with (target, source, look_back) taps, at work on one song."""
 
     def __init__(self, taps: Floats) -> None:
-        self._taps = taps
+        self._taps = np.ascontiguousarray(taps[..., ::-1])
         channels, _, look_back = taps.shape
-        self._state = np.zeros((channels, channels, look_back))
+        self._past = np.zeros((channels, look_back))
 
     def predict(self, samples: NDArray[np.int16]) -> Floats:
         """Predict each sample from the past: return (frames, channels) float64 in LSB."""
-        x = samples.astype(np.float64)
-        means = np.zeros(x.shape)
-        if len(x) == 0:
-            return means
-        for target, sources in enumerate(self._taps):
-            for source, taps in enumerate(sources):
-                # A leading zero tap delays the filter by one frame.
-                delayed = np.concatenate([[0.0], taps])
-                state = self._state[target, source]
-                part, self._state[target, source] = lfilter(delayed, 1.0, x[:, source], zi=state)
-                means[:, target] += part
-        return np.clip(means, LOWEST, HIGHEST)
+        signal = np.concatenate([self._past, samples.T], axis=1)
+        self._past = signal[:, len(samples) :]
+        means = np.empty((len(self._taps), len(samples)))
+        _filter(signal, self._taps, means)
+        return np.clip(means.T, LOWEST, HIGHEST)
+
+
+@compiled
+def _filter(signal: Floats, taps: Floats, means: Floats) -> None:
+    """Apply ``taps`` (target, source, look_back), oldest first, to the samples before each one.
+
+    ``signal`` (channels, look_back + frames), ``means`` (channels, frames).
+    """
+    look_back = taps.shape[2]
+    for target in range(means.shape[0]):
+        for t in range(means.shape[1]):
+            mean = 0.0
+            for source in range(signal.shape[0]):
+                past, weights = signal[source, t : t + look_back], taps[target, source]
+                for i in range(look_back):
+                    mean += weights[i] * past[i]
+            means[target, t] = mean
 
 
 class _RidgeSession(ForecastSession):
