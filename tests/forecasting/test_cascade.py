@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 from songcast.audio.songs import Song
 from songcast.errors import ParamsError
 from songcast.forecasting.baselines import Cascade
-from songcast.forecasting.filter_bank import FilterBank
-from songcast.forecasting.filter_bank_kernels import least_squares
+from songcast.forecasting.filter_bank import FilterBank, StageFilters
 from songcast.forecasting.filter_bank_settings import FilterBankSettings, LeastSquares, Lms
-from songcast.forecasting.linear_kernels import cholesky_solve
+from songcast.forecasting.linear_kernels import accumulate, solve_ridged
 from songcast.forecasting.stacking import EncodedBlock, Stacking
 
 Samples = NDArray[np.int16]
@@ -144,39 +143,42 @@ def test_least_squares_agree_with_an_independent_solver() -> None:
             assert means[t, channel] == pytest.approx(rows[t] @ w, abs=0.02)
 
 
-def test_the_updated_covariance_equals_the_sum_over_all_regressors() -> None:
-    for current in [0, 1]:
-        for own, other, every in [(5, 3, 8), (12, 9, 8), (4, 12, 16), (6, 0, 8)]:
-            forgetting, frames = 0.99, 160
-            rng = np.random.default_rng(3)
-            past, n = max(own, other), own + other
-            signals = np.zeros((2, past + frames))
-            signals[:, past:] = rng.normal(0, 100, (2, frames))
-            matrix, vectors = np.zeros((2, n, n)), np.zeros((5, n))
-            least_squares(
-                signals[0],
-                signals[1],
-                past,
-                np.array([own, other, current, every, 0, 1]),
-                forgetting,
-                1.0,
-                0.0,
-                matrix,
-                vectors,
-                np.zeros((every, 2, n)),
-                np.zeros((9, max(n, 8))),
-                np.zeros(2),
-                np.zeros(frames, np.float32),
-            )
-            expected, correlation = np.zeros((n, n)), np.zeros(n)
-            for t in range(past, past + frames):
+def test_sweeps_with_edges_equal_plain_gauss_seidel_on_the_summed_covariance() -> None:
+    forgetting, ridge, every, sweeps, x = 0.99, 2.0, 8, 2, music(203, 2)
+    for own, other in [(5, 3), (12, 9), (4, 12), (1, 1)]:
+        stage = LeastSquares(
+            own_taps=own,
+            other_taps=other,
+            forgetting=forgetting,
+            ridge=ridge,
+            solve_every=every,
+            sweeps=sweeps,
+        )
+        means = StageFilters(stage, 2).predict(np.ascontiguousarray(x.T, np.float32))
+        padded = np.concatenate([np.zeros((12, 2)), x.astype(float)])
+        # From the newest regressor to the oldest, this channel's before the other's of its age.
+        order = sorted(
+            range(own + other),
+            key=lambda i: (own - 1 - i, 0) if i < own else (own + other - 1 - i, 1),
+        )
+        for channel in (0, 1):
+            r, c, w = np.zeros((own + other,) * 2), np.zeros(own + other), np.zeros(own + other)
+            peak = 0.0
+            for t, value in enumerate(x[:, channel].astype(float)):
+                now = 12 + t
                 u = np.concatenate(
-                    [signals[0, t - own : t], signals[1, t + current - other : t + current]]
+                    [
+                        padded[now - own : now, channel],
+                        padded[now + channel - other : now + channel, 1 - channel],
+                    ]
                 )
-                expected = forgetting * expected + np.outer(u, u)
-                correlation = forgetting * correlation + signals[0, t] * u
-            np.testing.assert_allclose(matrix[0], expected, rtol=1e-9, atol=1e-6)
-            np.testing.assert_allclose(vectors[0], correlation, rtol=1e-9, atol=1e-6)
+                expected = np.clip(w @ u, -2 * peak, 2 * peak)
+                assert means[channel, t] == pytest.approx(expected, rel=1e-5, abs=1e-3)
+                peak = max(abs(value), 0.99 * peak)
+                r, c = forgetting * r + np.outer(u, u), forgetting * c + value * u
+                if (t + 1) % every == 0:
+                    for i in order * sweeps:
+                        w[i] += (c[i] - r[i] @ w - ridge * w[i]) / (r[i, i] + ridge)
 
 
 def test_sweeps_converge_to_the_exact_solution() -> None:
@@ -214,7 +216,7 @@ def test_weighted_least_squares_agree_with_an_independent_solver() -> None:
     x = music(640, 1)
     x[300:420] *= 4
     stage = LeastSquares(
-        own_taps=taps, other_taps=1, forgetting=forgetting, solve_every=every, weighting=1.0
+        own_taps=taps, other_taps=1, forgetting=forgetting, solve_every=every, weighted=True
     )
     means = FilterBank(1, FilterBankSettings(chains=((stage,),))).predict(x)[:, 0, 0]
     target = x[:, 0].astype(float)
@@ -247,26 +249,43 @@ def test_the_wide_bank_begins_with_the_cascade_and_does_not_depend_on_the_block_
     np.testing.assert_array_equal(whole, pieces)
 
 
-def test_lms_agrees_with_its_textbook_form() -> None:
-    taps, step = 5, 0.3
-    x = music(400, 1)
-    means = FilterBank(1, FilterBankSettings(chains=((Lms(taps=taps, step=step),),))).predict(x)
-    padded = np.concatenate([np.zeros(taps), x[:, 0].astype(float)])
-    w = np.zeros(taps)
-    for t in range(len(x)):
-        history = padded[t : t + taps]
-        assert means[t, 0, 0] == pytest.approx(np.clip(w @ history, -32768, 32767), abs=1.0)
-        w += step * (padded[t + taps] - w @ history) * history / (history @ history + taps + 1)
+def test_lms_in_blocks_agrees_with_its_textbook_form() -> None:
+    step, x = 0.3, music(1500, 1)
+    for taps in (8, 32):
+        means = FilterBank(1, FilterBankSettings(chains=((Lms(taps=taps, step=step),),))).predict(x)
+        padded = np.concatenate([np.zeros(taps), x[:, 0].astype(float)])
+        w = np.zeros(taps)
+        for t in range(len(x)):
+            history = padded[t : t + taps]
+            expected = np.clip(w @ history, -32768, 32767)
+            assert means[t, 0, 0] == pytest.approx(expected, abs=0.05)
+            w += step * (padded[t + taps] - w @ history) * history / (history @ history + taps + 1)
 
 
-def test_cholesky_agrees_with_lapack_and_refuses_the_singular() -> None:
+def test_ridge_systems_agree_with_lapack_and_singular_ones_are_refused() -> None:
     rng = np.random.default_rng(1)
-    rows = rng.normal(size=(40, 13))
-    a, b = rows.T @ rows, rng.normal(size=13)
-    w, scratch = np.zeros(13), np.zeros((13, 13))
-    assert cholesky_solve(a, b, scratch, w)
-    np.testing.assert_allclose(w, np.linalg.solve(a, b), rtol=1e-9)
-    assert not cholesky_solve(np.ones((3, 3)), np.ones(3), np.zeros((3, 3)), np.zeros(3))
+    for n in (4, 12, 24):
+        rows = rng.normal(size=(40, n))
+        a, b = rows.T @ rows, rng.normal(size=n)
+        w, lower = b.copy(), np.where(np.tri(n) > 0, a, 7.0)
+        assert solve_ridged(lower, 0.5, np.zeros(n), w)
+        np.testing.assert_allclose(w, np.linalg.solve(a + 0.5 * np.eye(n), b), rtol=1e-9)
+        assert not solve_ridged(-np.ones((n, n)), 0.5, np.zeros(n), np.ones(n))
+
+
+def test_the_accumulated_covariance_equals_the_weighted_sum() -> None:
+    rng = np.random.default_rng(2)
+    n, forgetting = 12, 0.99
+    regressors, targets = rng.normal(size=(32, n)), rng.normal(size=32)
+    covariance, correlation = np.zeros((n, n)), np.zeros(n)
+    for block in range(0, 32, 8):
+        rows = np.zeros((9, n))
+        rows[:8], rows[8, :8] = regressors[block : block + 8], targets[block : block + 8]
+        accumulate(covariance, correlation, rows, forgetting)
+    weights = forgetting ** np.arange(31, -1, -1.0)
+    expected = (regressors.T * weights) @ regressors
+    np.testing.assert_allclose(np.tril(covariance), np.tril(expected), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(correlation, (regressors.T * weights) @ targets, atol=1e-12)
 
 
 def test_stacking_is_no_worse_than_its_best_expert() -> None:
@@ -305,9 +324,10 @@ def test_invalid_settings_are_errors() -> None:
         lambda: LeastSquares(own_taps=1, other_taps=1, forgetting=1.0),
         lambda: LeastSquares(own_taps=1, other_taps=1, forgetting=0.9, solve_every=12),
         lambda: LeastSquares(own_taps=1, other_taps=1, forgetting=0.9, ridge=0.0),
-        lambda: LeastSquares(own_taps=1, other_taps=1, forgetting=0.9, weighting=-1.0),
+        lambda: LeastSquares(own_taps=1, other_taps=1, forgetting=0.9, weighted=True, sweeps=1),
         lambda: Lms(taps=0, step=0.1),
-        lambda: Lms(taps=1, step=1.5),
+        lambda: Lms(taps=12, step=0.5),
+        lambda: Lms(taps=8, step=1.5),
         lambda: FilterBankSettings(chains=()),
         lambda: FilterBankSettings.from_json([[{"kind": "Fourier"}]]),
     ]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from songcast.distributed.engine import free_cores
 from songcast.forecasting.distribution import BLOCK_FRAMES, HIGHEST, LOWEST
-from songcast.forecasting.filter_bank_kernels import least_squares, normalised_lms
+from songcast.forecasting.filter_bank_kernels import BLOCK, least_squares, normalised_lms
 from songcast.forecasting.filter_bank_settings import (
     Chain,
     FilterBankSettings,
@@ -24,6 +24,7 @@ from songcast.forecasting.filter_bank_settings import (
     Stage,
 )
 from songcast.forecasting.linear_kernels import RANK
+from songcast.forecasting.simd import LANES, padded
 
 F32 = NDArray[np.float32]
 
@@ -96,18 +97,19 @@ class LmsFilter:
     """The state of a normalised LMS filter for one channel."""
 
     def __init__(self, settings: Lms) -> None:
+        past = settings.taps + BLOCK
         self._step = settings.step
         self._weights = np.zeros(settings.taps, np.float32)
-        self._history = np.zeros(settings.taps + 1, np.float32)
-        self._pending = np.zeros(2)
+        # Room for some blocks, so that the past is rarely moved.
+        self._line = np.zeros(past + 1024, np.float32)
+        self._block = np.zeros(12 * BLOCK)
+        self._at = np.array([past, 0])
 
     def predict(self, signals: F32, channel: int) -> F32:
         """Predict ``signals[channel]`` (frames,) from its own past."""
-        past = len(self._history)
-        signal = np.concatenate([self._history, signals[channel]])
-        self._history = signal[len(signal) - past :]
         out = np.empty(signals.shape[1], np.float32)
-        normalised_lms(signal, past, self._step, self._weights, self._pending, out)
+        state = self._weights, self._line, self._block, self._at
+        normalised_lms(signals[channel], self._step, *state, out)
         return out
 
 
@@ -115,40 +117,34 @@ class LeastSquaresFilter:
     """The state of exponentially weighted least squares for one channel."""
 
     def __init__(self, settings: LeastSquares, channel: int, channels: int) -> None:
-        self._settings = settings
-        other_taps = settings.other_taps if channels > 1 else 0
-        n = settings.own_taps + other_taps
-        every = settings.solve_every
-        counts = [settings.own_taps, other_taps, channel, every, 0, settings.sweeps]
-        self._counts = np.array(counts, np.int64)
-        self._past = max(settings.own_taps, other_taps)
+        own_taps, other_taps = settings.own_taps, settings.other_taps if channels > 1 else 0
+        # Unweighted, zeros follow the regressors of each channel, so that whole vectors of any
+        # edge stay within its channel.
+        gap = 0 if settings.weighted else LANES - 1
+        side = padded(own_taps + gap) if gap else own_taps
+        size, taps = padded(side + other_taps + gap), padded(own_taps + other_taps)
+        counts = [own_taps, other_taps, side, channel, settings.solve_every, settings.sweeps]
+        self._counts = np.array([*counts, settings.weighted, 0], np.int64)
+        self._forget = settings.forgetting, settings.ridge
+        self._past = max(own_taps, other_taps)
         self._history = np.zeros((channels, self._past))
-        self._matrix = np.zeros((2, n, n))
-        self._vectors = np.zeros((5, n))
-        self._edges = np.zeros((every, 2, n))
-        self._rows = np.zeros((RANK + 1, max(n, RANK)))
-        self._recent = np.zeros(2)
+        unused = np.zeros((0, 0))
+        self._state = (
+            np.zeros((5, size)),
+            unused if settings.weighted else np.zeros((own_taps + other_taps, size)),
+            np.zeros((RANK + 1, max(size, RANK))) if settings.weighted else unused,
+            np.zeros((size, size)) if settings.weighted else unused,
+            np.zeros((taps + 2, taps)),
+            np.zeros(2),
+        )
 
     def predict(self, signals: F32, channel: int) -> F32:
         """Predict ``signals[channel]`` (frames,) from both channels."""
         both = np.concatenate([self._history, signals], axis=1)
         self._history = both[:, both.shape[1] - self._past :]
         out = np.empty(signals.shape[1], np.float32)
-        least_squares(
-            both[channel],
-            both[len(signals) - 1 - channel],
-            self._past,
-            self._counts,
-            self._settings.forgetting,
-            self._settings.ridge,
-            self._settings.weighting,
-            self._matrix,
-            self._vectors,
-            self._edges,
-            self._rows,
-            self._recent,
-            out,
-        )
+        own, other = both[channel], both[len(signals) - 1 - channel]
+        least_squares(own, other, self._past, self._counts, *self._forget, *self._state, out)
         return out
 
 

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from songcast.errors import ParamsError
+from songcast.forecasting.filter_bank_kernels import BLOCK
 from songcast.forecasting.linear_kernels import RANK
 
 
@@ -16,10 +17,10 @@ class LeastSquares:
     ``forgetting``: ratio of the weights of successive frames, below 1. ``solve_every``: frames
     between solutions, a multiple of 8. ``ridge``: penalty on the squared weights. ``sweeps``: 0
     solves exactly (Cholesky); n makes n Gauss-Seidel sweeps from the last solution, which is
-    cheaper and accurate enough behind a whitening stage. ``weighting``: each frame is also
-    weighted by the running variance of the error to minus this power; 1 keeps loud passages from
-    dominating. ``expert``: whether the sum of predictions up to this stage is an expert. Raises
-    ``ParamsError`` for values out of range.
+    cheaper and accurate enough behind a whitening stage. ``weighted``: each frame is also weighted
+    by the inverse of the error's running variance, which keeps loud passages from dominating; such
+    a stage is solved exactly. ``expert``: whether the sum of predictions up to this stage is an
+    expert. Raises ``ParamsError`` for values out of range.
     """
 
     own_taps: int
@@ -28,7 +29,7 @@ class LeastSquares:
     solve_every: int = 16
     ridge: float = 1.0
     sweeps: int = 0
-    weighting: float = 0.0
+    weighted: bool = False
     expert: bool = True
 
     def __post_init__(self) -> None:
@@ -39,16 +40,16 @@ class LeastSquares:
         _require(multiple, f"solve_every must be a multiple of {RANK}", self.solve_every)
         _require(self.ridge > 0.0, "ridge must be above 0", self.ridge)
         _require(0 <= self.sweeps <= 100, "sweeps must be 0 … 100", self.sweeps)
-        _require(0.0 <= self.weighting <= 2.0, "weighting must be in [0, 2]", self.weighting)
+        _require(not (self.weighted and self.sweeps), "weighted needs sweeps 0", self.sweeps)
 
     def __str__(self) -> str:
-        kind = "wls" if self.weighting else "ls"
+        kind = "wls" if self.weighted else "ls"
         return f"{kind}{self.own_taps}.{self.other_taps}@{self.forgetting:g}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lms:
-    """A normalised LMS filter over ``taps`` past frames of the same channel.
+    """A normalised LMS filter over ``taps`` past frames of the same channel, a multiple of 8.
 
     ``step``: step size, in (0, 1). ``expert``: as in ``LeastSquares``. Raises ``ParamsError``.
     """
@@ -58,7 +59,8 @@ class Lms:
     expert: bool = True
 
     def __post_init__(self) -> None:
-        _require(1 <= self.taps <= 8192, "an LMS filter has 1 … 8192 taps", self.taps)
+        valid = BLOCK <= self.taps <= 8192 and self.taps % BLOCK == 0
+        _require(valid, f"an LMS filter has 8 … 8192 taps, a multiple of {BLOCK}", self.taps)
         _require(0.0 < self.step < 1.0, "step must be in (0, 1)", self.step)
 
     def __str__(self) -> str:
@@ -104,7 +106,7 @@ FAST: Chain = (
 )
 # The chains below are in the network's wide bank only. Weighted least squares, then small steps.
 STEADY: Chain = (
-    LeastSquares(own_taps=32, other_taps=16, forgetting=0.999, solve_every=32, weighting=1.0),
+    LeastSquares(own_taps=32, other_taps=16, forgetting=0.999, solve_every=32, weighted=True),
     Lms(taps=256, step=0.01),
     Lms(taps=32, step=0.01),
     Lms(taps=16, step=0.01),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from songcast.forecasting.distribution import LogisticMixture
 from songcast.forecasting.linear_kernels import RANK
+from songcast.forecasting.simd import padded
 from songcast.forecasting.stacking_kernels import (
     FIRST_VARIANCE,
     follow_errors,
@@ -151,9 +152,10 @@ class _Regression:
         self._forgetting = forgetting
         self._solve_every = solve_every
         self._state = np.array([FIRST_VARIANCE, 0.0])
-        self._matrix = np.zeros((2, experts, experts))
-        self._vectors = np.zeros((3, experts))
-        self._rows = np.zeros((RANK + 1, max(experts, RANK)))
+        size = max(padded(experts), RANK)
+        self._matrix = np.zeros((2, size, size))
+        self._vectors = np.zeros((4, size))
+        self._rows = np.zeros((RANK + 1, size))
 
     def predict(self, x: F64, means: F32, errors: F32) -> F64:
         """Return the stacked means (frames,) of one channel in LSB, then adapt to ``x``."""

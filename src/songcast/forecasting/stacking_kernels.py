@@ -9,6 +9,7 @@ from songcast.forecasting.compiled import compiled
 from songcast.forecasting.distribution_kernels import MAX_SCALE_LSB, MIN_SCALE_LSB, logistic
 from songcast.forecasting.filter_bank_kernels import HIGHEST, LOWEST
 from songcast.forecasting.linear_kernels import RANK, accumulate, solve_ridged
+from songcast.forecasting.simd import LANES, load, multiply_add, splat, total
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -42,21 +43,27 @@ def stack(
     The regression maps the experts' distances from their average to the sample's distance from
     it, and is solved every ``solve_every`` frames, a multiple of 8. ``x`` (frames,), ``means`` and
     their running ``errors`` (frames, experts), ``out`` (frames,) the stacked mean, all in LSB.
-    State: ``state`` (2,) running variance and number of samples processed, ``matrix`` (2, K, K),
-    ``vectors`` (3, K), ``rows`` (9, max(K, 8)) as in ``least_squares``.
+    State: ``state`` (2,) running variance and number of samples processed, ``matrix`` (2, n, n),
+    where n is the number of experts rounded up to a multiple of 4, and at least 8, ``vectors``
+    (4, n), ``rows`` (9, n) as in ``accumulate``.
     """
-    experts = means.shape[1]
-    w = vectors[1]
-    d = np.zeros(experts)
+    experts, n = means.shape[1], vectors.shape[1]
+    w, d, solution = vectors[1], vectors[2], vectors[3]
+    scratch = np.empty(n)
+    one, share = splat(1.0), 1.0 / experts
     for t in range(len(x)):
-        base = 0.0
         for k in range(experts):
-            base += means[t, k]
-        base /= experts
-        location = base
+            d[k] = means[t, k]
+        sums = splat(0.0)
+        for k in range(0, n, LANES):
+            sums = multiply_add(one, load(d, k), sums)
+        base = total(sums) * share
         for k in range(experts):
-            d[k] = means[t, k] - base
-            location += w[k] * d[k]
+            d[k] -= base
+        sums = splat(0.0)
+        for k in range(0, n, LANES):
+            sums = multiply_add(load(w, k), load(d, k), sums)
+        location = base + total(sums)
         # At an onset some experts explode before the weights adapt: stay near the expert with
         # the smallest recent error.
         best = 0
@@ -73,13 +80,16 @@ def stack(
         state[0] += max(VARIANCE_RATE, 1.0 / (count + 2.0)) * (error * error - state[0])
         state[1] = count + 1
         q = count % RANK
-        for k in range(experts):
+        for k in range(n):
             rows[q, k] = importance * d[k]
         rows[RANK, q] = importance * (x[t] - base)
         if q == RANK - 1 and experts > 1:
             accumulate(matrix[0], vectors[0], rows, forgetting)
             if (count + 1) % solve_every == 0:
-                solve_ridged(matrix[0], vectors[0], ridge, matrix[1], vectors[2], w)
+                matrix[1] = matrix[0]
+                solution[:] = vectors[0]
+                if solve_ridged(matrix[1], ridge, scratch, solution):
+                    w[:] = solution
 
 
 @compiled
