@@ -23,7 +23,7 @@ from songcast.forecasting.stacking_kernels import (
 STACK_FORGETTING = (0.995, 0.9995)
 # A regression that forgets slowly changes slowly: solving it less often gives the same result.
 STACK_SOLVE_EVERY = (16, 64)
-STACK_RIDGE = 1.0
+STACK_RIDGE = 10.0
 SCALE_RATES = (1 / 16, 1 / 64, 1 / 512)
 WEIGHT_FORGETTING, LEAST_WEIGHT = 0.99, 1e-4
 ERROR_RATE = 1 / 128
@@ -124,8 +124,9 @@ class _Channel:
 
     def locate(self, x: F64, means: F32, errors: F32, locations: F64) -> None:
         """Write the running ``errors`` of the experts and the ``locations`` of the mixture."""
-        follow_errors(x, means, ERROR_RATE, self._frames, self._errors, errors)
-        predicted = [regression.predict(x, means, errors) for regression in self._regressions]
+        centre = np.empty(len(x))
+        follow_errors(x, means, ERROR_RATE, self._frames, self._errors, errors, centre)
+        predicted = [r.predict(x, means, errors, centre) for r in self._regressions]
         locations[:] = np.repeat(np.stack(predicted, axis=-1), len(SCALE_RATES), axis=-1)
 
     def mix(self, x: F64, locations: F64, *outputs: F64) -> None:
@@ -157,13 +158,14 @@ class _Regression:
         self._vectors = np.zeros((4, size))
         self._rows = np.zeros((RANK + 1, size))
 
-    def predict(self, x: F64, means: F32, errors: F32) -> F64:
+    def predict(self, x: F64, means: F32, errors: F32, centre: F64) -> F64:
         """Return the stacked means (frames,) of one channel in LSB, then adapt to ``x``."""
         out = np.empty(len(x))
         stack(
             x,
             means,
             errors,
+            centre,
             self._forgetting,
             STACK_RIDGE,
             self._solve_every,

@@ -20,6 +20,8 @@ LOGISTIC_MEAN_ABS = 2.0 * math.log(2.0)
 # Samples are weighted by the inverse running variance, so that loud passages do not dominate.
 VARIANCE_RATE, VARIANCE_FLOOR = 0.02, 0.1
 FIRST_VARIANCE = 1e4
+# Keeps the ratios of the experts' errors apart from 0 / 0.
+ERROR_FLOOR = 0.1
 # Limit of the distance from the best expert, in its running mean errors.
 GUARD = 8.0
 
@@ -29,6 +31,7 @@ def stack(
     x: F64,
     means: F32,
     errors: F32,
+    centre: F64,
     forgetting: float,
     ridge: float,
     solve_every: int,
@@ -40,9 +43,10 @@ def stack(
 ) -> None:
     """Combine one channel's expert means by exponentially weighted ridge regression.
 
-    The regression maps the experts' distances from their average to the sample's distance from
-    it, and is solved every ``solve_every`` frames, a multiple of 8. ``x`` (frames,), ``means`` and
-    their running ``errors`` (frames, experts), ``out`` (frames,) the stacked mean, all in LSB.
+    The regression maps the experts' distances from ``centre`` to the sample's distance from it,
+    and is solved every ``solve_every`` frames, a multiple of 8. ``x`` and ``centre`` (frames,),
+    ``means`` and their running ``errors`` (frames, experts), ``out`` (frames,) the stacked mean,
+    all in LSB.
     State: ``state`` (2,) running variance and number of samples processed, ``matrix`` (2, n, n),
     where n is the number of experts rounded up to a multiple of 4, and at least 8, ``vectors``
     (4, n), ``rows`` (9, n) as in ``accumulate``.
@@ -50,16 +54,10 @@ def stack(
     experts, n = means.shape[1], vectors.shape[1]
     w, d, solution = vectors[1], vectors[2], vectors[3]
     scratch = np.empty(n)
-    one, share = splat(1.0), 1.0 / experts
     for t in range(len(x)):
+        base = centre[t]
         for k in range(experts):
-            d[k] = means[t, k]
-        sums = splat(0.0)
-        for k in range(0, n, LANES):
-            sums = multiply_add(one, load(d, k), sums)
-        base = total(sums) * share
-        for k in range(experts):
-            d[k] -= base
+            d[k] = means[t, k] - base
         sums = splat(0.0)
         for k in range(0, n, LANES):
             sums = multiply_add(load(w, k), load(d, k), sums)
@@ -93,17 +91,30 @@ def stack(
 
 
 @compiled
-def follow_errors(x: F64, means: F32, rate: float, count: int, errors: F64, out: F32) -> None:
+def follow_errors(
+    x: F64, means: F32, rate: float, count: int, errors: F64, out: F32, centre: F64
+) -> None:
     """Update the running mean |error| of every expert; ``out`` is its value before each sample.
 
-    ``x`` (frames,), ``means`` and ``out`` (frames, experts), all in LSB. State: ``errors``
-    (experts,) and ``count``, the number of samples processed before.
+    ``x`` (frames,), ``means`` and ``out`` (frames, experts), all in LSB. ``centre`` (frames,): the
+    average of the experts, weighted by their error to the power -16. State: ``errors`` (experts,)
+    and ``count``, the number of samples processed before.
     """
     for t in range(len(x)):
         speed = max(rate, 1.0 / (count + t + 2.0))
+        least = errors[0]
         for k in range(means.shape[1]):
+            least = min(least, errors[k])
+        average, total = 0.0, 0.0
+        for k in range(means.shape[1]):
+            ratio = (least + ERROR_FLOOR) / (errors[k] + ERROR_FLOOR)
+            weight = ratio * ratio * ratio * ratio
+            weight = weight * weight * weight * weight
+            average += weight * means[t, k]
+            total += weight
             out[t, k] = errors[k]
             errors[k] += speed * (abs(x[t] - means[t, k]) - errors[k])
+        centre[t] = average / total
 
 
 @compiled
