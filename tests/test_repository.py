@@ -38,7 +38,7 @@ IMPORTERS = {
 }
 
 
-MOST_LINES = 18_300
+MOST_LINES = 19_000
 # A stage is a module, however short.
 SHORT = {"stages/train.py"}
 
