@@ -30,11 +30,11 @@ class NetworkSettings:
     """
 
     experts: int
-    look_back: int = 32
-    step_frames: int = 16
-    units: int = 96
+    look_back: int = 8
+    step_frames: int = 64
+    units: int = 32
     layers: int = 1
-    head_units: tuple[int, ...] = (64, 48)
+    head_units: tuple[int, ...] = (32, 24)
     negative_slope: float = 0.1
 
     @property
