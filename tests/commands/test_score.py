@@ -1,6 +1,11 @@
 """`songcast score` and `songcast predict`: documents, tables, and files written whole."""
 
 import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +14,12 @@ import soundfile
 
 import songcast
 from helpers.champions import use_champion
+from helpers.mlflow_store import use_repository
+from helpers.small_models import ridge
 from songcast import cli
 from songcast.audio.songs import read_song, write_song
 from songcast.commands import score
+from songcast.files import sha256_of_file
 from songcast.forecasting.forecaster import Forecaster
 from songcast.forecasting.ridge import Ridge
 
@@ -194,3 +202,55 @@ def test_predict_rejects_a_bad_output_before_computing_and_writes_nothing(
         assert reason in rejection("predict", song, "-o", out, "--model", "persistence")
     assert "no model is registered yet" in rejection("predict", song, "-o", "out.wav")
     assert sorted(Path().iterdir()) == before
+
+
+def register_with_sql(folder, bundle, name):
+    """Write what MLflow writes for a registered version, before its folder was moved."""
+    place = "mlruns/artifacts/songcast/models/m-1/artifacts"
+    package = folder / place / "artifacts" / "ridge"
+    shutil.copytree(bundle, package)
+    tag = {"songcast.bundle_sha256": sha256_of_file(package / "bundle.json")}
+    source = f"file:///where/it/was/{place}"
+    with closing(sqlite3.connect(folder / "mlruns" / "mlflow.db")) as database, database:
+        database.execute(
+            "INSERT INTO experiments (experiment_id, name, artifact_location) VALUES (1, ?, ?)",
+            ("songcast", "file:///where/it/was/mlruns/artifacts/songcast"),
+        )
+        database.execute("INSERT INTO registered_models (name) VALUES (?)", (name,))
+        database.execute(
+            "INSERT INTO model_versions (name, version, creation_time, current_stage, source, "
+            "run_id, storage_location) VALUES (?, 1, 0, 'None', 'models:/m-1', 'r', ?)",
+            (name, source),
+        )
+        for key, value in tag.items():
+            database.execute(
+                "INSERT INTO model_version_tags (key, value, name, version) VALUES (?, ?, ?, 1)",
+                (key, value, name),
+            )
+        database.execute(
+            "INSERT INTO registered_model_aliases (alias, version, name) VALUES ('best', 1, ?)",
+            (name,),
+        )
+
+
+def test_a_registered_model_is_scored_and_pulled_without_mlflow(folder, song, monkeypatch):
+    use_repository(folder, monkeypatch)
+    ridge().save(folder / "bundle", {})
+    register_with_sql(folder, folder / "bundle", "other-name")
+    uri = "models:/other-name@best"
+    code = (
+        "import sys; from songcast.cli import main; code = main(sys.argv[1:]); "
+        "print({'mlflow', 'tensorflow', 'keras'} & {*sys.modules}, file=sys.stderr); sys.exit(code)"
+    )
+    for words in (
+        ["score", song, "--model", uri, "--model", "bundle", "--json"],
+        ["pull", uri, "pulled"],
+    ):
+        program = [sys.executable, "-c", code, *words]
+        done = subprocess.run(program, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "set()\n"), words
+        if words[0] == "score":
+            (entry,) = json.loads(done.stdout)["songs"]
+            bits = {name: e["bits_per_sample"] for name, e in entry["forecasters"].items()}
+            assert bits[uri] == bits["bundle"]
+    assert (folder / "pulled" / "bundle.json").is_file()

@@ -20,7 +20,7 @@ def use_champion(monkeypatch, evaluation=None):
         tags={},
     )
     monkeypatch.setattr(loading, "has_registry", lambda: True)
-    monkeypatch.setattr("songcast.registry.aliases.get_alias", {"champion": 3}.get)
+    monkeypatch.setattr("songcast.registry.versions.get_alias", {"champion": 3}.get)
     monkeypatch.setattr("songcast.registry.versions.list_versions", lambda: [version])
     load = songcast.load
 

@@ -26,8 +26,7 @@ from songcast import cli
 from songcast.audio.songs import write_song
 from songcast.errors import RegistryError
 from songcast.registry import downloads, promotion
-from songcast.registry.aliases import get_alias
-from songcast.registry.versions import find_version, list_versions
+from songcast.registry.versions import find_version, get_alias, list_versions
 from songcast.stages import register
 
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1:]

@@ -13,10 +13,10 @@ from helpers.records import assert_sealed
 from songcast import cli
 from songcast.errors import RegistryError
 from songcast.registry import promotion
-from songcast.registry.aliases import ensure_model, get_alias
+from songcast.registry.aliases import ensure_model
 from songcast.registry.gate import Gate
 from songcast.registry.promotion import Decision, Move, earlier_champion, rolled_back
-from songcast.registry.versions import MEASURED, RIDGE, list_versions
+from songcast.registry.versions import MEASURED, RIDGE, get_alias, list_versions
 from songcast.tracking import store as tracking_store
 from songcast.tracking.run_data import KIND
 

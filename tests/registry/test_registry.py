@@ -114,7 +114,7 @@ def test_the_champion_moves_only_to_what_beats_it(with_versions):
     outputs(with_versions, train=(5.0, 5.5), retrain=(6.0, 5.8))
     better = registered(with_versions)
     assert (better["challenger"], better["champion"]) == (5, 5)
-    assert aliases.get_alias("champion") == aliases.get_alias("challenger") == 5
+    assert versions.get_alias("champion") == versions.get_alias("challenger") == 5
 
 
 def test_a_champion_measured_on_other_songs_is_compared_on_the_common_ones(repository):
@@ -281,9 +281,10 @@ def test_a_run_without_this_model_cannot_be_registered(repository):
     [
         ("models:/songcast/9", "no such version"),
         ("models:/songcast@prod", "no version has the alias 'prod'"),
-        ("models:/other@champion", "not a model of this registry"),
-        ("models:/songcast/latest", "not a model of this registry"),
-        ("songcast", "not a model of this registry"),
+        ("models:/other@champion", "no version has the alias 'champion'"),
+        ("models:/songcast/latest", "not a registered model"),
+        ("models:/a' or 'b'='b/1", "not a registered model"),
+        ("songcast", "not a registered model"),
     ],
 )
 def test_a_uri_that_names_nothing_is_refused_in_one_line(repository, uri, message):
@@ -424,7 +425,7 @@ def downloaded(repository, monkeypatch):
             done.append(path)
             return stored.download_artifacts(path, into)
 
-    monkeypatch.setattr(downloads, "database", lambda uri: None)
+    monkeypatch.setattr(downloads, "local_path", lambda location: None)
     monkeypatch.setattr(downloads, "_repository", lambda found: Server())
     return done
 

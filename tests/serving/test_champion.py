@@ -58,7 +58,7 @@ def registry(monkeypatch):
     registry = FakeRegistry()
     monkeypatch.setattr(champion_module, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(champion_module, "load", registry.load)
-    monkeypatch.setattr("songcast.registry.aliases.get_alias", lambda name: registry.champion)
+    monkeypatch.setattr("songcast.registry.versions.get_alias", lambda name: registry.champion)
     monkeypatch.setattr("songcast.registry.versions.find_version", registry.version)
     return registry
 

@@ -2,17 +2,8 @@
 
 from typing import Any
 
-from songcast.tracking.store import clear_errors, connect, tracking_uri
-
 NAME = "songcast"
 CHAMPION, CHALLENGER = "champion", "challenger"
-
-
-def get_alias(alias: str) -> int | None:
-    """Return the version that has the alias, None if no version has it."""
-    uri = tracking_uri()
-    with clear_errors(uri):
-        return all_aliases(connect(uri)).get(alias)
 
 
 def set_alias(client: Any, alias: str, number: int) -> None:
@@ -24,15 +15,15 @@ def set_alias(client: Any, alias: str, number: int) -> None:
         client.set_registered_model_alias(NAME, alias, str(number))
 
 
-def all_aliases(client: Any) -> dict[str, int]:
+def all_aliases(client: Any, name: str = NAME) -> dict[str, int]:
     """Return alias to version. MLflow's search for versions does not return aliases."""
-    model = registered_model(client)
+    model = registered_model(client, name)
     return {alias: int(number) for alias, number in model.aliases.items()} if model else {}
 
 
-def registered_model(client: Any) -> Any:
+def registered_model(client: Any, name: str = NAME) -> Any:
     """Return the registered model with its tags and aliases, None before the first version."""
-    found = client.search_registered_models(f"name = '{NAME}'")
+    found = client.search_registered_models(f"name = '{name}'")
     return found[0] if found else None
 
 

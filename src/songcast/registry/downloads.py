@@ -16,9 +16,9 @@ from songcast.bundle import MANIFEST, read_manifest
 from songcast.errors import BundleError, RegistryError
 from songcast.files import TEMPORARY_PREFIX, sha256_of_file
 from songcast.registry.versions import Version, find_version
-from songcast.tracking.embedded import database
+from songcast.tracking.embedded import local_path
 from songcast.tracking.run_data import BUNDLE
-from songcast.tracking.store import clear_errors, connect, import_mlflow, tracking_uri
+from songcast.tracking.store import clear_errors, import_mlflow, tracking_uri
 
 CARD, LINEAGE = "model_card.md", "lineage.json"
 # The folder in which MLflow keeps the files of a model from code.
@@ -86,6 +86,10 @@ def attach(version: Version, files: Mapping[str, str]) -> None:
 def read_attached(version: Version, name: str) -> str | None:
     """Return a file that ``attach`` wrote, None if the version has no such file."""
     with clear_errors(tracking_uri()), tempfile.TemporaryDirectory() as scratch:
+        folder = local_path(version.source)
+        if folder:
+            file = folder / name
+            return file.read_text(encoding="utf-8") if file.is_file() else None
         repository = _repository(version)
         if name not in (info.path for info in repository.list_artifacts()):
             return None
@@ -94,15 +98,14 @@ def read_attached(version: Version, name: str) -> str | None:
 
 def _fetch(version: Version) -> Path:
     """Return the package folder inside the version's artifacts, downloaded if necessary."""
-    uri = tracking_uri()
-    with clear_errors(uri):
-        connect(uri)
+    with clear_errors(tracking_uri()):
         proof = version.tags.get(BUNDLE, "")
         if not SHA256.fullmatch(proof):  # it becomes the name of a folder
             raise BundleError(f"{version.uri}: no sha256 of its files is registered")
+        folder = local_path(version.source)
+        if folder:  # in place, without a copy
+            return _only_bundle(folder / BUNDLES)
         repository = _repository(version)
-        if database(uri):  # in place, without a copy
-            return _only_bundle(Path(repository.download_artifacts(BUNDLES)))
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "songcast"
         target = cache / proof
         if _is_complete(target, version):

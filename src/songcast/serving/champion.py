@@ -59,7 +59,7 @@ class Champion:
 
         Raises ``SongcastError`` and keeps the current model if the new one cannot be loaded.
         """
-        from songcast.registry.aliases import get_alias
+        from songcast.registry.versions import get_alias
 
         version = get_alias(str(self.current.alias))
         if version is None or version == self.current.version:

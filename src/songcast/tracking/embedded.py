@@ -7,6 +7,9 @@ the folder was moved or copied they point to the old place: ``mend`` corrects th
 import contextlib
 import sqlite3
 import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 SQLITE = "sqlite:///"
@@ -19,6 +22,23 @@ LOCATIONS = (
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )
+VERSIONS = """
+SELECT version, run_id, coalesce(storage_location, source), creation_time
+FROM model_versions WHERE name = ? AND current_stage != 'Deleted_Internal'
+"""
+TAGS = "SELECT version, key, value FROM model_version_tags WHERE name = ?"
+ALIASES = "SELECT alias, version FROM registered_model_aliases WHERE name = ?"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A registered version, with those attributes of MLflow's ``ModelVersion`` that are used."""
+
+    version: int
+    run_id: str
+    source: str
+    creation_timestamp: int
+    tags: Mapping[str, str]
 
 
 def sqlite_uri(file: Path) -> str:
@@ -48,7 +68,7 @@ def mend(file: Path) -> None:
     was ``songcast:``. A database that cannot be written or read stays as it is.
     """
     new = artifact_root(file)
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(_open(file, "rw")) as connection:
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(_open(file)) as connection:
         old = _recorded_root(connection)
         if old in (None, new):
             return
@@ -61,6 +81,39 @@ def mend(file: Path) -> None:
                 )
 
 
+def read_versions(file: Path, name: str) -> tuple[list[Record], dict[str, int]]:
+    """Return the versions of a registered model, and its aliases with their versions.
+
+    Both are empty where there is no database. Raises ``sqlite3.Error``.
+    """
+    if not file.exists():
+        return [], {}
+    mend(file)
+    tags: dict[int, dict[str, str]] = {}
+    with contextlib.closing(_open(file)) as connection:
+        old, new = _recorded_root(connection), artifact_root(file)
+        for version, key, value in connection.execute(TAGS, (name,)):
+            tags.setdefault(version, {})[key] = value
+        records = [
+            Record(
+                version=version,
+                run_id=run_id,
+                # As after ``mend``, also where the database cannot be written.
+                source=new + source.removeprefix(old) if old and source.startswith(old) else source,
+                creation_timestamp=created,
+                tags=tags.get(version, {}),
+            )
+            for version, run_id, source, created in connection.execute(VERSIONS, (name,))
+        ]
+        return records, dict(connection.execute(ALIASES, (name,)).fetchall())
+
+
+def local_path(location: str) -> Path | None:
+    """Return the path of a ``file:`` URI, None for another place."""
+    parsed = urllib.parse.urlparse(location)
+    return Path(urllib.request.url2pathname(parsed.path)) if parsed.scheme == "file" else None
+
+
 def _recorded_root(connection: sqlite3.Connection) -> str | None:
     """Return the URI of the folder that holds the artifacts of songcast's experiment."""
     query = "SELECT artifact_location FROM experiments WHERE name = ?"
@@ -69,5 +122,6 @@ def _recorded_root(connection: sqlite3.Connection) -> str | None:
     return row[0].removesuffix(f"/{EXPERIMENT}") if ours else None
 
 
-def _open(file: Path, mode: str) -> sqlite3.Connection:
-    return sqlite3.connect(f"{file.as_uri()}?mode={mode}", uri=True)
+def _open(file: Path) -> sqlite3.Connection:
+    """Open a database; SQLite opens a file that is write-protected for reading."""
+    return sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True)

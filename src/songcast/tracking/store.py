@@ -187,10 +187,9 @@ def explain(uri: str, error: Exception) -> str:
         )
     line = disk_fault(error) or (text.splitlines()[0] if text else type(error).__name__)
     by_sqlite = SQLITE_MESSAGE.search(text)
-    if by_sqlite:
-        message = by_sqlite[1]
-        advice = SQLITE_ADVICE.get(message)
-        line = f"{message}; {advice}" if advice else message
+    line = by_sqlite[1] if by_sqlite else line
+    advice = SQLITE_ADVICE.get(line)
+    line = f"{line}; {advice}" if advice else line
     return f"MLflow store {uri}: {line}"
 
 
