@@ -38,7 +38,7 @@ lock: .venv/installed  ## update both lock files after a change of pyproject.tom
 	@$(LOCK) pyproject.toml -o requirements.lock
 	@$(LOCK) pyproject.toml --extra test --extra docs --extra cluster -c requirements.lock -o requirements-dev.lock
 gpu: .venv/installed  ## add the CUDA libraries for TensorFlow
-	@$(UV) pip install -q --python .venv/bin/python -c requirements.lock "tensorflow[and-cuda]"
+	@$(UV) pip install -q --python .venv/bin/python -c requirements.lock "tensorflow[and-cuda]" nvidia-ml-py
 ui: .venv/installed  ## open the MLflow UI
 	@songcast ui
 clean:  ## remove the environment, the features, the checkpoints and the caches of tools

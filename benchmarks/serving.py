@@ -192,8 +192,8 @@ def served(model: str | None) -> Iterator[tuple[str, psutil.Process]]:
 def moving_champion(every_seconds: float = MOVE_EVERY_SECONDS) -> Iterator[list[int]]:
     """Move the alias between the two newest versions within the block."""
     from songcast.registry import promotion
-    from songcast.registry.aliases import CHAMPION, get_alias
-    from songcast.registry.versions import list_versions
+    from songcast.registry.aliases import CHAMPION
+    from songcast.registry.versions import get_alias, list_versions
 
     newest = [version.number for version in list_versions()[:2]]
     done = threading.Event()

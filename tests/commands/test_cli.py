@@ -1,6 +1,7 @@
 """The command line: exit codes, help, one line for every error, progress."""
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import pytest
 import songcast
 from songcast import cli, commands
 from songcast.commands import models
+from songcast.errors import SongcastError
+from songcast.forecasting import keras_backend
 from songcast.report import console
 
 
@@ -127,3 +130,53 @@ def test_port_numbers():
     assert commands.port_number("65535") == 65535
     with pytest.raises(argparse.ArgumentTypeError):
         commands.port_number("five")
+
+
+# What Jupyter, Colab, terminals and other projects set.
+FOREIGN = {
+    "MPLBACKEND": "inline",
+    "KERAS_BACKEND": "torch",
+    "FORCE_COLOR": "1",
+    "CLICOLOR": "1",
+    "TERM": "xterm-color",
+    "COLUMNS": "1",
+    "PAGER": "cat",
+    "JPY_PARENT_PID": "1",
+    "HOME": "/nonexistent",
+    "XDG_CACHE_HOME": "relative",
+    "LANG": "C",
+    "PYTHONIOENCODING": "ascii",
+    "OMP_NUM_THREADS": "",
+    "XLA_FLAGS": "",
+    "MLFLOW_RUN_ID": "0",
+    "MLFLOW_EXPERIMENT_NAME": "other",
+    "MLFLOW_REGISTRY_URI": "databricks",
+    "MLFLOW_TRACKING_URI": "",
+}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["songcast.cli", "score", "song.wav", "--model", "persistence", "--json"],
+        ["songcast.cli", "models", "--json"],
+        ["songcast.report.figures.files"],
+    ],
+)
+def test_variables_of_other_programs_do_no_harm(song, words):
+    done = subprocess.run(
+        [sys.executable, "-m", *words],
+        env={**os.environ, **FOREIGN},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    if "--json" in words:
+        json.loads(done.stdout)
+
+
+def test_a_keras_backend_that_is_not_installed_is_one_line(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    with pytest.raises(SongcastError, match="KERAS_BACKEND=torch: not installed or not supported"):
+        keras_backend.import_keras()

@@ -4,6 +4,7 @@ import json
 import shutil
 import threading
 from collections import UserList
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -85,7 +86,10 @@ def test_the_better_bundle_becomes_challenger_and_the_first_champion(repository)
     assert newest.evaluation["summary"]["bits_per_sample"] == 6.0
     run = tracking_store.connect().get_run(newest.run_id)
     assert run.info.run_name == "retrain"
-    assert run.data.metrics["test/a/bits_per_sample"] == 6.0
+    assert run.data.metrics["bits_per_sample"] == 6.0
+    client = tracking_store.connect()
+    table = Path(client.download_artifacts(run.info.run_id, "songs.csv"))
+    assert "a,retrain,40.000,6.0000" in table.read_text().splitlines()
 
 
 def test_registering_again_changes_nothing(repository):
@@ -351,6 +355,7 @@ def test_a_version_can_be_pulled_with_its_card_and_traced_to_its_songs(repositor
     assert "| a | 40.00 | 11.0000 | 40.00 | 7.0000 | 40.00 | 6.8000 | 40.00 | 6.5000 |" in card
     description = tracking_store.connect().get_model_version("songcast", "1").description
     assert card.startswith(description)
+    assert description.startswith("**train, 6.500 bits per sample, 0.0 dB over ridge**\n")
     capfd.readouterr()
     assert cli.main(["trace", "models:/songcast@champion", "--json"]) == 0
     (entry,) = json.loads(capfd.readouterr().out)["chain"]
@@ -490,7 +495,7 @@ def test_two_downloads_at_once_leave_one_bundle_that_nobody_takes_away(
 ):
     outputs(repository)
     registered(repository)
-    monkeypatch.setattr(downloads, "database", lambda uri: None)  # as if on a server
+    monkeypatch.setattr(downloads, "local_path", lambda location: None)  # as if on a server
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     listing, seen = downloads.listing, []
 

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import songcast
 from helpers.mlflow_store import (
     evaluation_of,
     make_bundle,
@@ -22,6 +21,7 @@ from helpers.serving_models import Echo, app_of, running
 from songcast.errors import AudioError
 from songcast.registry import downloads
 from songcast.registry.mlflow_model import example_song
+from songcast.serving import champion
 from songcast.serving.payload import decode_song
 from songcast.stages import register
 from songcast.tracking import store as tracking_store
@@ -41,9 +41,7 @@ def served(tmp_path_factory):
         write_evaluation(repository, evaluation_of(("a", "b"), **measured))
         register.main()
         loaded = []
-        monkeypatch.setattr(
-            songcast, "load", lambda path: loaded.append(path) or Echo(), raising=False
-        )
+        monkeypatch.setattr(champion, "load", lambda path: loaded.append(path) or Echo())
         monkeypatch.setattr(sys, "path", list(sys.path))  # MLflow prepends the model's own code
         monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_store.tracking_uri())
         mlflow = tracking_store.import_mlflow()

@@ -105,6 +105,20 @@ def test_rebuilt_runs_share_one_parent(repository):
     assert len({parent_of(run.info.run_id).info.run_id for run in all_runs()}) == 1
 
 
+def test_a_second_user_of_the_same_store_adds_no_parent(repository, tmp_path, monkeypatch):
+    bundle = make_bundle(repository / "models" / "train", 1.0)
+    run_id = ensure_run("train", bundle)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_store.tracking_uri())
+    clone = tmp_path / "clone"
+    clone.mkdir()
+    monkeypatch.setenv("DVC_ROOT", str(clone))
+    monkeypatch.chdir(clone)
+    (clone / "dvc.yaml").touch()
+    assert ensure_run("train", bundle) == run_id
+    assert ensure_parent([run_id]) == parent_of(run_id).info.run_id
+    assert len(all_runs("pipeline")) == 1
+
+
 def test_runs_that_were_killed_are_marked_when_the_next_stage_starts(repository):
     client = tracking_store.connect()
     experiment = tracking_store.experiment_id(client)
@@ -121,10 +135,10 @@ def test_an_evaluation_is_logged_once_until_it_changes(repository):
     wav.write_bytes(b"RIFF")
     with stage_run("train", {}) as run:
         pass
-    metrics = {"bits_per_sample": 6.0, "test/a/bits_per_sample": 6.5}
+    metrics = {"bits_per_sample": 6.0, "bits": 6.5}
     for _ in range(2):
         log_evaluation(run.run_id, metrics, {"listening/a/pred_song.wav": wav})
-    assert steps_of(run.run_id, "test/a/bits_per_sample") == [(0, 6.5)]
+    assert steps_of(run.run_id, "bits") == [(0, 6.5)]
     client = tracking_store.connect()
     path = "listening/a/pred_song.wav"
     assert [f.path for f in client.list_artifacts(run.run_id, "listening/a")] == [path]
@@ -132,32 +146,64 @@ def test_an_evaluation_is_logged_once_until_it_changes(repository):
     assert run_of(run.run_id).data.metrics["bits_per_sample"] == 5.0
 
 
-def test_the_packaged_model_shows_its_evaluation(repository):
-    bundle = make_bundle(repository / "models" / "train", 1.0)
+def test_the_packaged_model_explains_itself(repository):
+    write_prepared(repository, a={"train": (0, 9), "validation": (10, 20), "test": (20, 44100)})
+    history = "step,train_bits_per_sample,validation_bits_per_sample\n0,7,6.9\n1,6,6.8\n2,5,7\n"
+    models = repository / "models"
+    bundle = make_bundle(models / "train", 1.0, history=history, params={"units": 96})
     run_id = ensure_run("train", bundle)
-    register_bundle(run_id, bundle, "train", {})
+    version = register_bundle(run_id, bundle, "train", {})
     model_id = run_of(run_id).data.tags["songcast.model_id"]
     log_evaluation(run_id, {"bits_per_sample": 6.0}, {}, "**train** is good")
     assert run_of(run_id).data.tags["mlflow.note.content"] == "**train** is good"
-    model = tracking_store.connect().get_logged_model(model_id)
-    assert model.source_run_id == run_id
-    assert {metric.key: metric.value for metric in model.metrics} == {"bits_per_sample": 6.0}
+    client = tracking_store.connect()
+    model = client.get_logged_model(model_id)
+    assert (model.source_run_id, model.params) == (run_id, {"units": "96"})
+    assert model.name == f"train-{weights_of(bundle)[:8]}"
+    linked = [{"name": "songcast", "version": str(version)}]
+    assert json.loads(model.tags["mlflow.modelVersions"]) == linked
+    assert client.get_model_version("songcast", str(version)).source == f"models:/{model_id}"
+    measured = {(m.key, m.value, m.dataset_name) for m in model.metrics}
+    assert measured == {
+        ("train_bits_per_sample", 6.0, "train"),
+        ("validation_bits_per_sample", 6.8, "validation"),
+        ("bits_per_sample", 6.0, "held-out"),
+    }
+    (definition,) = (repository / "mlruns").rglob("MLmodel")
+    assert "file:" not in definition.read_text()
+    assert str(repository.parent) not in definition.read_text()
+    assert "/tmp" not in definition.read_text()
     assert not list((repository / "mlruns").rglob("*.pkl"))
 
 
-def test_the_songs_are_logged_as_the_data_set_of_the_run(repository):
+def test_the_songs_of_each_split_are_logged_as_data_sets_of_the_run(repository):
     (repository / "data.dvc").write_text("outs:\n- md5: 0123456789abcdef0123456789abcdef.dir\n")
-    write_prepared(repository, a={}, b={})
+    (repository / "params.yaml").write_text("train:\n  exclude: [c]\n")
+    parts = {"train": (0, 22050), "test": (22050, 44100)}
+    write_prepared(repository, a=parts, b={"test": (0, 44100)}, c=parts)
     index = repository / "prepared" / "songs.json"
     index.write_text(index.read_text().replace('"damage": ""', '"damage": "cut"', 1))
     run_id = ensure_run("train", make_bundle(repository / "models" / "train", 1.0))
-    (logged,) = run_of(run_id).inputs.dataset_inputs
-    digest = "0123456789abcdef0123456789abcdef.dir"
-    assert (logged.dataset.name, logged.dataset.digest) == ("songs", digest)
-    assert json.loads(logged.dataset.profile) == {
-        "num_songs": 2,
-        "seconds": 2.0,
-        "songs": ["a", "b"],
+    logged = {each.dataset.name: each for each in run_of(run_id).inputs.dataset_inputs}
+    assert logged.keys() == {"train", "held-out"}
+    assert json.loads(logged["train"].dataset.profile) == {
+        "num_songs": 1,
+        "seconds": 0.5,
+        "songs": ["a"],
         "damage": {"a": "cut"},
     }
-    assert [(tag.key, tag.value) for tag in logged.tags] == [("mlflow.data.context", "training")]
+    assert logged["train"].dataset.digest != logged["held-out"].dataset.digest
+    tags = [(tag.key, tag.value) for tag in logged["held-out"].tags]
+    assert tags == [("mlflow.data.context", "held-out")]
+    (parent,) = parent_of(run_id).inputs.dataset_inputs
+    assert parent.dataset.name == "held-out"
+    assert parent_of(run_id).data.params == {"train.exclude": "['c']"}
+
+
+def test_the_experiment_has_a_description_and_a_saved_view(repository):
+    client = tracking_store.connect()
+    tags = client.get_experiment(tracking_store.experiment_id(client)).tags
+    assert "champion" in tags["mlflow.note.content"]
+    view = json.loads(tags["mlflow.sharedViewState.results"])
+    assert view["name"] == "Results"
+    assert "metrics.`bits_per_sample`" in json.loads(view["state"])["selectedColumns"]

@@ -8,7 +8,6 @@ from songcast.audio.songs import Song
 from songcast.bundle import read_manifest
 from songcast.errors import RegistryError
 from songcast.forecasting.forecaster import Forecast, Forecaster
-from songcast.forecasting.keras_backend import quiet_startup
 from songcast.registry.aliases import CHAMPION, NAME
 from songcast.registry.models import REGISTRY_SCHEME, Model, load
 from songcast.tracking.embedded import database
@@ -26,8 +25,7 @@ def load_model(uri: str) -> Model:
     Raises ``SongcastError`` as ``songcast.load`` does. Does not create a registry.
     """
     check_model(uri)
-    with quiet_startup():
-        return load(uri)
+    return load(uri)
 
 
 def check_model(uri: str) -> None:

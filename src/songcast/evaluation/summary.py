@@ -77,16 +77,3 @@ def _means(songs: list[Values], measure: str) -> Values:
             values = np.abs(values)
         means.append(finite(float(np.mean(values))) if len(values) else None)
     return means
-
-
-def continuation_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
-    """Return the means as MLflow metrics: continuation/NAME/MEASURE/0-0.1s."""
-    entry = evaluation.get(CONTINUATION, {})
-    horizons = [f"{start:g}-{stop:g}s" for start, stop in entry.get("horizons_seconds", [])]
-    return {
-        f"{CONTINUATION}/{name}/{measure}/{horizon}": value
-        for name, measures in entry.get("summary", {}).items()
-        for measure, values in measures.items()
-        for horizon, value in zip(horizons, values, strict=True)
-        if value is not None
-    }

@@ -6,6 +6,7 @@ Keras loads, the process's stderr therefore goes to a file; afterwards all other
 to stderr.
 """
 
+import importlib.util
 import os
 import re
 import sys
@@ -14,13 +15,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from songcast.errors import SongcastError
+
 ENVIRONMENT = {
     "KERAS_BACKEND": "tensorflow",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     # GPUs would round factors to 10 bits (TF32), which changes the results of a model.
     "JAX_DEFAULT_MATMUL_PRECISION": "highest",
     "NVIDIA_TF32_OVERRIDE": "0",  # the same for NVIDIA's libraries
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",  # take GPU memory as needed, not all of it
+    "TF_DETERMINISTIC_OPS": "1",  # a GPU gives the same result in each run
 }
+BACKENDS = ("tensorflow", "jax")
 # A log line of Google's libraries, old style or absl's, below fatal severity.
 _STARTUP_MESSAGE = re.compile(
     rb"WARNING: All log messages before absl::InitializeLog\(\)"
@@ -40,8 +46,16 @@ def prepare_backend() -> None:
 
 
 def import_keras() -> Any:
-    """Import Keras (some seconds) without start-up messages, and return it."""
+    """Import Keras (some seconds) without start-up messages, and return it.
+
+    Raises ``SongcastError`` for a KERAS_BACKEND that cannot be used.
+    """
     prepare_backend()
+    backend = os.environ["KERAS_BACKEND"]
+    if backend not in BACKENDS or importlib.util.find_spec(backend) is None:
+        raise SongcastError(
+            f"KERAS_BACKEND={backend}: not installed or not supported: unset the variable"
+        )
     with quiet_startup():
         import keras
     return keras

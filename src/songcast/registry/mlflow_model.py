@@ -13,6 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from songcast.bundle import read_history, read_manifest
+from songcast.tracking.run_data import flatten, points_of, send_metrics
+
+VALIDATION_BITS = "validation_bits_per_sample"
 PACKAGE = Path(__file__).parent.parent
 # The params of the served model, with their defaults.
 DEFAULTS: dict[str, Any] = {
@@ -26,18 +30,16 @@ DEFAULTS: dict[str, Any] = {
 REQUIRED = (
     "av",
     "imageio-ffmpeg",
-    "keras",
     "mlflow",
     "numba",
     "numpy",
     "pandas",
     "pydub",
     "pyyaml",
-    "scikit-learn",
+    "safetensors",
     "scipy",
     "soundfile",
     "soxr",
-    "tensorflow",
 )
 
 
@@ -87,42 +89,63 @@ def log_model(client: Any, run_id: str, name: str, bundle: Path, tags: Mapping[s
     """Log ``bundle`` as a model of the run and return the model's id.
 
     The model contains the source of songcast, so it also works where songcast is not installed.
-    Call within ``tracking.store.as_default``.
+    Its params are those of the bundle, its metrics those of the best epoch. Call within
+    ``tracking.store.as_default``.
     """
-    import mlflow.pyfunc
-    import pandas as pd
     from mlflow.entities import LoggedModelOutput
-    from mlflow.models import Model
 
-    experiment = client.get_run(run_id).info.experiment_id
+    run = client.get_run(run_id)
+    user = {k: v for k, v in run.data.tags.items() if k == "mlflow.user"}  # "Created by"
     logged = client.create_logged_model(
-        experiment, name=name, source_run_id=run_id, tags=dict(tags), model_type="forecaster"
+        run.info.experiment_id,
+        name=name,
+        source_run_id=run_id,
+        tags={**tags, **user},
+        params=flatten(read_manifest(bundle).get("params") or {}),
+        model_type="forecaster",
     )
     try:
-        with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
-            # MLflow 3.17 with pandas 3 warns about its own comparisons.
-            warnings.simplefilter("ignore")
+        with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "model"
-            mlflow.pyfunc.save_model(
-                path=str(folder),
-                python_model=str(PACKAGE / "serving" / "scoring.py"),
-                artifacts={"bundle": str(bundle)},
-                code_paths=[str(PACKAGE)],
-                pip_requirements=requirements(),
-                signature=signature(),
-                input_example=(pd.DataFrame({"song": [example_song()]}), dict(DEFAULTS)),
-                mlflow_model=Model(
-                    artifact_path=logged.artifact_location,
-                    model_uuid=logged.model_id,
-                    run_id=run_id,
-                    model_id=logged.model_id,
-                ),
-            )
+            _save_model(folder, bundle, name, logged.model_id, run_id)
             client.log_model_artifacts(logged.model_id, str(folder))
         client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        rows = [row for row in read_history(bundle) if VALIDATION_BITS in row]
+        if rows:
+            best = min(rows, key=lambda row: row[VALIDATION_BITS])
+            for split in ("train", "validation"):
+                row = {k: v for k, v in best.items() if k == "step" or k.startswith(f"{split}_")}
+                send_metrics(client, run_id, points_of([row]), logged.model_id, split)
     except BaseException:
         with contextlib.suppress(Exception):  # the store may be the cause
             client.finalize_logged_model(logged.model_id, "FAILED")
         raise
     client.finalize_logged_model(logged.model_id, "READY")
     return str(logged.model_id)
+
+
+def _save_model(folder: Path, bundle: Path, name: str, model_id: str, run_id: str) -> None:
+    """Write the MLflow model into ``folder``. No file in it holds a path of this machine."""
+    import mlflow.pyfunc
+    import pandas as pd
+    from mlflow.models import Model
+
+    with warnings.catch_warnings():
+        # MLflow 3.17 with pandas 3 warns about its own comparisons.
+        warnings.simplefilter("ignore")
+        mlflow.pyfunc.save_model(
+            path=str(folder),
+            python_model=str(PACKAGE / "serving" / "scoring.py"),
+            artifacts={"bundle": str(bundle)},
+            code_paths=[str(PACKAGE)],
+            pip_requirements=requirements(),
+            signature=signature(),
+            input_example=(pd.DataFrame({"song": [example_song()]}), dict(DEFAULTS)),
+            mlflow_model=Model(
+                artifact_path=name, model_uuid=model_id, run_id=run_id, model_id=model_id
+            ),
+        )
+    # MLflow records where code and bundle were; it reads the copies inside the model.
+    definition = folder / "MLmodel"
+    text = definition.read_text().replace(str(bundle), f"artifacts/{bundle.name}")
+    definition.write_text(text.replace(f"{PACKAGE / 'serving'}/", ""))

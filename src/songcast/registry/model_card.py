@@ -54,6 +54,8 @@ def model_card(
     rate = f"{sample_rate_hz} Hz" if sample_rate_hz else "the rate of its training songs"
     return "\n".join(
         [
+            _result(evaluation["summary"], kind),
+            "",
             f"# songcast, {uri}",
             "",
             f"{TITLE} This version is `{kind}`: {_what(kind, tags)}.",
@@ -81,6 +83,15 @@ def model_card(
             "",
         ]
     )
+
+
+def _result(summary: Mapping[str, Any], kind: str) -> str:
+    """Return the first line, which MLflow's list of versions shows."""
+    line = f"{kind}, {number(bits_per_sample(summary[kind]), 3)} bits per sample"
+    if "ridge" in summary:
+        gain = mean_gain_db(summary[kind]) - mean_gain_db(summary["ridge"])
+        line += f", {number(gain, 1)} dB over ridge"
+    return f"**{line}**"
 
 
 def _what(kind: str, tags: Mapping[str, str]) -> str:

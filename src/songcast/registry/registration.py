@@ -28,6 +28,7 @@ from songcast.tracking.run_data import BUNDLE, KIND, MODEL, WEIGHTS, send_tags
 from songcast.tracking.store import as_default, clear_errors, connect, locked, tracking_uri
 
 LONGEST_DESCRIPTION = 5000
+LINK = "mlflow.modelVersions"
 
 
 def register_bundle(
@@ -67,18 +68,27 @@ def register_bundle(
             )
         model_id = of_run.get(MODEL)
         if of_run.get(BUNDLE) != proof:
-            model_id = log_model(client, run_id, kind, bundle, {WEIGHTS: sha256, BUNDLE: proof})
+            name = f"{kind}-{sha256[:8]}"  # models of several executions are one list in the UI
+            model_id = log_model(client, run_id, name, bundle, {WEIGHTS: sha256, BUNDLE: proof})
             send_tags(client, run_id, {MODEL: model_id, BUNDLE: proof})
         ensure_model(client)
         identity = {KIND: kind, WEIGHTS: sha256, BUNDLE: proof}
         version = client.create_model_version(
             NAME,
-            source=client.get_logged_model(model_id).artifact_location,
+            source=f"models:/{model_id}",
             run_id=run_id,
             model_id=model_id,
             tags={**_lineage(of_run), **tags, **identity, **measured},
         )
+        _link(client, model_id, version.version)
         return int(version.version)
+
+
+def _link(client: Any, model_id: str, number: str) -> None:
+    """Let the page of the logged model show its version, as ``mlflow.register_model`` does."""
+    known = json.loads(client.get_logged_model(model_id).tags.get(LINK, "[]"))
+    entry = {"name": NAME, "version": str(number)}
+    client.set_logged_model_tags(model_id, {LINK: json.dumps([*known, entry])})
 
 
 def set_description(version: Version, text: str) -> None:

@@ -10,7 +10,6 @@ import numpy as np
 from songcast.audio.songs import Song
 from songcast.errors import SongcastError
 from songcast.forecasting.distribution import BLOCK_FRAMES
-from songcast.forecasting.keras_backend import quiet_startup
 from songcast.registry.models import REGISTRY_SCHEME, Model, load
 
 log = logging.getLogger("songcast.serve")
@@ -112,8 +111,7 @@ def load_served(uri: str) -> ServedModel:
 
 def load_warm(uri: str) -> Model:
     """Load a model and forecast one block, so that no request waits for a compiler."""
-    with quiet_startup():
-        model = load(uri)
+    model = load(uri)
     for channels in (1, 2):
         samples = np.zeros((BLOCK_FRAMES, channels), np.int16)
         model.forecast(Song(samples=samples, sample_rate_hz=44100, name="silence"))

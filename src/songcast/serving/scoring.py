@@ -18,6 +18,7 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel
 
 from songcast.errors import SongcastError
+from songcast.serving.champion import load_warm
 from songcast.serving.payload import decode_song
 from songcast.serving.tasks import TaskParams, run_task
 
@@ -26,10 +27,8 @@ class ScoringModel(PythonModel):
     """Forecasts, continues and scores songs with the bundle of the MLflow model."""
 
     def load_context(self, context: Any) -> None:
-        """Load the bundle."""
-        import songcast
-
-        self.model = songcast.load(context.artifacts["bundle"])
+        """Load the bundle and compile, so that the first request is as fast as the others."""
+        self.model = load_warm(context.artifacts["bundle"])
 
     def predict(
         self,

@@ -1,24 +1,31 @@
 """Log the evaluation to the runs of train, retrain and the pipeline: numbers, sounds, pictures.
 
-Logging the same evaluation again changes nothing.
+Means over the held-out passages are metrics; the numbers of each song and each horizon of the
+continuation are tables (songs.csv, continuation.csv). Logging the same evaluation again changes
+nothing.
 """
 
+import csv
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from songcast.data.corpus import TEST
 from songcast.errors import RegistryError
-from songcast.evaluation.summary import continuation_metrics
-from songcast.report.results import best_of
-from songcast.tracking.descriptions import note_of_pipeline, note_of_run
+from songcast.report.results import best_of, bits_per_sample, mean_gain_db
+from songcast.tracking.descriptions import NOTE, note_of_pipeline, note_of_run
 from songcast.tracking.rebuild import ensure_parent
 from songcast.tracking.run_data import MODEL, Row, points_of, send_file, send_metrics
 from songcast.tracking.store import clear_errors, connect, tracking_uri
 
-EVALUATION, DESCRIPTION = "songcast.evaluation_sha256", "mlflow.note.content"
+EVALUATION = "songcast.evaluation_sha256"
 KINDS = ("train", "retrain")
+SONGS, CONTINUATION = "songs.csv", "continuation.csv"
+COMPARED = ("prediction_gain_db", "bits_per_sample")
 # The listening files and the pictures that each run gets.
 LISTENING_FILES = {
     "train": ("original.wav", "pred_song.wav", "continuation.wav"),
@@ -38,11 +45,15 @@ def log_evaluations(evaluation: Mapping[str, Any], folder: Path, runs: Mapping[s
     plots/ and report.html. ``runs``: kind to run id. Raises ``RegistryError`` if a kind was not
     evaluated, ``TrackingError`` if the store cannot be reached.
     """
-    logs = {kind: evaluation_log(evaluation, kind, folder) for kind in runs}
-    for kind, run_id in runs.items():
-        log_evaluation(run_id, *logs[kind], note_of_run(evaluation, kind))
-    metrics, files = pipeline_log(evaluation, folder)
-    log_evaluation(ensure_parent(), metrics, files, note_of_pipeline(evaluation, runs))
+    with tempfile.TemporaryDirectory() as scratch:
+        tables = Path(scratch)
+        logs = {kind: evaluation_log(evaluation, kind, folder, tables / kind) for kind in runs}
+        for kind, run_id in runs.items():
+            log_evaluation(run_id, *logs[kind], note_of_run(evaluation, kind))
+        metrics, files = pipeline_log(evaluation, folder, tables)
+        log_evaluation(
+            ensure_parent(runs.values()), metrics, files, note_of_pipeline(evaluation, runs)
+        )
 
 
 def log_evaluation(
@@ -64,58 +75,91 @@ def log_evaluation(
         tags = client.get_run(run_id).data.tags
         if tags.get(EVALUATION) == digest.hexdigest():
             return
-        send_metrics(client, run_id, points_of([{"step": 0, **metrics}]), tags.get(MODEL))
+        send_metrics(client, run_id, points_of([{"step": 0, **metrics}]), tags.get(MODEL), TEST)
         for artifact, path in files.items():
             parent = str(PurePosixPath(artifact).parent)
             send_file(client, run_id, path, None if parent == "." else parent)
         if description:
-            client.set_tag(run_id, DESCRIPTION, description)
+            client.set_tag(run_id, NOTE, description)
         client.set_tag(run_id, EVALUATION, digest.hexdigest())
 
 
 def evaluation_log(
-    evaluation: Mapping[str, Any], kind: str, folder: Path
+    evaluation: Mapping[str, Any], kind: str, folder: Path, tables: Path
 ) -> tuple[dict[str, float], dict[str, Path]]:
     """Return the metrics and the files that the run of ``kind`` gets from the evaluation.
 
-    Raises ``RegistryError`` if ``kind`` was not evaluated.
+    ``tables``: the folder for its tables. Raises ``RegistryError`` if ``kind`` was not evaluated.
     """
-    metrics: dict[str, float] = {}
-    entry = measured(evaluation, kind)
-    tables = {"": entry["summary"], **{f"test/{s}/": t for s, t in entry["songs"].items()}}
-    for prefix, table in tables.items():
-        for key, value in table.items():
-            values = value if isinstance(value, list) else [value]
-            for channel, number in enumerate(values):
-                if isinstance(number, int | float):
-                    suffix = f"/channel_{channel}" if isinstance(value, list) else ""
-                    metrics[f"{prefix}{key}{suffix}"] = float(number)
+    measured(evaluation, kind)
     found = sorted(folder.glob("listening/*/*.wav"))
     wavs = {p.relative_to(folder).as_posix(): p for p in found if p.name in LISTENING_FILES[kind]}
-    return metrics, wavs | _pictures(kind, folder)
+    songs = {SONGS: song_table(evaluation, [kind], tables / SONGS)}
+    return headline(evaluation["summary"], kind), songs | wavs | _pictures(kind, folder)
 
 
 def pipeline_log(
-    evaluation: Mapping[str, Any], folder: Path
+    evaluation: Mapping[str, Any], folder: Path, tables: Path
 ) -> tuple[dict[str, float], dict[str, Path]]:
     """Return the metrics and the files of the parent run.
 
     The metrics of the better of train and retrain have the same names as in its own run, so that
-    executions can be compared. Those of all forecasters follow as NAME/KEY, those of continuations
-    as continuation/NAME/KEY/HORIZON.
+    executions can be compared. Gain and bits of all forecasters follow as NAME/KEY.
     """
     summary = evaluation["summary"]
-    best = best_of(summary, KINDS)
-    metrics = {
-        f"{prefix}{key}": float(number)
-        for prefix, name in [("", best), *((f"{name}/", name) for name in summary)]
-        for key, number in summary[name].items()
-        if isinstance(number, int | float)
-    }
-    metrics |= continuation_metrics(evaluation)
+    metrics = headline(summary, best_of(summary, KINDS))
+    for name in summary:
+        numbers = headline(summary, name)
+        metrics |= {f"{name}/{key}": numbers[key] for key in COMPARED if key in numbers}
     page = folder / "report.html"
-    files = _pictures("pipeline", folder)
-    return metrics, files | ({page.name: page} if page.is_file() else {})
+    files = {
+        **({page.name: page} if page.is_file() else {}),
+        SONGS: song_table(evaluation, list(summary), tables / SONGS),
+        CONTINUATION: continuation_table(evaluation, tables / CONTINUATION),
+        **_pictures("pipeline", folder),
+    }
+    return metrics, files
+
+
+def headline(summary: Mapping[str, Mapping[str, Any]], kind: str) -> dict[str, float]:
+    """Return the metrics of a forecaster: means over songs, and its gain over ridge."""
+    numbers = {k: float(v) for k, v in summary[kind].items() if isinstance(v, int | float)}
+    if "ridge" in summary:
+        gain = mean_gain_db(summary[kind]) - mean_gain_db(summary["ridge"])
+        numbers |= {} if math.isnan(gain) else {"gain_over_ridge_db": gain}
+    return numbers
+
+
+def song_table(evaluation: Mapping[str, Any], names: Sequence[str], path: Path) -> Path:
+    """Write gain (mean of the channels) and bits of every song with every forecaster."""
+    rows = [
+        (slug, name, f"{mean_gain_db(song[name]):.3f}", f"{bits_per_sample(song[name]):.4f}")
+        for slug, song in evaluation["songs"].items()
+        for name in names
+        if name in song
+    ]
+    return _write_table(path, ("song", "forecaster", *COMPARED), rows)
+
+
+def continuation_table(evaluation: Mapping[str, Any], path: Path) -> Path:
+    """Write the means of every measure of continuations, one row per horizon."""
+    entry = evaluation.get("continuation", {})
+    horizons = [f"{start:g}-{stop:g}" for start, stop in entry.get("horizons_seconds", [])]
+    rows = [
+        (name, measure, horizon, f"{value:.4f}")
+        for name, measures in entry.get("summary", {}).items()
+        for measure, values in measures.items()
+        for horizon, value in zip(horizons, values, strict=True)
+        if value is not None
+    ]
+    return _write_table(path, ("model", "measure", "seconds", "mean"), rows)
+
+
+def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([columns, *rows])
+    return path
 
 
 def measured(evaluation: Mapping[str, Any], kind: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ while a stage runs. A run is identified by its stage and its weights' sha256, so
 functions again changes nothing.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from songcast.bundle import read_history, read_manifest
@@ -17,6 +18,7 @@ from songcast.tracking.run_data import (
 )
 from songcast.tracking.runs import (
     PARENT,
+    active_run,
     create_run,
     finished_run,
     interrupted_run,
@@ -65,15 +67,19 @@ def ensure_run(stage: str, bundle: Path) -> str:
             return run_id
 
 
-def ensure_parent() -> str:
-    """Return the finished parent run of the present execution, created if there is none.
+def ensure_parent(runs: Iterable[str] = ()) -> str:
+    """Return the finished parent of the latest of ``runs``, created if there is none.
 
+    Runs that another user logged for the same models have the parent of that user's execution.
     Raises ``TrackingError`` if the store cannot be reached.
     """
     uri = tracking_uri()
     with clear_errors(uri):
         client = connect(uri)
-        run_id = open_parent(client, experiment_id(client))
+        children = sorted(map(client.get_run, runs), key=lambda run: -run.info.start_time)
+        parents = (active_run(client, run.data.tags.get(PARENT, "")) for run in children)
+        parent = next(filter(None, parents), None)
+        run_id = parent.info.run_id if parent else open_parent(client, experiment_id(client))
         if client.get_run(run_id).info.status != "FINISHED":
             client.set_terminated(run_id, status="FINISHED")
-        return run_id
+        return str(run_id)

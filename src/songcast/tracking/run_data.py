@@ -1,15 +1,16 @@
 """The contents of a run: params, metrics, files, the data set, the mark that it is complete."""
 
+import hashlib
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from songcast.bundle import read_manifest
-from songcast.data.corpus import INDEX, read_index
+from songcast.data.corpus import TEST, TRAIN, VALIDATION, read_index
 from songcast.errors import CorpusError
-from songcast.files import PREPARED, sha256_of_file
+from songcast.files import PREPARED
 from songcast.tracking import lineage
 
 WEIGHTS, KIND = "songcast.weights_sha256", "songcast.kind"
@@ -17,7 +18,8 @@ WEIGHTS, KIND = "songcast.weights_sha256", "songcast.kind"
 MODEL, BUNDLE = "songcast.model_id", "songcast.bundle_sha256"
 BATCH = 100  # MLflow accepts at most 100 params and 1000 metrics in one request
 LONGEST_PARAM = 6000
-DATASET, LONGEST_DIGEST = "songs", 36
+# The names of the datasets.
+SPLITS = {TRAIN: "train", VALIDATION: "validation", TEST: "held-out"}
 
 Row = Mapping[str, float]
 Point = tuple[str, float, int, int]  # key, value, step, milliseconds since 1970
@@ -60,12 +62,23 @@ def points_of(rows: Iterable[Row]) -> list[Point]:
 
 
 def send_metrics(
-    client: Any, run_id: str | None, points: list[Point], model_id: str | None = None
+    client: Any,
+    run_id: str | None,
+    points: list[Point],
+    model_id: str | None = None,
+    split: str | None = None,
 ) -> None:
-    """Log metrics in as few requests as possible, also for the packaged model ``model_id``."""
+    """Log metrics in as few requests as possible, also for the packaged model ``model_id``.
+
+    ``split``: the part of the songs on which they were measured.
+    """
     from mlflow.entities import Metric
 
-    metrics = [Metric(key, value, ms, step, model_id=model_id) for key, value, step, ms in points]
+    measured: dict[str, Any] = {"model_id": model_id} if model_id else {}
+    dataset = datasets().get(split) if model_id and split else None
+    if dataset:
+        measured |= {"dataset_name": dataset.name, "dataset_digest": dataset.digest}
+    metrics = [Metric(key, value, ms, step, **measured) for key, value, step, ms in points]
     for start in range(0, len(metrics), 10 * BATCH):
         client.log_batch(run_id, metrics=metrics[start : start + 10 * BATCH])
 
@@ -103,27 +116,49 @@ def send_bundle(client: Any, run_id: str | None, bundle: Path) -> None:
     send_tags(client, run_id, {KIND: manifest["kind"], WEIGHTS: manifest["weights_sha256"]})
 
 
-def send_dataset(client: Any, run_id: str, context: str) -> None:
-    """Log the prepared songs as an input of the run; nothing is logged without prepared songs.
+def datasets(exclude: Collection[str] = ()) -> dict[str, Any]:
+    """Return the prepared songs as MLflow datasets, by split; none without prepared songs.
 
-    ``context``: what they are used for. The digest is that of all songs in data.dvc; without a
-    data.dvc, that of the list of prepared songs.
+    ``exclude``: slugs or file names of songs that are not used. The digest covers the songs and
+    the borders of their passages.
     """
+    from mlflow.entities import Dataset
+
     folder = lineage.here()
     try:
         _, songs = read_index(folder / PREPARED)
     except CorpusError:
-        return
-    from mlflow.entities import Dataset, DatasetInput, InputTag
+        return {}
+    found: dict[str, Any] = {}
+    for split, name in SPLITS.items():
+        kept = [s for s in songs if split in s.splits and not {s.slug, s.source} & {*exclude}]
+        if not kept:
+            continue
+        passages = [(song.slug, song.sha256, *song.splits[split]) for song in kept]
+        frames = [stop - start for _, _, start, stop in passages]
+        seconds = sum(n / song.sample_rate_hz for n, song in zip(frames, kept, strict=True))
+        profile = {
+            "num_songs": len(kept),
+            "seconds": round(seconds, 3),
+            "songs": [song.slug for song in kept],
+            "damage": {song.slug: song.damage for song in kept if song.damage},
+        }
+        source = json.dumps({"uri": "data.dvc", "md5": lineage.data_hash(folder)})
+        digest = hashlib.sha256(json.dumps(passages).encode()).hexdigest()[:16]
+        found[split] = Dataset(name, digest, "dvc", source, profile=json.dumps(profile))
+    return found
 
-    digest = lineage.data_hash(folder) or sha256_of_file(folder / PREPARED / INDEX)
-    digest = digest[:LONGEST_DIGEST]
-    profile = {
-        "num_songs": len(songs),
-        "seconds": round(sum(song.frames / song.sample_rate_hz for song in songs), 3),
-        "songs": [song.slug for song in songs],
-        "damage": {song.slug: song.damage for song in songs if song.damage},
-    }
-    source = json.dumps({"uri": "data.dvc", "md5": digest})
-    dataset = Dataset(DATASET, digest, "dvc", source, schema=None, profile=json.dumps(profile))
-    client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
+
+def send_datasets(client: Any, run_id: str, stage: str) -> None:
+    """Log the prepared songs as inputs of a run: what it learned from, and what measures it."""
+    from mlflow.entities import DatasetInput, InputTag
+
+    settings = lineage.params(lineage.here()).get(stage)
+    exclude = settings.get("exclude") if isinstance(settings, Mapping) else None
+    inputs = [
+        DatasetInput(dataset, [InputTag("mlflow.data.context", dataset.name)])
+        for split, dataset in datasets(exclude or ()).items()
+        if isinstance(settings, Mapping) or split == TEST  # the parent only evaluates
+    ]
+    if inputs:
+        client.log_inputs(run_id, inputs)

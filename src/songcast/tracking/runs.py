@@ -18,7 +18,14 @@ from typing import Any
 
 from songcast.files import PARAMS
 from songcast.tracking import lineage
-from songcast.tracking.run_data import WEIGHTS, Row, logged_points, points_of, send_dataset
+from songcast.tracking.run_data import (
+    WEIGHTS,
+    Row,
+    logged_points,
+    points_of,
+    send_datasets,
+    send_params,
+)
 from songcast.tracking.store import experiment_id, locked
 
 PARENT, STAGE = "mlflow.parentRunId", "songcast.stage"
@@ -56,7 +63,7 @@ def create_run(
         tags={k: str(v) for k, v in every.items()},
     )
     run_id = str(run.info.run_id)
-    send_dataset(client, run_id, "training" if parent else "evaluation")
+    send_datasets(client, run_id, stage)
     return run_id
 
 
@@ -73,7 +80,9 @@ def open_parent(client: Any, experiment: str, stage: str | None = None) -> str:
             if not (stage and _search(client, experiment, of_stage, "FINISHED")):
                 return parent
         name = " ".join(filter(None, (PIPELINE, os.environ.get("DVC_EXP_NAME"))))
-        return create_run(client, PIPELINE, {}, name=name)
+        parent = create_run(client, PIPELINE, {}, name=name)
+        send_params(client, parent, lineage.params(lineage.here()))
+        return parent
 
 
 def mark_running(client: Any, experiment: str, run_id: str, parent: str) -> None:

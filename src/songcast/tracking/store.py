@@ -15,6 +15,7 @@ from typing import Any
 
 from songcast.errors import SongcastError, TrackingError, disk_fault
 from songcast.files import root
+from songcast.tracking.descriptions import VIEW, experiment_tags
 from songcast.tracking.embedded import EXPERIMENT, artifact_root, database, mend, sqlite_uri
 
 ENVIRONMENT = {
@@ -107,7 +108,7 @@ def experiment_id(client: Any) -> str:
                 # A server has its own artifact root.
                 file = database(uri)
                 place = f"{artifact_root(file)}/{EXPERIMENT}" if file else None
-                return str(client.create_experiment(EXPERIMENT, artifact_location=place))
+                return str(client.create_experiment(EXPERIMENT, place, experiment_tags()))
     if experiment.lifecycle_stage == "deleted":
         client.restore_experiment(experiment.experiment_id)
     return str(experiment.experiment_id)
@@ -206,11 +207,15 @@ def ui_command(port: int = 5000) -> tuple[list[str], dict[str, str], str]:
     client = connect(uri)
     with clear_errors(uri):
         experiment = experiment_id(client)
+        known = client.get_experiment(experiment).tags
+        for key, value in experiment_tags().items():  # missing in a store of version 0.1
+            if key not in known:
+                client.set_experiment_tag(experiment, key, value)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     command += ["--default-artifact-root", artifact_root(file), "--workers", "1"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     # Without the query, the UI opens in its GenAI mode, which shows no training runs.
-    page = f"#/experiments/{experiment}/runs?workflowType=machine_learning"
+    page = f"#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
     environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
     return command, environment, f"http://127.0.0.1:{port}/{page}"
 

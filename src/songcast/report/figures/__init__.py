@@ -4,3 +4,8 @@
 Passages are (frames, channels) in LSB (int16 units), int16 or float, finite, with at least one
 frame. A title states the result that the figure shows.
 """
+
+import os
+
+# Jupyter and Colab name a backend that only their own environment has. Figures are files here.
+os.environ["MPLBACKEND"] = "agg"
