@@ -20,7 +20,7 @@ from helpers.pickles import pickles_below
 from helpers.serving_models import Echo, app_of, running
 from songcast.errors import AudioError
 from songcast.registry import downloads
-from songcast.registry.mlflow_model import example_song
+from songcast.registry.mlflow_model import example_song, requirements
 from songcast.serving import champion
 from songcast.serving.payload import decode_song
 from songcast.stages import register
@@ -69,6 +69,12 @@ def test_the_model_returns_one_row_per_song(served):
     (scored,) = served.predict({"song": example_song()}, params={"task": "score"})
     assert (scored["audio"], scored["format"]) == (None, None)
     assert scored["prediction_gain_db"] == rows[0]["prediction_gain_db"]
+
+
+def test_the_registered_model_requires_no_training_framework():
+    names = {line.partition("==")[0] for line in requirements()}
+    assert {"mlflow", "numba", "numpy", "safetensors", "soundfile"} <= names
+    assert not names & {"tensorflow", "keras", "scikit-learn", "songcast"}
 
 
 def test_the_registered_model_contains_no_pickle(served):

@@ -37,7 +37,6 @@ REQUIRED = (
     "pydub",
     "pyyaml",
     "safetensors",
-    "scipy",
     "soundfile",
     "soxr",
 )
