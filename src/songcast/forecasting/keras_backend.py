@@ -24,7 +24,6 @@ ENVIRONMENT = {
     "JAX_DEFAULT_MATMUL_PRECISION": "highest",
     "NVIDIA_TF32_OVERRIDE": "0",  # the same for NVIDIA's libraries
     "TF_FORCE_GPU_ALLOW_GROWTH": "true",  # take GPU memory as needed, not all of it
-    "TF_DETERMINISTIC_OPS": "1",  # a GPU gives the same result in each run
 }
 BACKENDS = ("tensorflow", "jax")
 # A log line of Google's libraries, old style or absl's, below fatal severity.
