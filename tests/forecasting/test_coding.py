@@ -16,7 +16,8 @@ from scipy.special import expit
 
 from helpers.small_models import RATE_HZ, forecaster, music, song
 from songcast.forecasting import filter_bank
-from songcast.forecasting.adaptation import Average
+from songcast.forecasting.adaptation import Calibrated
+from songcast.forecasting.calibration import BINS
 from songcast.forecasting.distribution import (
     HIGHEST,
     LOWEST,
@@ -35,7 +36,9 @@ def coder_model(
     distribution: Distribution, frame: int, channel: int
 ) -> constriction.stream.model.Model:
     """The distribution of one sample for constriction: its CDF between values."""
-    mixture = distribution.mixture if isinstance(distribution, Average) else distribution
+    edges, mixture = np.linspace(0.0, 1.0, BINS + 1), distribution
+    if isinstance(distribution, Calibrated):
+        edges, mixture = distribution.edges(frame, channel), distribution.average.mixture
     weights = mixture.weights[frame, channel]
     locations = mixture.locations[frame, channel]
     scales = mixture.scales[frame, channel]
@@ -45,6 +48,7 @@ def coder_model(
         if edge <= LOWEST - 0.5 or edge >= HIGHEST + 0.5:
             return float(edge > 0)
         below = float(weights @ expit((edge - locations) / scales))
+        below = float(np.interp(below, np.linspace(0.0, 1.0, BINS + 1), edges))
         return (1 - UNIFORM_SHARE) * below + UNIFORM_SHARE * (edge - LOWEST + 0.5) / VALUES
 
     return constriction.stream.model.CustomModel(cdf, lambda _: middle, LOWEST, HIGHEST)

@@ -13,11 +13,13 @@ from songcast.errors import CorpusError
 from songcast.forecasting import adaptation
 from songcast.forecasting.adaptation import BiasStage, Model, ModelAveraging
 from songcast.forecasting.baselines import Cascade
+from songcast.forecasting.calibration import Calibration
 from songcast.forecasting.distribution import BLOCK_FRAMES, LogisticMixture
 from songcast.forecasting.features import FeatureExtractor, relative_mixture
 from songcast.forecasting.filter_bank_settings import FilterBankSettings
 from songcast.forecasting.front_end import FrontEndSettings
 from songcast.forecasting.lstm import LstmForecaster
+from songcast.forecasting.match_model import MatchModel
 from songcast.forecasting.network import build_network, network_of, network_weights
 from songcast.forecasting.network_engine import NetworkSession, NetworkSettings
 from songcast.training import batches, feature_cache, feature_streams
@@ -58,6 +60,8 @@ def settings_of(model) -> FrontEndSettings:
 
 def test_an_untrained_network_codes_like_the_cascade(monkeypatch):
     monkeypatch.setattr(adaptation, "MAX_SHIFT", 0.0)
+    monkeypatch.setattr(MatchModel, "predict", lambda _, e: (np.zeros_like(e), np.ones_like(e)))
+    monkeypatch.setattr(Calibration, "calibrate", lambda _, lower, mass: mass)
     for channels in (1, 2):
         x = song(music(BLOCK_FRAMES + 500, channels))
         untouched = untrained("cascade").forecast(x)

@@ -1,8 +1,9 @@
-"""Adaptive stages behind a frozen network: the bias stage and model averaging.
+"""Adaptive stages behind a frozen network: bias stage, match stage, averaging, calibration.
 
 They are causal, and their results do not depend on the size of the blocks, bit for bit.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from songcast.forecasting.adaptation_kernels import average, normalise
+from songcast.forecasting.calibration import Calibration, calibrate_values
 from songcast.forecasting.distribution import Distribution, LogisticMixture
 from songcast.forecasting.distribution_kernels import UNIFORM_SHARE, VALUES, measure
 from songcast.forecasting.filter_bank import StageFilters
 from songcast.forecasting.filter_bank_settings import Chain, LeastSquares, Lms
+from songcast.forecasting.match_model import MatchModel
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -81,6 +84,36 @@ class BiasStage:
         )
 
 
+class MatchStage:
+    """Predicts the errors behind the bias stage from earlier passages, see ``match_model``."""
+
+    def __init__(self, channels: int) -> None:
+        self._match_model = MatchModel(channels)
+
+    def candidates(self, x: F64, model: Model) -> list[Model]:
+        """Return ``model`` moved, and moved and scaled; then adapt to ``x`` (channels, frames)."""
+        mean, width = np.empty((2, *x.shape))
+        errors = np.empty(x.shape, np.float32)
+        parts = (model.weights, model.locations, model.scales)
+        normalise(x, *parts, MIN_WIDTH_LSB, MAX_ERROR, mean, width, errors)
+        predicted, ratios = self._match_model.predict(errors)
+        shift = width * predicted
+        return [moved(x, model, shift, ratio) for ratio in (np.ones(x.shape), ratios)]
+
+
+def moved(x: F64, model: Model, shift: F64, ratio: F64 | F32) -> Model:
+    """Return ``model`` moved by ``shift`` LSB and scaled by ``ratio``, (channels, frames)."""
+    mean, low, mass = np.empty((3, *x.shape))
+    moves = np.empty((*x.shape, 2))
+    moves[..., 0], moves[..., 1] = shift, ratio
+    weights, locations, scales = model.weights, model.locations, model.scales
+    for c in range(len(x)):
+        part = (mean[c], low[c], mass[c])
+        measure(x[c], weights[c], locations[c], scales[c], moves[c], *part)
+    locations, scales = locations + moves[..., :1], scales * moves[..., 1:]
+    return Model(weights=weights, locations=locations, scales=scales, mean=mean, low=low, mass=mass)
+
+
 class ModelAveraging:
     """Bayesian average of several models, weighted by recent code length.
 
@@ -88,7 +121,7 @@ class ModelAveraging:
     costs a few bits once, not in every sample. The first model is favoured at the start.
     """
 
-    FORGETTING = 0.998
+    FORGETTING = 0.995
     FIRST_LOG2_ODDS = 2.0
 
     def __init__(self, channels: int, models: int) -> None:
@@ -118,21 +151,24 @@ class ModelAveraging:
                 low[c],
                 mass[c],
             )
-        return Average(models=models, samples=samples, shares=shares, mean_lsb=mean, mass=mass)
+        return Average(
+            models=models, samples=samples, shares=shares, mean_lsb=mean, low=low, mass=mass
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Average(Distribution):
     """The average of ``models`` with ``shares`` (channels, frames, models) for each sample.
 
-    ``samples``: (frames, channels) int16, of which ``mass`` (channels, frames) is known.
-    ``mean_lsb``: (channels, frames).
+    ``samples``: (frames, channels) int16, of which ``low`` and ``mass`` (channels, frames) are
+    known. ``mean_lsb``: (channels, frames).
     """
 
     models: Sequence[Model]
     samples: NDArray[np.int16]
     shares: F64
     mean_lsb: F64
+    low: F64
     mass: F64
 
     @property
@@ -160,3 +196,49 @@ class Average(Distribution):
             locations=np.concatenate([m.locations for m in self.models], axis=-1).swapaxes(0, 1),
             scales=np.concatenate([m.scales for m in self.models], axis=-1).swapaxes(0, 1),
         )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Calibrated(Distribution):
+    """A calibrated ``average``; ``before``: the state of the calibration before its first frame.
+
+    ``mass``: (channels, frames) float64, of the samples of ``average``. The mean is the average's.
+    """
+
+    average: Average
+    before: Calibration
+    mass: F64
+
+    @classmethod
+    def of(cls, average: Average, calibration: Calibration) -> "Calibrated":
+        """Calibrate ``average``, then adapt ``calibration`` to its samples."""
+        before = copy.deepcopy(calibration)
+        mass = calibration.calibrate(average.low, average.mass)
+        return cls(average=average, before=before, mass=mass)
+
+    @property
+    def mean(self) -> F64:
+        """Expected value before the calibration in LSB, (frames, channels) float64."""
+        return self.average.mean
+
+    def bits(self, samples: NDArray[np.int16]) -> F64:
+        """Code length -log2 P(x) of each sample, (frames, channels) float64, at most 32."""
+        mass = self.mass
+        if not np.array_equal(samples, self.average.samples):
+            at = self.average.mixture.measured(samples)
+            mass = copy.deepcopy(self.before).calibrate(self.average.low, self.average.mass, at)
+        return np.asarray(-np.log2((1.0 - UNIFORM_SHARE) * mass + UNIFORM_SHARE / VALUES).T)
+
+    def masses(self, frame: int, channel: int) -> F64:
+        """Return P(x) of the values -32 768 … 32 767 at one sample: (65 536,), sums to 1."""
+        low, mass = self.average.mixture.cdf(frame, channel)
+        calibrated = calibrate_values(self.edges(frame, channel), low, mass)
+        return (1.0 - UNIFORM_SHARE) * calibrated + UNIFORM_SHARE / VALUES
+
+    def edges(self, frame: int, channel: int) -> F64:
+        """Return the calibrated CDF at the edges of the bins, for one sample."""
+        calibration = copy.deepcopy(self.before)
+        low, mass = self.average.low, self.average.mass
+        calibration.calibrate(low[:, :frame], mass[:, :frame])
+        other = low[0, frame] + 0.5 * mass[0, frame] if channel else None
+        return calibration.edges(channel, other)

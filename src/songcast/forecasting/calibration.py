@@ -48,22 +48,17 @@ class Calibration:
         self.recent = np.full((channels, 2), 0.5)
         self.odds = np.zeros((channels, MAPS))
 
-    def calibrate(self, lower: F64, mass: F64) -> F64:
+    def calibrate(self, lower: F64, mass: F64, at: tuple[F64, F64] | None = None) -> F64:
         """Return the calibrated masses of the samples, then adapt to them.
 
-        ``lower``: CDF(x - 1/2), ``mass``: P(x), both (channels, frames) float64. The result does
-        not depend on the size of the blocks, bit for bit.
+        ``lower``: CDF(x - 1/2), ``mass``: P(x), both (channels, frames) float64; ``at``: the same
+        of other values, whose masses are returned instead. The result does not depend on the
+        size of the blocks, bit for bit.
         """
+        lower, mass = np.ascontiguousarray(lower), np.ascontiguousarray(mass)
         out = np.empty(mass.shape)
-        calibrate_block(
-            np.ascontiguousarray(lower),
-            np.ascontiguousarray(mass),
-            self.histograms,
-            self.counts,
-            self.recent,
-            self.odds,
-            out,
-        )
+        state = (self.histograms, self.counts, self.recent, self.odds)
+        calibrate_block(lower, mass, *(at or (lower, mass)), *state, out)
         return out
 
     def edges(self, channel: int, other: float | None = None) -> F64:
@@ -82,15 +77,36 @@ class Calibration:
 
 @compiled
 def calibrate_block(
-    lower: F64, mass: F64, histograms: F64, counts: F64, recent: F64, odds: F64, out: F64
+    lower: F64,
+    mass: F64,
+    at_lower: F64,
+    at_mass: F64,
+    histograms: F64,
+    counts: F64,
+    recent: F64,
+    odds: F64,
+    out: F64,
 ) -> None:
     """Calibrate a block; see ``Calibration``."""
     edges, levels = np.empty(BINS + 1), np.empty(MAPS, np.int64)
     for t in range(mass.shape[1]):
         for c in range(len(mass)):
             prepare(c, histograms, recent, odds, levels, edges)
-            out[c, t] = calibrated_mass(edges, lower[c, t], mass[c, t])
+            out[c, t] = calibrated_mass(edges, at_lower[c, t], at_mass[c, t])
             adapt(c, lower[c, t], mass[c, t], histograms, counts, recent, odds, levels)
+
+
+def calibrate_values(edges: F64, lower: F64, mass: F64) -> F64:
+    """Return the calibrated masses of values with CDF(x - 1/2) ``lower`` and P(x) ``mass``."""
+    out = np.empty(len(mass))
+    _calibrate_values(edges, lower, mass, out)
+    return out
+
+
+@compiled
+def _calibrate_values(edges: F64, lower: F64, mass: F64, out: F64) -> None:
+    for i in range(len(mass)):
+        out[i] = calibrated_mass(edges, lower[i], mass[i])
 
 
 @compiled

@@ -75,9 +75,13 @@ class LogisticMixture(Distribution):
 
     def bits(self, samples: NDArray[np.int16] | Floats) -> Floats:
         """Code length -log2 P(x) of each sample, (frames, channels) float64, at most 32."""
-        channels = range(samples.shape[1])
-        masses = [self._measure(samples[:, c], slice(None), c)[1] for c in channels]
-        return _bits(np.stack(masses, axis=1))
+        return _bits(self.measured(samples)[1].T)
+
+    def measured(self, samples: NDArray[np.int16] | Floats) -> tuple[Floats, Floats]:
+        """Return CDF(x - 1/2) and P(x) of each sample, (channels, frames), no uniform part."""
+        parts = [self._measure(x, slice(None), c) for c, x in enumerate(samples.T)]
+        low, mass = (np.stack(part) for part in zip(*parts, strict=True))
+        return low, mass
 
     def masses(self, frame: int, channel: int) -> Floats:
         """Return P(x) of the values -32 768 … 32 767 at one sample: (65 536,), sums to 1."""

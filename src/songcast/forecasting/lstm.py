@@ -1,7 +1,8 @@
 """The multi-song LSTM forecaster: a network that corrects the mixture of its front end.
 
-The final distribution averages the network's mixture, the front end's own and the cascade's by
-recent code length (``adaptation``), so that an unusual song costs little.
+The final distribution averages the network's mixture, what the match model makes of it, the front
+end's own and the cascade's by recent code length, so that an unusual song costs little. A
+calibration ends it (``adaptation``).
 """
 
 from collections.abc import Mapping
@@ -15,7 +16,14 @@ from numpy.typing import NDArray
 from songcast.bundle import OTHER_VERSION, read_arrays, read_manifest, write_bundle
 from songcast.errors import BundleError
 from songcast.forecasting import features
-from songcast.forecasting.adaptation import Average, BiasStage, Model, ModelAveraging
+from songcast.forecasting.adaptation import (
+    BiasStage,
+    Calibrated,
+    MatchStage,
+    Model,
+    ModelAveraging,
+)
+from songcast.forecasting.calibration import Calibration
 from songcast.forecasting.features import FeatureExtractor
 from songcast.forecasting.forecaster import Forecaster, ForecastSession
 from songcast.forecasting.front_end import FrontEndSettings
@@ -96,9 +104,11 @@ class LstmSession(ForecastSession):
         self._cascade_experts = model.front_end.cascade_experts
         self._cascade = Stacking(channels, self._cascade_experts)
         self._bias_stage = BiasStage(channels)
-        self._averaging = ModelAveraging(channels, 3 if self._cascade_experts else 2)
+        self._match_stage = MatchStage(channels)
+        self._averaging = ModelAveraging(channels, 5 if self._cascade_experts else 4)
+        self._calibration = Calibration(channels)
 
-    def forecast_block(self, samples: NDArray[np.int16]) -> Average:
+    def forecast_block(self, samples: NDArray[np.int16]) -> Calibrated:
         """Return the distributions of ``samples`` (frames, channels), then adapt to them."""
         return self.decode(self.encode(samples))
 
@@ -106,7 +116,7 @@ class LstmSession(ForecastSession):
         """Run the front end, which does not depend on the network."""
         return self._front_end.encode(samples)
 
-    def decode(self, encoded: EncodedBlock) -> Average:
+    def decode(self, encoded: EncodedBlock) -> Calibrated:
         """Run the network on a block of this or an equal front end, at any block size."""
         models = [_model(encoded)]
         if self._cascade_experts:
@@ -118,7 +128,9 @@ class LstmSession(ForecastSession):
         self._network.correct(self._features.extract(encoded), weights, locations, scales)
         x = encoded.samples.T.astype(np.float64)
         network = self._bias_stage.correct(x, weights, locations, scales)
-        return self._averaging.average([network, *models], encoded.samples)
+        matched = self._match_stage.candidates(x, network)
+        average = self._averaging.average([network, *matched, *models], encoded.samples)
+        return Calibrated.of(average, self._calibration)
 
 
 def _model(encoded: EncodedBlock) -> Model:
