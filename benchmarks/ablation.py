@@ -1,223 +1,170 @@
-"""Ablation: the forecaster with one part removed or changed at a time.
+"""Ablation: the forecaster with one stage removed at a time, on songs that nothing was trained on.
 
-Prints two Markdown tables of bits per sample. The first one removes experts, one by one and chain
-by chain, from the filter bank of the network and measures the stacking on the beginning of every
-prepared song. The second one trains the network for each row, briefly, on all songs but the last
-three, and measures it on the validation passages of these songs and of the last three. Run it in
-the repository after `make run`; it takes half an hour on one core:
+Prints two Markdown tables of bits per sample, cold start included. The first one removes a stage
+from the trained forecaster, the network among them. The second one removes experts, one by one
+and chain by chain, from the filter bank and measures the stacking. Run it after `make run`; for
+each second of audio it takes about 5 seconds on one core:
 
-    .venv/bin/python benchmarks/ablation.py
-
-With `--steps` set to epochs x steps_per_epoch, each row trains as long as `make run` does.
+    .venv/bin/python benchmarks/ablation.py --seconds 10 song.ogg other.flac
 """
 
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from songcast.config import Params, TrainParams
-from songcast.data.corpus import Corpus, PreparedSong
+from songcast.audio.songs import Song, read_song
 from songcast.errors import SongcastError
-from songcast.files import FEATURES, PARAMS, PREPARED, root
-from songcast.forecasting.keras_backend import import_keras
+from songcast.files import MODELS, root
+from songcast.forecasting.adaptation import ModelAveraging
+from songcast.forecasting.distribution import BLOCK_FRAMES
+from songcast.forecasting.filter_bank import FilterBank
+from songcast.forecasting.filter_bank_settings import FilterBankSettings
+from songcast.forecasting.forecaster import forecast_blocks
+from songcast.forecasting.lstm import LstmForecaster, LstmSession
+from songcast.forecasting.stacking import Stacking
 from songcast.report.console import note
 
-OTHERS = 3
 Row = dict[str, Any]
-# Name of the row, changes to the train section of params.yaml, whether the network is recurrent.
-CHANGES: tuple[tuple[str, dict[str, Any], bool], ...] = (
-    ("unchanged", {}, True),
-    ("front end: the cascade's 13 experts", {"filter_bank": "cascade"}, True),
-    ("front end: ridge", {"front_end": "ridge"}, True),
-    ("front end: none", {"front_end": "none"}, True),
-    ("recurrence off", {}, False),
-    ("ReLU instead of LeakyReLU", {"negative_slope": 0.0}, True),
-    ("look_back 3", {"look_back": 3}, True),
-    ("look_back 16", {"look_back": 16}, True),
-    ("look_back 64", {"look_back": 64}, True),
-    ("no augmentations of songs", {"augmentations": 0}, True),
-)
+WHOLE, UNTRAINED = "nothing", "training: the network as initialised"
+STAGES = ("match model", "bias stage", "both")
+
+
+class NoMatch:
+    """Replaces the match stage."""
+
+    def candidates(self, *_: Any) -> list[Any]:
+        return []
 
 
 def main() -> int:
-    arguments = parse_arguments()
-    import_keras()
-    params = Params.load(root() / PARAMS).train
-    songs = list(Corpus.open(root() / PREPARED))
-    experts = list(expert_rows(songs, arguments.seconds))
-    network = list(network_rows(params, songs, arguments.steps))
-    if arguments.json:
-        print(json.dumps({"settings": vars(arguments), "experts": experts, "network": network}))
-        return 0
-    print_markdown(["without", "bits per sample", "worse by"], experts)
-    print_markdown(["changed", "known songs", "against all", "other songs", "against all"], network)
-    return 0
-
-
-def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=150, help="training steps of each row (150)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each song, first table (4)")
+    parser.add_argument("songs", nargs="+", type=Path, help="files that no training used")
+    parser.add_argument("--model", type=Path, default=root() / MODELS / "train")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each song (10)")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    songs = [beginning(read_song(path), arguments.seconds) for path in arguments.songs]
+    stages = list(stage_rows(LstmForecaster.load(arguments.model), songs))
+    experts = list(expert_rows(songs))
+    if arguments.json:
+        print(json.dumps({"seconds": arguments.seconds, "stages": stages, "experts": experts}))
+        return 0
+    print_markdown(stages)
+    print_markdown(experts)
+    return 0
 
 
-def expert_rows(songs: Sequence[PreparedSong], seconds: float) -> Iterator[Row]:
+def beginning(song: Song, seconds: float) -> Song:
+    samples = np.ascontiguousarray(song.samples[: round(seconds * song.sample_rate_hz)])
+    return Song(samples=samples, sample_rate_hz=song.sample_rate_hz, name=song.name)
+
+
+def stage_rows(model: LstmForecaster, songs: Sequence[Song]) -> Iterator[Row]:
+    """Yield the mean bits of the whole forecaster, and those without each stage."""
+    names = ("correction/kernel", "correction/bias")
+    zero = {name: np.zeros_like(model.weights[name]) for name in names}
+    untrained = LstmForecaster({**model.weights, **zero}, model.settings, model.front_end)
+    results: dict[str, list[float]] = {}
+    for song in songs:
+        for name, forecaster in ((WHOLE, model), (UNTRAINED, untrained)):
+            calibrated, average, stacking = bits_of(without("", forecaster, song), song)
+            results.setdefault(name, []).append(calibrated)
+            if forecaster is model:
+                results.setdefault("calibration", []).append(average)
+                results.setdefault("all but filter bank and stacking", []).append(stacking)
+        for stage in STAGES:
+            session = without(stage, model, song)
+            results.setdefault(stage, []).append(bits_of(session, song)[0])
+        note(f"{song.name}: {results[WHOLE][-1]:.4f}")
+    for name, bits in results.items():
+        differences = np.array(bits) - results[WHOLE]
+        yield {
+            "name": name,
+            "bits": float(np.mean(bits)),
+            "against": float(differences.mean()),
+            "least": float(differences.min()),
+            "most": float(differences.max()),
+        }
+
+
+def without(stage: str, model: LstmForecaster, song: Song) -> LstmSession:
+    """Return a session of ``model`` that leaves a stage out."""
+    session = model.session(song.channels, song.sample_rate_hz)
+    attributes: Any = session
+    if stage in ("match model", "both"):
+        attributes._match_stage = NoMatch()
+        attributes._averaging = ModelAveraging(song.channels, 3)
+    if stage in ("bias stage", "both"):
+        attributes._bias_stage._filters = []
+    return session
+
+
+def bits_of(session: LstmSession, song: Song) -> tuple[float, float, float]:
+    """Return bits per sample with and without the calibration, and of the stacking alone."""
+    sums = np.zeros(3)
+    for _, block, (distribution,) in forecast_blocks([session], song):
+        average = distribution.average  # type: ignore[attr-defined]
+        stacking = average.models[-2]
+        bits = (distribution.bits(block), average.bits(block), -np.log2(stacking.mass + 1e-12))
+        sums += [float(b.sum()) for b in bits]
+    calibrated, plain, alone = (sums / song.samples.size).tolist()
+    return calibrated, plain, alone
+
+
+def expert_rows(songs: Sequence[Song]) -> Iterator[Row]:
     """Yield the mean bits of the stacking, then those without each expert and each chain."""
-    from songcast.forecasting.filter_bank import FilterBank
-    from songcast.forecasting.filter_bank_settings import FilterBankSettings
-
     bank = FilterBankSettings.wide()
     passages = []
     for song in songs:
-        samples = np.ascontiguousarray(song.samples[: round(seconds * song.sample_rate_hz)])
-        passages.append((samples, FilterBank(song.channels, bank).predict(samples)))
-        note(f"filter bank: {song.slug}")
+        filters = FilterBank(song.channels, bank)
+        blocks = [
+            filters.predict(song.samples[at : at + BLOCK_FRAMES])
+            for at in range(0, song.frames, BLOCK_FRAMES)
+        ]
+        passages.append((song.samples, np.concatenate(blocks)))
     chain_of = [name.partition(":")[0] for name in bank.names]
-    nothing: dict[str, list[int]] = {"nothing": []}
+    nothing: dict[str, list[int]] = {WHOLE: []}
     parts = nothing | {name: [k] for k, name in enumerate(bank.names)}
     for chain in dict.fromkeys(chain_of):
         parts[f"all of chain {chain}"] = [k for k, c in enumerate(chain_of) if c == chain]
-    whole = None
+    whole: list[float] = []
     for name, removed in parts.items():
         kept = [k for k in range(len(bank.names)) if k not in removed]
-        bits = float(np.mean([combined_bits(x, means[..., kept]) for x, means in passages]))
-        whole = bits if whole is None else whole
-        note(f"without {name}: {bits:.4f}")
-        yield {"name": name, "bits": bits, "against": bits - whole}
+        bits = [combined_bits(x, means[..., kept]) for x, means in passages]
+        whole = whole or bits
+        differences = np.array(bits) - whole
+        yield {
+            "name": name,
+            "bits": float(np.mean(bits)),
+            "against": float(differences.mean()),
+            "least": float(differences.min()),
+            "most": float(differences.max()),
+        }
 
 
 def combined_bits(samples: Any, means: Any) -> float:
     """Return the mean code length of ``samples`` with these experts."""
-    from songcast.forecasting.stacking import Stacking
-
     stacking = Stacking(samples.shape[1], means.shape[-1])
     mixture = stacking.combine(samples, np.ascontiguousarray(means)).mixture
     return float(mixture.bits(samples).mean())
 
 
-def network_rows(params: TrainParams, songs: Sequence[PreparedSong], steps: int) -> Iterator[Row]:
-    """Train and measure each of ``CHANGES``, then on one song, then without training."""
-    known, others = songs[:-OTHERS], songs[-OTHERS:]
-    recipe = {"epochs": 1, "steps_per_epoch": steps}
-    first: Row = {}
-    for name, change, recurrent in CHANGES:
-        changed = params.model_copy(update={**recipe, **change})
-        row = train_and_measure(changed, known, known, others, recurrent=recurrent)
-        first = first or row
-        yield labelled(name, row, first)
-    one = params.model_copy(update=recipe)
-    row = train_and_measure(one, known[:1], known, others, recurrent=True)
-    yield labelled(f"one song ({known[0].slug})", row, first)
-    untrained = params.model_copy(update={"steps_per_epoch": 0})
-    row = train_and_measure(untrained, known, known, others, recurrent=True)
-    yield labelled("untrained: the stacking alone", row, first)
-
-
-def labelled(name: str, row: Row, first: Row) -> Row:
-    note(f"{name}: {row}")
-    against = {f"{key}_against": row[key] - first[key] for key in ("known", "other")}
-    return {"name": name, **row, **against}
-
-
-def train_and_measure(
-    params: TrainParams,
-    training: Sequence[PreparedSong],
-    known: Sequence[PreparedSong],
-    others: Sequence[PreparedSong],
-    *,
-    recurrent: bool,
-) -> Row:
-    """Train on ``training``; return the mean bits of the validation passages of both groups."""
-    from songcast.forecasting.network import network_of
-    from songcast.training.batches import CropSampler
-    from songcast.training.checkpoint import Checkpoint
-    from songcast.training.feature_cache import open_features
-    from songcast.training.forecaster import fit_forecaster
-    from songcast.training.setup import fit_settings, new_model
-    from songcast.training.validation import song_bits
-
-    model = new_model(params, training)
-    network = network_of(model.settings, model.weights)
-    network = network if recurrent else without_recurrence(network)
-
-    def opened(songs: Sequence[PreparedSong], augmentations: int) -> list[Any]:
-        return open_features(
-            songs,
-            model.front_end,
-            params.step_frames,
-            root() / FEATURES,
-            augmentations=augmentations,
-            augmentation_seconds=params.augmentation_seconds,
-        )
-
-    sampler = CropSampler(
-        opened(training, params.augmentations),
-        batch_size=params.batch_size,
-        frames=params.crop_frames,
-        look_back=params.look_back,
-        seed=params.seed,
-    )
-    measured = {"known": opened(known, 0), "other": opened(others, 0)}
-    if params.steps_per_epoch:
-        with tempfile.TemporaryDirectory() as scratch:
-            checkpoint = Checkpoint(Path(scratch), "ablation")
-            # One epoch: the weights are the moving average at its end.
-            fit_forecaster(
-                network, sampler, measured["known"], fit_settings(params), checkpoint, quiet
-            )
-    return {name: float(np.mean(song_bits(network, songs))) for name, songs in measured.items()}
-
-
-def without_recurrence(network: Any) -> Any:
-    """Return the network with each LSTM replaced by a dense layer with tanh."""
-    import keras
-
-    class Dense(keras.layers.Layer):
-        def __init__(self, units: int, **kwargs: Any) -> None:
-            super().__init__(**kwargs)
-            self.dense = keras.layers.Dense(units, activation="tanh")
-
-        def call(self, x: Any, initial_state: Any) -> Any:
-            return self.dense(x), *initial_state
-
-    def replace(layer: Any) -> Any:
-        if isinstance(layer, keras.layers.LSTM):
-            return Dense(layer.units, name=layer.name)
-        return layer.__class__.from_config(layer.get_config())
-
-    return keras.models.clone_model(network, clone_function=replace)
-
-
-def quiet(epoch: int, row: dict[str, float]) -> None:
-    """Print nothing after the only epoch."""
-
-
-def print_markdown(columns: Sequence[str], rows: Sequence[Row]) -> None:
-    """Print a table; differences carry a sign."""
-    print("| " + " | ".join(columns) + " |")
-    print("|---|" + "--:|" * (len(columns) - 1))
+def print_markdown(rows: Sequence[Row]) -> None:
+    print("\n| removed | bits per sample | difference | least | most |\n|---|--:|--:|--:|--:|")
     for row in rows:
-        keys = ("bits", "against", "known", "known_against", "other", "other_against")
-        cells = [
-            f"{row[key]:+.4f}" if key.endswith("against") else f"{row[key]:.4f}"
-            for key in keys
-            if key in row
-        ]
-        print(f"| {row['name']} | " + " | ".join(cells) + " |")
-    print()
+        parts = [f"{row[key]:+.4f}" for key in ("against", "least", "most")]
+        print(f"| {row['name']} | {row['bits']:.4f} | {' | '.join(parts)} |")
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except SongcastError as mistake:
-        sys.exit(f"ablation: {mistake}")
+    except SongcastError as error:
+        sys.exit(f"ablation: {error}")
