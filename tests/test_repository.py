@@ -6,6 +6,8 @@ import functools
 import graphlib
 import importlib.metadata
 import re
+import shutil
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,7 +42,7 @@ IMPORTERS = {
 
 MOST_LINES = 19_000
 # A stage is a module, however short.
-SHORT = {"stages/train.py"}
+SHORT = {"stages/evaluate_baselines.py", "stages/train.py"}
 
 
 def name_of(path: Path) -> str:
@@ -151,25 +153,34 @@ def pins(lock: str) -> dict[str, str]:
     return {entry.lower().split("==", 1)[0]: entry for entry in entries if "==" in entry}
 
 
+# The lock of each group of dependencies; the others add to the first.
+LOCKS = {
+    "requirements.lock": None,
+    "requirements-test.lock": "test",
+    "requirements-docs.lock": "docs",
+    "requirements-cluster.lock": "cluster",
+}
+
+
 def test_every_dependency_is_locked_with_hashes() -> None:
     project = PYPROJECT["project"]
-    extras = [project["optional-dependencies"][name] for name in ("cluster", "docs", "test")]
-    for lock, needed in (
-        ("requirements.lock", project["dependencies"]),
-        ("requirements-dev.lock", sum(extras, project["dependencies"])),
-    ):
+    for lock, group in LOCKS.items():
+        needed = project["optional-dependencies"][group] if group else project["dependencies"]
         names = {re.match(r"[\w.-]+", line)[0].lower() for line in needed}  # type: ignore[index]
-        assert names - set(pins(lock)) == set(), "run `make lock`"
+        assert names - {*pins(lock), *pins("requirements.lock")} == set(), "run `make lock`"
         assert [entry for entry in pins(lock).values() if "--hash=sha256:" not in entry] == []
 
 
-def test_both_locks_have_the_same_versions() -> None:
-    run, development = pins("requirements.lock"), pins("requirements-dev.lock")
-    assert {name: entry for name, entry in run.items() if development.get(name) != entry} == {}
+def test_no_lock_has_a_package_in_another_version() -> None:
+    entries: dict[str, str] = {}
+    for lock in LOCKS:
+        for name, entry in pins(lock).items():
+            assert entries.setdefault(name, entry).split()[0] == entry.split()[0], name
+    assert pins("requirements.lock").keys() & pins("requirements-test.lock").keys() == set()
 
 
 def test_locks_name_no_host_and_no_local_file() -> None:
-    for lock in ("requirements.lock", "requirements-dev.lock"):
+    for lock in LOCKS:
         text = (ROOT / lock).read_text()
         assert (
             re.findall(r"^.*(?:://|--(?:extra-)?index-url|--find-links| @ ).*$", text, re.M) == []
@@ -193,9 +204,21 @@ def test_the_dvc_remote_is_in_the_repository_and_dvc_sends_no_analytics() -> Non
     assert (ROOT / ".dvc" / url).resolve().is_relative_to(ROOT)
 
 
+def test_a_zip_download_is_told_what_to_do_before_anything_is_installed(tmp_path: Path) -> None:
+    for path in (ROOT / "Makefile", ROOT / "pyproject.toml", *ROOT.glob("*.lock")):
+        shutil.copy(path, tmp_path)
+    for target in ("run", "demo", "test"):
+        command = ["make", "-C", str(tmp_path), target]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert "has no git history (a ZIP download?)" in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
 def test_no_output_of_the_pipeline_is_in_git() -> None:
     ignored = (ROOT / ".gitignore").read_text() + (ROOT / "models" / ".gitignore").read_text()
-    for entry in ("/data", "/prepared", "/listening", "/registered.json", "/train", "/retrain"):
+    outs = ("/data", "/prepared", "/evaluated", "/listening", "/registered.json")
+    for entry in (*outs, "/train", "/retrain"):
         assert entry in ignored.split(), entry
 
 
@@ -246,8 +269,8 @@ def test_a_change_of_code_reruns_the_stages_that_use_it() -> None:
         "tracking/store.py": [],
         "report/page.py": ["report"],
         "registry/gate.py": ["register"],
-        "evaluation/spectral.py": ["evaluate", "report"],
-        "continuation/lattice.py": ["continuation", "evaluate"],
+        "evaluation/spectral.py": ["evaluate_baselines", "evaluate", "report"],
+        "continuation/lattice.py": ["continuation", "evaluate_baselines", "evaluate"],
         "training/fit.py": ["continuation", "train", "retrain"],
         "forecasting/stacking.py": [
             stage for stage in stages if stage not in ("prepare", "register")
@@ -285,6 +308,8 @@ def test_every_section_of_params_belongs_to_its_stage() -> None:
     read = {name: stage.get("params", []) for name, stage in PIPELINE["stages"].items()}
     # `engine` and `workers` do not change results, and a sweep is not a stage.
     sections = set(params) - {"engine", "sweep", "workers"}
+    # It reads the section of evaluate, as both write tracks of the same length.
+    assert read.pop("evaluate_baselines") == ["evaluate"]
     assert sections == {name for name, keys in read.items() if keys}
     for name in sections:
         # A stage may also read single keys of other sections.

@@ -1,8 +1,8 @@
 """A bundle: a folder with everything that is needed to use a model, without pickles.
 
-It has ``bundle.json`` (kind, settings, params, versions, sha256 of each file) and
-``weights.safetensors``, plain arrays by name. Equal models give equal bytes, so that DVC detects
-real changes only.
+It has ``bundle.json`` (kind, settings, params, provenance, versions, sha256 of each file) and
+``weights.safetensors``, plain arrays by name. Equal models give equal bytes, apart from the
+provenance.
 """
 
 import csv
@@ -86,6 +86,18 @@ def write_package(folder: Path, forecaster: Path, continuation: Path) -> None:
                 shutil.copy2(source / file, target / file)
         (scratch / MANIFEST).unlink()
         _write_manifest(scratch, {**manifest, "continuation_weights_sha256": weights})
+
+
+def content_sha256(folder: Path) -> str:
+    """Return a digest of a bundle or package without its provenance.
+
+    It is equal for models that were trained in the same way at different times or places.
+    """
+    manifest = read_manifest(folder, verify=False)
+    manifest.pop("provenance", None)
+    if manifest["files"].pop(f"{CONTINUATION}/{MANIFEST}", None):
+        manifest[CONTINUATION] = content_sha256(folder / CONTINUATION)
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from songcast.errors import ParamsError
 
@@ -118,9 +119,13 @@ def _place(document: Any, location: tuple[int | str, ...]) -> list[str]:
 
 def _known(cls: type[Settings], place: list[str]) -> list[str]:
     for key in place:
-        if key in cls.model_fields:
-            cls = next(_sections(cls.model_fields[key].annotation), cls)
-    return list(cls.model_fields)
+        if key in _fields(cls):
+            cls = next(_sections(_fields(cls)[key].annotation), cls)
+    return list(_fields(cls))
+
+
+def _fields(cls: type[Settings]) -> dict[str, FieldInfo]:
+    return {field.alias or name: field for name, field in cls.model_fields.items()}
 
 
 def _sections(annotation: Any) -> Iterator[type[Settings]]:
@@ -246,6 +251,12 @@ class EvaluateParams(Settings):
     listening_seconds: float = Field(gt=0, le=600)
 
 
+class RegisterParams(Settings):
+    """``in_experiments``: whether `dvc exp run` registers models and moves aliases."""
+
+    in_experiments: bool
+
+
 class Range(Settings):
     """Numbers from ``low`` to ``high``, with uniformly distributed logarithms."""
 
@@ -297,6 +308,8 @@ class Params(Settings):
     train: TrainParams
     retrain: RetrainParams
     evaluate: EvaluateParams
+    # The metaclass of pydantic's models has an attribute `register`.
+    registration: RegisterParams = Field(alias="register")
     sweep: SweepParams
     engine: Engine
     workers: int = Field(ge=1, le=4096)

@@ -18,6 +18,7 @@ PREPARED = "prepared"
 MODELS = "models"
 METRICS = "metrics"
 PLOTS = "plots"
+EVALUATED = "evaluated"
 LISTENING = "listening"
 REPORT = "report.html"
 REGISTERED = "registered.json"
@@ -151,8 +152,9 @@ def sha256_of_file(path: str | os.PathLike[str]) -> str:
 def root() -> Path:
     """Return the repository root, absolute.
 
-    That is ``DVC_ROOT`` in a stage that DVC runs; else the nearest of the current folder and its
-    parents with a dvc.yaml or params.yaml; else the current folder.
+    That is ``DVC_ROOT`` in a stage that DVC runs, which in a queued experiment is not the folder
+    that the stage works in; else the nearest of the current folder and its parents with a dvc.yaml
+    or params.yaml; else the current folder.
     """
     dvc_root = os.environ.get("DVC_ROOT")
     if dvc_root:

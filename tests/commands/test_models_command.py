@@ -10,6 +10,8 @@ from pathlib import Path
 from helpers.champions import use_champion
 from songcast import cli
 from songcast.commands import models, ui
+from songcast.registry import state
+from songcast.registry.state import State
 
 FAKE_SERVER = """
 import signal, socket, sys, time
@@ -69,7 +71,14 @@ def write_results(gate=None, champion=3, **summary):
     Path("registered.json").write_text(json.dumps(document))
 
 
-def test_summary_marks_the_best_and_names_the_champion(capfd):
+def registry_of(monkeypatch, **aliases):
+    """Let the registry hold versions 3 and 4."""
+    held = State({3, 4}, aliases)
+    monkeypatch.setattr(state, "read_state", lambda: held)
+
+
+def test_summary_marks_the_best_and_names_the_champion(capfd, monkeypatch):
+    registry_of(monkeypatch, champion=3, challenger=4)
     write_results(
         ridge={"prediction_gain_db": 41.0, "bits_per_sample": 7.0, "lag_samples": 0},
         train={"prediction_gain_db": 40.0, "bits_per_sample": 6.5, "lag_samples": 0},
@@ -82,33 +91,37 @@ def test_summary_marks_the_best_and_names_the_champion(capfd):
         ["train", "40.00", "*", "6.5000", "0"],
         ["notebook", "-", "9.0000", "-"],
     ]
-    assert (
-        "champion: version 3 (train); challenger: version 4 (retrain), it passed the gate" in lines
-    )
+    assert "champion: version 3 (train); challenger: version 4 (retrain)" in lines
     for place in ("make ui", "listening/", "metrics/evaluation.json"):
         assert any(line.startswith(place) for line in lines)
 
 
-def test_summary_gives_the_reasons_of_a_closed_gate(capfd):
+def test_summary_gives_the_reasons_of_a_closed_gate(capfd, monkeypatch):
+    registry_of(monkeypatch, challenger=4)
     gate = {"passed": False, "reasons": ["lag_samples is 1: must be 0", "not better than ridge"]}
     write_results(gate, None, train={"prediction_gain_db": 1.0, "bits_per_sample": 2.0})
     assert cli.main(["summary"]) == 0
     assert (
-        "no champion yet; challenger: version 4 (retrain), "
+        "champion: none; challenger: version 4 (retrain); "
         "the gate is closed: lag_samples is 1: must be 0; not better than ridge\n"
     ) in capfd.readouterr().out
-    Path("registered.json").unlink()
+
+
+def test_summary_believes_the_registry_and_not_registered_json(capfd, monkeypatch):
+    write_results(train={"prediction_gain_db": 1.0, "bits_per_sample": 2.0})
     assert cli.main(["summary"]) == 0
-    assert "Nothing is registered yet" in capfd.readouterr().out
+    assert "Nothing is registered: run" in capfd.readouterr().out
+    assert not Path("mlruns").exists()
+    registry_of(monkeypatch, champion=4, challenger=4)
+    Path("registered.json").write_text("[]")
+    assert cli.main(["summary"]) == 0
+    assert "champion: version 4; challenger: version 4\n" in capfd.readouterr().out
 
 
 def test_summary_without_results_is_one_line(rejection):
     assert "evaluation.json: missing" in rejection("summary")
     write_results()
     assert "not an evaluation" in rejection("summary")
-    write_results(train={"bits_per_sample": 1.0})
-    Path("registered.json").write_text("[]")
-    assert "registered.json: not written by stage register" in rejection("summary")
 
 
 def test_a_port_in_use_and_an_invalid_port_are_one_line(rejection):

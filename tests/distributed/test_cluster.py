@@ -19,14 +19,18 @@ from songcast.config import FitParams, Params
 from songcast.data.corpus import Corpus
 from songcast.distributed import cluster, engine
 from songcast.errors import AudioError, CorpusError, ParamsError
+from songcast.evaluation.songs import BASELINES
+from songcast.files import write_json
 from songcast.forecasting.front_end import FrontEndSettings
-from songcast.stages.evaluate import evaluate
+from songcast.stages.evaluate import BASELINES_FILE, evaluate, evaluate_forecasters
 from songcast.stages.forecaster import train_forecaster
 from songcast.stages.prepare import prepare
 from songcast.tracking.store import connect, experiment_id
 from songcast.training import setup
 from songcast.training.batches import CropSampler
 from songcast.training.feature_cache import open_features
+
+pytest.importorskip("ray")
 
 # Ray complains of its own settings, and leaves its pipes to the garbage collector.
 pytestmark = [
@@ -147,17 +151,20 @@ def test_two_nodes_evaluate_the_same(two_nodes, data, tmp_path):
         model.save(models / name, {})
     prepare(data, tmp_path / "prepared", PARAMS)
     corpus = Corpus.open(tmp_path / "prepared")
-    results = {
-        who: evaluate(
+    results = {}
+    for who in ("local", "ray"):
+        evaluated = tmp_path / f"evaluated-{who}"
+        measures = evaluate_forecasters(BASELINES, models, corpus, evaluated, 0.02, who, ".flac")
+        write_json(evaluated / BASELINES_FILE, measures)
+        results[who] = evaluate(
             models,
             corpus,
+            evaluated,
             tmp_path / who,
             listening_seconds=0.02,
             holdout_seconds=0.1,
             engine=who,
         )
-        for who in ("local", "ray")
-    }
     assert list(results["local"]["songs"]) == ["a", "d"]
     assert list(results["local"]["songs"]["a"]) == list(results["local"]["summary"])
     assert leaves(results["ray"]) == pytest.approx(leaves(results["local"]), rel=1e-5, abs=1e-5)

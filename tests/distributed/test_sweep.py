@@ -18,6 +18,8 @@ from songcast.distributed import cluster
 from songcast.tracking.store import connect, experiment_id
 from songcast.tracking.sweep import SWEEP, TRIAL, Trial, log_sweep
 
+pytest.importorskip("ray")
+
 REPOSITORY = Path(__file__).parents[2] / "params.yaml"
 SMALL = {
     "front_end": "none",

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,19 +23,25 @@ from helpers.mlflow_store import (
     write_prepared,
 )
 from helpers.records import assert_sealed
+from helpers.small_params import PARAMS
 from songcast import cli
 from songcast.errors import BundleError, RegistryError
-from songcast.registry import aliases, downloads, registration, versions
+from songcast.registry import aliases, downloads, registration, state, versions
 from songcast.stages import register
+from songcast.tracking import lineage
 from songcast.tracking import store as tracking_store
 from songcast.tracking.rebuild import ensure_run
 from songcast.tracking.stage_run import stage_run
 
 
-def outputs(folder, train=(1.0, 6.5), retrain=(2.0, 6.0), songs=("a", "b"), **others):
-    """Write what the earlier stages leave: two bundles (weight, bits) and the evaluation."""
-    make_bundle(folder / "models" / "train", train[0], params={"seed": 1})
-    make_bundle(folder / "models" / "retrain", retrain[0], params={"seed": 1})
+def outputs(folder, train=(1.0, 6.5), retrain=(2.0, 6.0), songs=("a", "b"), origin=None, **others):
+    """Write what the earlier stages leave: two bundles (weight, bits) and the evaluation.
+
+    ``origin``: the provenance of both.
+    """
+    for kind, weight in (("train", train[0]), ("retrain", retrain[0])):
+        bundle = folder / "models" / kind
+        make_bundle(bundle, weight, params={"seed": 1}, provenance=origin or {})
     entries = {"ridge": numbers(7.0), "train": numbers(train[1]), "retrain": numbers(retrain[1])}
     write_evaluation(folder, evaluation_of(songs, **{**entries, **others}))
 
@@ -68,14 +75,14 @@ def with_versions(first_registration, tmp_path, monkeypatch):
 
 def test_the_better_bundle_becomes_challenger_and_the_first_champion(repository):
     outputs(repository)
-    assert registered(repository) == {
+    content = registered(repository)
+    assert {key: content[key] for key in ("name", "versions", "challenger", "champion")} == {
         "name": "songcast",
-        "store": "embedded",
         "versions": {"train": 1, "retrain": 2},
         "challenger": 2,
         "champion": 2,
-        "gate": {"passed": True, "reasons": []},
     }
+    assert content["gate"] == {"passed": True, "reasons": []}
     newest, oldest = versions.list_versions()
     assert (newest.number, newest.kind, newest.aliases) == (
         2,
@@ -109,7 +116,7 @@ def test_registering_again_changes_nothing(repository):
 def test_the_champion_moves_only_to_what_beats_it(with_versions):
     outputs(with_versions, train=(3.0, 6.4), retrain=(4.0, 6.2))
     worse = registered(with_versions)
-    assert (worse["challenger"], worse["champion"]) == (4, 2)
+    assert (worse["challenger"], worse["champion"]) == (2, 2)
     assert worse["gate"]["passed"] is False
     assert worse["gate"]["reasons"] == [
         "not better than the champion: 6.2000 against 6.0000 bits per sample over 2 songs"
@@ -119,6 +126,54 @@ def test_the_champion_moves_only_to_what_beats_it(with_versions):
     better = registered(with_versions)
     assert (better["challenger"], better["champion"]) == (5, 5)
     assert versions.get_alias("champion") == versions.get_alias("challenger") == 5
+
+
+def test_the_challenger_is_the_best_candidate_and_not_the_newest(repository):
+    outputs(repository, train=(1.0, 7.5), retrain=(2.0, 7.2))  # none passes the gate
+    assert registered(repository)["challenger"] == 2
+    outputs(repository, train=(3.0, 7.4), retrain=(4.0, 7.3))
+    assert registered(repository)["challenger"] == 2
+    outputs(repository, train=(5.0, 7.1), retrain=(6.0, 7.3))
+    assert registered(repository)["challenger"] == 5
+    assert versions.get_alias("challenger") == 5
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_an_experiment_registers_nothing_unless_asked(with_versions, monkeypatch, asked):
+    before = {v.number: v.aliases for v in versions.list_versions()}
+    monkeypatch.setenv("DVC_EXP_NAME", "loud-cow")
+    params = {**PARAMS, "register": {"in_experiments": asked}}
+    (with_versions / "params.yaml").write_text(yaml.safe_dump(params))
+    outputs(with_versions, train=(3.0, 5.0), retrain=(4.0, 5.2))
+    content = registered(with_versions)
+    if asked:
+        assert (content["versions"], content["champion"]) == ({"train": 3, "retrain": 4}, 3)
+        return
+    assert {v.number: v.aliases for v in versions.list_versions()} == before
+    assert (content["versions"], content["challenger"], content["champion"]) == ({}, 2, 2)
+    assert "experiment loud-cow: nothing is registered" in content["gate"]["reasons"][0]
+    run = tracking_store.connect().get_run(ensure_run("train", with_versions / "models" / "train"))
+    assert run.data.metrics["bits_per_sample"] == 5.0  # its evaluation is logged
+    monkeypatch.delenv("DVC_EXP_NAME")  # `dvc exp apply`, then `dvc repro`
+    assert registered(with_versions)["champion"] == 3
+
+
+@pytest.mark.parametrize("deleted", ["version", "model", "run"])
+def test_what_was_deleted_in_mlflow_is_registered_again(with_versions, deleted):
+    content = json.loads((with_versions / "registered.json").read_text())
+    client = tracking_store.connect()
+    if deleted == "version":
+        client.delete_model_version("songcast", str(content["champion"]))
+    elif deleted == "model":
+        client.delete_registered_model("songcast")
+    else:
+        client.delete_run(versions.get_version(2).run_id)
+    again = registered(with_versions)
+    assert again["champion"] == versions.get_alias("champion") == again["versions"]["retrain"]
+    assert weights_of(downloads.resolve("models:/songcast@champion")) == weights_of(
+        with_versions / "models" / "retrain"
+    )
+    assert state.read_state().versions >= set(again["versions"].values())
 
 
 def test_a_champion_measured_on_other_songs_is_compared_on_the_common_ones(repository):
@@ -166,6 +221,41 @@ def test_registering_known_weights_brings_their_numbers_up_to_date_and_keeps_the
         assert found.evaluation["summary"]["bits_per_sample"] == number
         assert found.evaluation["songs"] == {"a": {"bits_per_sample": number}}
     assert (found.tags["songcast.a"], found.tags["songcast.b"]) == ("old", "b")
+
+
+ELSEWHERE = {
+    "time": "2026-01-02T03:04:05+00:00",
+    "git_commit": "a" * 40,
+    "git_dirty": False,
+    "hardware": "a large machine, 16 cores",
+    "device": "NVIDIA H200",
+    "params": {"train": {"seed": 3}},
+}
+
+
+def test_a_version_has_the_origin_of_its_bundle_and_not_of_the_machine_that_registers(repository):
+    outputs(repository, origin=ELSEWHERE)
+    registered(repository)
+    for version in versions.list_versions():
+        for key in ("time", "git_commit", "hardware", "device"):
+            assert version.tags[f"songcast.{key}"] == ELSEWHERE[key]
+        assert version.tags["songcast.git_dirty"] == "false"
+        assert json.loads(version.tags[versions.PARAMS]) == ELSEWHERE["params"]
+        assert "songcast.data_hash" not in version.tags
+
+
+def test_a_model_that_was_trained_again_elsewhere_keeps_its_version_and_its_first_origin(
+    repository,
+):
+    outputs(repository, origin=ELSEWHERE)
+    first = registered(repository)
+    again = {**ELSEWHERE, "time": "2027-01-01T00:00:00+00:00", "device": "CPU"}
+    outputs(repository, origin=again)
+    assert registered(repository) == first
+    assert len(versions.list_versions()) == 2
+    assert versions.get_version(1).tags["songcast.device"] == "NVIDIA H200"
+    make_bundle(repository / "models" / "continuation", 5.0)  # another package
+    assert registered(repository)["versions"] == {"train": 3, "retrain": 4}
 
 
 def test_a_version_carries_what_its_run_says_of_its_origin_and_no_more(repository):
@@ -345,7 +435,9 @@ def write_songs(folder):
 
 def test_a_version_can_be_pulled_with_its_card_and_traced_to_its_songs(repository, capfd):
     write_songs(repository)
-    outputs(repository, persistence=numbers(11.0), cascade=numbers(6.8))
+    origin = lineage.provenance(["a"])
+    (repository / "params.yaml").write_text("train: {seed: 8}\n")  # edited after the training
+    outputs(repository, origin=origin, persistence=numbers(11.0), cascade=numbers(6.8))
     registered(repository)
     assert cli.main(["pull", "models:/songcast/1", "mine"]) == 0
     assert weights_of(repository / "mine") == weights_of(repository / "models" / "train")

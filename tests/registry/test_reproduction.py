@@ -43,11 +43,10 @@ def version(**tags):
     ],
 )
 def test_the_verdict_depends_on_weights_numbers_and_hardware(
-    tmp_path, monkeypatch, weights, bits, hardware, verdict
+    tmp_path, weights, bits, hardware, verdict
 ):
-    monkeypatch.setattr("songcast.tracking.lineage.hardware", lambda: "this")
     known = make_bundle(tmp_path / "known", 1.0)
-    make_bundle(tmp_path / "models" / "train", weights)
+    make_bundle(tmp_path / "models" / "train", weights, provenance={"hardware": "this"})
     (tmp_path / "metrics").mkdir()
     measured = {**numbers(bits)}
     evaluation = {"summary": {"train": measured}, "songs": {"a": {"train": measured}}}

@@ -38,6 +38,7 @@ STAGES = (
     "continuation",
     "train",
     "retrain",
+    "evaluate_baselines",
     "evaluate",
     "report",
     "register",
@@ -65,9 +66,10 @@ def runs_and_versions():
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
-    """A repository in which every stage has run once."""
+    """A folder in which every stage has run once, as in a queued experiment of ``workspace``."""
     with pytest.MonkeyPatch.context() as patch:
-        home = use_repository(tmp_path_factory.mktemp("pipeline"), patch)
+        home = tmp_path_factory.mktemp("pipeline")
+        use_experiment(home, patch)
         (home / "data").mkdir()
         for seed, (name, channels) in enumerate(SONGS.items()):
             song = Song(samples=music(22000, channels, seed), sample_rate_hz=RATE_HZ, name=name)
@@ -80,7 +82,20 @@ def pipeline(tmp_path_factory):
 
 @pytest.fixture
 def home(pipeline, monkeypatch):
-    return use_repository(pipeline, monkeypatch)
+    return use_experiment(pipeline, monkeypatch)
+
+
+def use_experiment(home, patch):
+    """Work in ``home`` with ``home.parent / "workspace"`` as DVC_ROOT, as DVC does for a queue."""
+    use_repository(home.parent / "workspace", patch)
+    (home / "dvc.yaml").touch()
+    patch.chdir(home)
+    return home
+
+
+def test_a_queued_experiment_changes_nothing_in_the_workspace(home):
+    names = {path.name for path in (home.parent / "workspace").iterdir()}
+    assert names == {"dvc.yaml", "features", "mlruns"}
 
 
 def test_every_stage_writes_its_outputs(home):
@@ -98,6 +113,9 @@ def test_every_stage_writes_its_outputs(home):
         "plots/train.csv",
         "plots/retrain.csv",
         "metrics/retrain.json",
+        "evaluated/baselines.json",
+        "evaluated/old/pred_notebook.flac",
+        "listening/old/pred_notebook.wav",
         "metrics/evaluation.json",
         "plots/bits.csv",
         "metrics/summary.json",
@@ -114,7 +132,18 @@ def test_every_stage_writes_its_outputs(home):
 
 def test_the_evaluation_covers_every_forecaster_and_song(home):
     evaluation = read(home / "metrics" / "evaluation.json")
-    assert list(evaluation) == ["summary", "songs", "continuation"]
+    assert list(evaluation) == ["summary", "songs", "continuation", "retraining"]
+    before, after = (
+        {slug: song[kind]["bits_per_sample"] for slug, song in evaluation["songs"].items()}
+        for kind in ("train", "retrain")
+    )
+    assert evaluation["retraining"] == {
+        "new_songs": ["new"],
+        "new_songs_gain_bits": pytest.approx(before["new"] - after["new"]),
+        "old_songs_gain_bits": pytest.approx(before["old"] - after["old"]),
+    }
+    short = read(home / "metrics" / "summary.json")
+    assert all(isinstance(value, float) for value in short.values())  # flat, for `dvc exp show`
     assert sorted(evaluation["songs"]) == sorted(SONGS)
     assert list(evaluation["summary"]) == FORECASTERS
     keys = {"prediction_gain_db", "bits_per_sample", "lag_samples"}
@@ -198,6 +227,18 @@ def test_registered_versions_carry_the_continuation_model(home):
         assert read_manifest(package)["continuation_weights_sha256"] == weights
 
 
+def test_bundles_record_their_origin_and_the_songs_that_they_learned(home):
+    for kind in ("ridge", "continuation", "train", "retrain"):
+        origin = read_manifest(home / "models" / kind)["provenance"]
+        assert origin["device"] == "CPU"
+        assert origin["params"] == json.loads(json.dumps(PARAMS))
+        assert [song["slug"] for song in origin["songs"] if song["learned"]] == ["new", "old"]
+    for run in runs_and_versions()[0]:
+        if run.info.run_name in ("train", "retrain"):
+            origin = read_manifest(home / "models" / run.info.run_name)["provenance"]
+            assert run.data.tags["songcast.time"] == origin["time"]
+
+
 def test_retrain_starts_from_the_weights_of_train_with_another_slope(home):
     train, retrain = (read_manifest(home / "models" / kind) for kind in ("train", "retrain"))
     assert retrain["parent_weights_sha256"] == train["weights_sha256"]
@@ -221,7 +262,8 @@ def test_retrain_writes_the_measures_of_every_song_before_and_after(home):
 
 def test_both_bundles_are_versions_and_the_better_is_the_challenger(home):
     registered = read(home / "registered.json")
-    assert list(registered) == ["name", "store", "versions", "challenger", "champion", "gate"]
+    keys = ["name", "store", "versions", "challenger", "champion", "gate", "inputs"]
+    assert list(registered) == keys
     assert registered["name"] == "songcast"
     assert registered["versions"] == {"train": 1, "retrain": 2}
     assert set(registered["gate"]) == {"passed", "reasons"}

@@ -46,6 +46,22 @@ def test_a_missing_run_is_rebuilt_once_from_the_outputs_of_its_stage(repository)
     assert ensure_run("retrain", bundle) != first  # another stage, another run
 
 
+def test_a_rebuilt_run_has_the_origin_of_its_bundle(repository, monkeypatch):
+    monkeypatch.setenv("DVC_EXP_NAME", "this-one")
+    origin = {
+        "time": "2026-01-02T03:04:05+00:00",
+        "git_commit": "a" * 40,
+        "hardware": "a large machine, 16 cores",
+        "device": "NVIDIA H200",
+    }
+    bundle = make_bundle(repository / "models" / "train", 1.0, HISTORY, provenance=origin)
+    run = run_of(ensure_run("train", bundle))
+    assert {key: run.data.tags[f"songcast.{key}"] for key in origin} == origin
+    assert not {"songcast.backend", "dvc.exp_name"} & run.data.tags.keys()
+    assert run.info.user_id in (None, "", "unknown")
+    assert run.info.start_time == run.info.end_time == 1767323045000
+
+
 def interrupted(loss, *, run_by="train"):
     """Log one epoch; the end of the run never reaches the store."""
     run = StageRun(run_by)

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -108,12 +109,31 @@ def test_importing_the_tracking_modules_does_not_import_mlflow():
     assert done.stdout.strip() == "False"
 
 
+def test_the_device_is_the_one_that_keras_uses(tmp_path, monkeypatch):
+    monkeypatch.setattr(lineage, "backend", lambda: "tensorflow 2.21.0")
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\necho NVIDIA H200\necho NVIDIA H200\n")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    names = {"gpu:0": {"device_name": "NVIDIA H200"}}
+    for gpus, device, unused in ((["gpu:0"], "NVIDIA H200", None), ([], "CPU", "NVIDIA H200")):
+        details = SimpleNamespace(get_device_details=names.get)
+        config = SimpleNamespace(get_visible_devices={"GPU": gpus}.get, experimental=details)
+        monkeypatch.setitem(sys.modules, "tensorflow", SimpleNamespace(config=config))
+        assert lineage.device() == device
+        assert lineage.unused_gpu() == unused
+        assert "H200" not in lineage.hardware()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert lineage.unused_gpu() is None
+
+
 def test_lineage_records_commit_changes_songs_and_environment(tmp_path):
     def git(*words):
         identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
         subprocess.run(["git", "-C", str(tmp_path), *identity, *words], check=True)
 
-    assert lineage.git_state(tmp_path).commit is None
+    assert lineage.git_state(tmp_path) == (None, None)
     assert lineage.data_hash(tmp_path) is None
     assert lineage.lock_hash(tmp_path) is None
     (tmp_path / "params.yaml").write_text("a: 1\n")
@@ -127,8 +147,8 @@ def test_lineage_records_commit_changes_songs_and_environment(tmp_path):
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     assert lineage.lock_hash(tmp_path) == empty
     (tmp_path / "dvc.lock").write_text("the pipeline writes this itself")
-    state = lineage.git_state(tmp_path)
-    assert len(state.commit) == 40
-    assert state.dirty is False
+    commit, dirty = lineage.git_state(tmp_path)
+    assert len(commit) == 40
+    assert dirty is False
     (tmp_path / "params.yaml").write_text("a: 2\n")
-    assert lineage.git_state(tmp_path).dirty is True
+    assert lineage.git_state(tmp_path) == (commit, True)

@@ -52,7 +52,7 @@ def require_registry(uri: str = f"{REGISTRY_SCHEME}{NAME}") -> None:
     """Raise ``RegistryError`` if there is no tracking store."""
     if not has_registry():
         raise RegistryError(
-            f"{uri}: no model is registered yet: `make run` in the repository registers models"
+            f"{uri}: no model is registered yet: `make demo` or `make run` registers models"
         )
 
 

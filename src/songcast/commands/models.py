@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from songcast.registry.comparison import Comparison
     from songcast.registry.versions import Version
 
-EMPTY = "no model is registered yet: `make run` trains and registers two"
+EMPTY = "no model is registered yet: `make demo` fetches and `make run` trains two"
 
 
 def add(subparsers: Subparsers) -> None:

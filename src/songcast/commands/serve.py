@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import webbrowser
 from typing import Any
 
 from songcast.commands import BUNDLE_HELP, Subparsers, add_command, port_number
@@ -34,6 +35,7 @@ def add(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--host", default=HOST, help=f"address to listen on (default: {HOST})")
     parser.add_argument("--model", metavar="URI", help=BUNDLE_HELP)
+    parser.add_argument("--open", action="store_true", help="open the page in a browser")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -56,11 +58,11 @@ def run(arguments: argparse.Namespace) -> int:
     limits = Limits()
     app = create_app(Champion(uri), limits, token, local=local)
     with contextlib.suppress(KeyboardInterrupt):
-        serve(app, arguments.host, arguments.port, limits.request_seconds)
+        serve(app, arguments.host, arguments.port, limits.request_seconds, arguments.open)
     return 0
 
 
-def serve(app: Any, host: str, port: int, shutdown_seconds: float) -> None:
+def serve(app: Any, host: str, port: int, shutdown_seconds: float, open_page: bool = False) -> None:
     """Run the server until SIGINT or SIGTERM."""
     import uvicorn
 
@@ -69,7 +71,10 @@ def serve(app: Any, host: str, port: int, shutdown_seconds: float) -> None:
             await super().startup(sockets)
             if self.started:
                 shown = f"[{host}]" if ":" in host else host
-                print(f"songcast is serving at http://{shown}:{port}  (Ctrl-C to stop)", flush=True)
+                url = f"http://{shown}:{port}"
+                print(f"songcast is serving at {url}  (Ctrl-C to stop)", flush=True)
+                if open_page:
+                    webbrowser.open(url)
 
     config = uvicorn.Config(
         app,

@@ -41,6 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         markdown_table,
         read_evaluation,
         result_rows,
+        retraining_line,
     )
 
     root = files.root()
@@ -53,6 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
     songs = len(evaluation.get("songs", ()))
     print(f"Means over the held-out passages of {songs} songs (* best):")
     print_table(COLUMNS, rows)
+    if evaluation.get("retraining", {}).get("new_songs"):
+        print(f"\n{retraining_line(evaluation['retraining'])}")
     print(f"\n{registered}\n")
     moved = parent_line(root / files.METRICS / "retrain.json")
     if moved is not None:
@@ -84,27 +87,26 @@ def parent_line(path: Path) -> str | None:
 
 
 def registry_line(path: Path) -> str:
-    """Return a line on the champion, the challenger and the gate.
+    """Return a line on the champion, the challenger and the gate, from the registry.
 
-    Raises ``RegistryError`` for a registered.json that is not as stage register writes it.
+    ``path``: of registered.json, which knows the objections of the gate to the last candidate.
     """
-    from songcast.errors import RegistryError
+    from songcast.registry.aliases import CHALLENGER, CHAMPION
+    from songcast.registry.state import read_state
 
+    state = read_state()
+    champion, challenger = (state.aliases.get(alias) for alias in (CHAMPION, CHALLENGER))
+    if not state.versions:
+        return "Nothing is registered: run `dvc repro register`."
     try:
         content = json.loads(path.read_text())
-        kinds = {number: kind for kind, number in content["versions"].items()}
-        challenger, champion, gate = content["challenger"], content["champion"], content["gate"]
-        passed, reasons = gate["passed"], "; ".join(gate["reasons"])
-    except FileNotFoundError:
-        return "Nothing is registered yet: run `dvc repro register`."
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RegistryError(
-            f"{path}: not written by stage register ({error}): run `dvc repro --force register`"
-        ) from None
-
-    def version(number: int) -> str:
-        return f"version {number}" + (f" ({kinds[number]})" if number in kinds else "")
-
-    served = "no champion yet" if champion is None else f"champion: {version(champion)}"
-    verdict = "it passed the gate" if passed else f"the gate is closed: {reasons}"
-    return f"{served}; challenger: {version(challenger)}, {verdict}"
+        kinds = {number: f" ({kind})" for kind, number in content["versions"].items()}
+        reasons = "; ".join(content["gate"]["reasons"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        kinds, reasons = {}, ""
+    served, best = (
+        "none" if number is None else f"version {number}{kinds.get(number, '')}"
+        for number in (champion, challenger)
+    )
+    line = f"champion: {served}; challenger: {best}"
+    return f"{line}; the gate is closed: {reasons}" if reasons else line

@@ -19,7 +19,7 @@ from songcast.forecasting.keras_backend import import_keras
 from songcast.forecasting.loading import load_forecaster
 
 # The order is that of metrics/evaluation.json. Persistence and the cascade need no bundle.
-FORECASTERS = ("persistence", "ridge", "cascade", "notebook", "train", "retrain")
+BASELINES, TRAINED = ("persistence", "ridge", "cascade", "notebook"), ("train", "retrain")
 UNTRAINED = ("persistence", "cascade")
 # The forecasts for listening and their files.
 TRACKS = {
@@ -44,10 +44,10 @@ class SongEvaluation:
 
 
 @functools.cache
-def load_models(folder: Path) -> dict[str, Forecaster]:
-    """Return all forecasters by name, loaded once in each process. Raises ``BundleError``."""
+def load_models(folder: Path, names: tuple[str, ...]) -> dict[str, Forecaster]:
+    """Return forecasters by name, loaded once in each process. Raises ``BundleError``."""
     import_keras()
-    return {n: load_forecaster(n if n in UNTRAINED else folder / n) for n in FORECASTERS}
+    return {n: load_forecaster(n if n in UNTRAINED else folder / n) for n in names}
 
 
 @functools.cache
@@ -60,13 +60,15 @@ def load_continuation(folder: Path) -> ContinuationModel:
 def forecast_song(
     models: Mapping[str, Forecaster], song: PreparedSong, listening_seconds: float
 ) -> SongEvaluation:
-    """Measure all forecasters on the held-out passage; its beginning is for listening."""
+    """Measure forecasters on the held-out passage; its beginning is for listening."""
     first, last = song.splits[TEST]
     forecasts = forecast_passage(models, song.song(), first, last)
     start, stop = listening_frames(song, listening_seconds)
-    tracks = {ORIGINAL: np.array(song.samples[start:stop])}
-    for name, file in TRACKS.items():
-        tracks[file] = forecasts[name].passage(start - first, stop - first).predicted
+    tracks = {
+        TRACKS[name]: forecast.passage(start - first, stop - first).predicted
+        for name, forecast in forecasts.items()
+        if name in TRACKS
+    }
     measures = {name: measure_forecast(forecast) for name, forecast in forecasts.items()}
     return SongEvaluation(slug=song.slug, measures=measures, tracks=tracks)
 
@@ -74,13 +76,17 @@ def forecast_song(
 def continue_song(
     model: ContinuationModel, song: PreparedSong, holdout_seconds: float, listening_seconds: float
 ) -> SongEvaluation:
-    """Measure continuations of the song's holdout; continue its held-out passage for listening."""
+    """Measure continuations of the song's holdout; continue its held-out passage for listening.
+
+    The tracks are the original and its continuation.
+    """
     start, stop = listening_frames(song, listening_seconds)
     prompt = Prompt(song.samples[:start], song.sample_rate_hz)
     track = model.generate(prompt, stop - start, temperature=1.0, seed=0)
     holdout = first_holdout_frame(song, holdout_seconds)
     measures = measure_continuations(model, song, holdout, holdout_seconds)
-    return SongEvaluation(slug=song.slug, measures=measures, tracks={CONTINUED: track})
+    tracks = {ORIGINAL: np.array(song.samples[start:stop]), CONTINUED: track}
+    return SongEvaluation(slug=song.slug, measures=measures, tracks=tracks)
 
 
 def listening_frames(song: PreparedSong, listening_seconds: float) -> tuple[int, int]:

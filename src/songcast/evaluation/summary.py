@@ -1,6 +1,6 @@
 """Summaries of measures over songs, as in metrics/evaluation.json, and their names in MLflow."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,27 @@ def _mean_forecast(measures: list[Measures]) -> Measures:
         "bits_per_sample": float(np.mean([m["bits_per_sample"] for m in measures])),
         "lag_samples": max(lags, key=abs, default=0),
         "clipped_samples": sum(m["clipped_samples"] for m in measures),
+    }
+
+
+def retraining(songs: Mapping[str, Mapping[str, Measures]], new: Sequence[str]) -> dict[str, Any]:
+    """Return what retraining saves, in bits per sample: means over the new and the old songs.
+
+    ``old_songs_gain_bits`` below 0 is forgetting. A mean over no song is None.
+
+    >>> a = {"train": {"bits_per_sample": 6.5}, "retrain": {"bits_per_sample": 6.25}}
+    >>> retraining({"a": a}, ["a"])
+    {'new_songs': ['a'], 'new_songs_gain_bits': 0.25, 'old_songs_gain_bits': None}
+    """
+    groups: dict[bool, list[float]] = {True: [], False: []}
+    for slug, measures in songs.items():
+        before, after = (measures[name]["bits_per_sample"] for name in ("train", "retrain"))
+        groups[slug in new].append(before - after)
+    means = {key: float(np.mean(gains)) if gains else None for key, gains in groups.items()}
+    return {
+        "new_songs": list(new),
+        "new_songs_gain_bits": means[True],
+        "old_songs_gain_bits": means[False],
     }
 
 

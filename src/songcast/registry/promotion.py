@@ -10,12 +10,20 @@ import getpass
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from songcast.errors import RegistryError
-from songcast.registry.aliases import CHALLENGER, CHAMPION, NAME, registered_model, set_alias
+from songcast.registry.aliases import (
+    CHALLENGER,
+    CHAMPION,
+    NAME,
+    all_aliases,
+    registered_model,
+    set_alias,
+)
+from songcast.registry.comparison import compare
 from songcast.registry.gate import Gate, gate
 from songcast.registry.versions import Version, get_version, list_versions
 from songcast.tracking.evaluation_log import measured
@@ -43,21 +51,13 @@ class Move:
     overruled: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Decision:
-    """``challenger``, ``champion``: version numbers after the gate; champion may be None."""
+def decide(evaluation: Mapping[str, Any], numbers: Mapping[str, int]) -> Gate:
+    """Apply the gate to the best of ``numbers`` (kind to version), and set both aliases.
 
-    challenger: int
-    champion: int | None
-    gate: Gate
-
-
-def decide(evaluation: Mapping[str, Any], numbers: Mapping[str, int]) -> Decision:
-    """Choose the challenger among ``numbers`` (kind to version) and apply the gate to it.
-
-    The challenger has the fewest bits per sample on held-out passages. It becomes champion if it
-    passes the gate, which includes being better than the present champion. Sets both aliases;
-    deciding again changes nothing.
+    The best has the fewest bits per sample on held-out passages. It becomes champion if it passes
+    the gate, which includes being better than the present champion. It becomes challenger unless
+    the present challenger is as good on their common songs and was not rolled back. Deciding again
+    changes nothing.
     """
     bits = {kind: measured(evaluation, kind)["summary"].get("bits_per_sample") for kind in numbers}
 
@@ -65,17 +65,25 @@ def decide(evaluation: Mapping[str, Any], numbers: Mapping[str, int]) -> Decisio
         known = isinstance(bits[kind], int | float) and math.isfinite(bits[kind])
         return bits[kind] if known else math.inf, numbers[kind]
 
-    challenger = numbers[min(numbers, key=rank)]
+    best = numbers[min(numbers, key=rank)]
     uri = tracking_uri()
     with clear_errors(uri), locked(uri):
         client = connect(uri)
-        set_alias(client, CHALLENGER, challenger)
         champion, past = _state(client)
-        verdict = judge(get_version(challenger), champion, past)
-        if verdict.passed and champion != challenger:
-            _move(client, "promote", champion, challenger, "it passed the gate")
-            champion = challenger
-    return Decision(challenger=challenger, champion=champion, gate=verdict)
+        present = all_aliases(client).get(CHALLENGER)
+        set_alias(client, CHALLENGER, _better(best, present, rolled_back(past)))
+        verdict = judge(get_version(best), champion, past)
+        if verdict.passed and champion != best:
+            _move(client, "promote", champion, best, "it passed the gate")
+    return verdict
+
+
+def _better(best: int, present: int | None, rolled_back: Collection[int]) -> int:
+    """Return the better of the new version ``best`` and the present challenger."""
+    known = {version.number: version for version in list_versions()}
+    if present not in known or present in rolled_back:
+        return best
+    return present if compare(known[best].evaluation, known[present].evaluation).mean >= 0 else best
 
 
 def promote(number: int, why: str = "", force: bool = False) -> Move:

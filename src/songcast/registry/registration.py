@@ -1,19 +1,21 @@
 """Register packages: one version for each, with its evaluation and lineage as tags.
 
-A version is identified by the sha256 of its package's bundle.json, so the same package is
-registered once. The tags suffice to judge it and to build it again.
+A package is registered once, also if the same model was trained again at another time or place:
+then the version keeps its first origin. The tags suffice to judge it and to build it again.
 """
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from songcast.bundle import MANIFEST, read_manifest
-from songcast.errors import RegistryError
+from songcast.bundle import MANIFEST, content_sha256, read_manifest
+from songcast.errors import BundleError, RegistryError
 from songcast.files import sha256_of_file
 from songcast.registry.aliases import NAME, ensure_model
 from songcast.registry.comparison import Entry
+from songcast.registry.downloads import resolve
 from songcast.registry.mlflow_model import log_model
 from songcast.registry.versions import (
     MEASURED,
@@ -56,6 +58,8 @@ def register_bundle(
         records = search(client)
         tags = {**(tags or {}), **_parent_tags(manifest, records)}
         known = next((v for v in records if v.tags.get(BUNDLE) == proof), None)
+        if known is None:
+            known = _trained_before(bundle, [v for v in records if v.tags.get(WEIGHTS) == sha256])
         if known is not None:
             for key, value in {**tags, **known.tags, **measured}.items():
                 if known.tags.get(key) != value:
@@ -89,6 +93,16 @@ def _link(client: Any, model_id: str, number: str) -> None:
     known = json.loads(client.get_logged_model(model_id).tags.get(LINK, "[]"))
     entry = {"name": NAME, "version": str(number)}
     client.set_logged_model_tags(model_id, {LINK: json.dumps([*known, entry])})
+
+
+def _trained_before(bundle: Path, records: list[Any]) -> Any:
+    """Return the first record whose package differs from ``bundle`` at most in its provenance."""
+    content = content_sha256(bundle)
+    for record in records:
+        with contextlib.suppress(BundleError):  # its files are missing or altered
+            if content_sha256(resolve(f"models:/{NAME}/{record.version}")) == content:
+                return record
+    return None
 
 
 def set_description(version: Version, text: str) -> None:

@@ -37,6 +37,7 @@ from songcast.tracking.evaluation_log import measured
 # size has not been measured: the tolerance is a choice.
 TOLERANCE_BITS = 0.02
 SONGS = "songcast.data_hash"
+MACHINE = ("songcast.hardware", "songcast.device")
 # These values reach git's command line and data.dvc, so values from a registry are checked.
 COMMIT, DATA_HASH = re.compile(r"[0-9a-f]{40,64}"), re.compile(r"([0-9a-f]{32}(\.dir)?)?")
 
@@ -177,7 +178,8 @@ def compare(version: Version, folder: Path, **known: Any) -> Reproduction:
         bits_of_songs(version.evaluation),
     )
     differences = {slug: mine[slug] - theirs[slug] for slug in sorted(mine.keys() & theirs.keys())}
-    same_hardware = version.tags.get("songcast.hardware") == lineage.hardware()
+    origin = lineage.origin_tags(manifest.get("provenance") or {})
+    same_hardware = all(origin.get(key) == version.tags.get(key) for key in MACHINE)
     close = bool(differences) and all(abs(d) <= TOLERANCE_BITS for d in differences.values())
     verdict: Literal["identical", "within tolerance", "different"] = "different"
     if manifest["weights_sha256"] == version.weights_sha256:

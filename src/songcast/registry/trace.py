@@ -13,8 +13,7 @@ from songcast.registry.versions import (
     find_version,
     list_versions,
 )
-
-ORIGIN = ("git_commit", "git_dirty", "data_hash", "lock_sha256", "backend", "hardware")
+from songcast.tracking.lineage import ORIGIN
 
 
 def trace(uri: str) -> list[dict[str, Any]]:

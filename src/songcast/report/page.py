@@ -19,6 +19,7 @@ from songcast.report.results import (
     bits_per_sample,
     mean_gain_db,
     result_rows,
+    retraining_line,
 )
 from songcast.report.tracks import CONTINUATION, ORIGINAL, Passage, encoded
 
@@ -63,7 +64,9 @@ def page(passages: Sequence[Passage], report: Report) -> str:
     return string.Template(_read("template.html")).substitute(
         style=_read("style.css"),
         held_out=f"{len(passages)} held-out passage{'s' if len(passages) != 1 else ''}",
-        results="\n".join(f"<li><b>{big}</b>{small}</li>" for big, small in main_results(summary)),
+        results="\n".join(
+            f"<li><b>{big}</b>{small}</li>" for big, small in main_results(report.evaluation)
+        ),
         contents="".join(f'<a href="#{_id(p.slug)}">{p.slug}</a>' for p, _ in songs),
         songs="\n".join(_song(passage, by_song.get(passage.slug, {})) for passage, _ in songs),
         summary=_table(summary, f"Means over the held-out passages of {len(by_song)} songs"),
@@ -77,8 +80,9 @@ def page(passages: Sequence[Passage], report: Report) -> str:
     )
 
 
-def main_results(summary: Measures) -> list[tuple[str, str]]:
-    """Return the results of the best forecaster, each as a number and its explanation."""
+def main_results(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the results of the best forecaster and of retraining: a number and what it is."""
+    summary, retrained = evaluation["summary"], evaluation.get("retraining", {})
     if not summary:
         return []
     name = best_of(summary, summary)
@@ -90,6 +94,9 @@ def main_results(summary: Measures) -> list[tuple[str, str]]:
     if "notebook" in summary and name != "notebook":
         more = f"{gain_db - mean_gain_db(summary['notebook']):+.1f} dB".replace("-", "−")
         results.append((more, "prediction gain over the model of the original notebook"))
+    if retrained.get("new_songs"):
+        gain = f"{retrained['new_songs_gain_bits']:+.3f} bits".replace("-", "−")
+        results.append((gain, f"saved on new songs: {retraining_line(retrained)}"))
     return results
 
 

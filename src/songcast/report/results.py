@@ -72,6 +72,24 @@ def result_rows(measures: Measures) -> list[list[str]]:
     ]
 
 
+def retraining_line(entry: Mapping[str, Any]) -> str:
+    """Return the key ``retraining`` of metrics/evaluation.json in words.
+
+    >>> retraining_line({"new_songs": ["a"], "new_songs_gain_bits": 0.02,
+    ...                  "old_songs_gain_bits": -0.001})
+    'retraining saves 0.0200 bits per sample on 1 new song and loses 0.0010 on the old ones'
+    """
+
+    def change(gain: float) -> str:
+        return f"{'saves' if gain >= 0 else 'loses'} {abs(gain):.4f}"
+
+    count = len(entry["new_songs"])
+    songs = f"{count} new song{'s' if count != 1 else ''}"
+    line = f"retraining {change(entry['new_songs_gain_bits'])} bits per sample on {songs}"
+    old = entry["old_songs_gain_bits"]
+    return line if old is None else f"{line} and {change(old)} on the old ones"
+
+
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a markdown table: words in the first column, numbers in the others, best in bold.
 

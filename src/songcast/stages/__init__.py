@@ -1,6 +1,8 @@
 """The stages of the DVC pipeline: ``python -m songcast.stages.NAME``, one ``main()`` each.
 
-A stage reads params.yaml and the outputs of earlier stages, and writes its outputs as files.
+A stage reads params.yaml and the outputs of earlier stages, and writes its outputs as files, all
+in its working directory: `dvc exp run --temp` and `--queue` run it in a copy of the repository.
+Only the MLflow store and the feature cache, whose keys are digests, are those of the repository.
 """
 
 import logging

@@ -13,6 +13,7 @@ from songcast.forecasting.keras_backend import import_keras
 from songcast.forecasting.notebook import Notebook, fit_notebook
 from songcast.forecasting.ridge import Ridge
 from songcast.stages import run_stage
+from songcast.tracking.lineage import provenance
 from songcast.tracking.stage_run import StageRun, stage_run
 
 log = logging.getLogger("songcast.baselines")
@@ -27,6 +28,7 @@ def main() -> None:
         "sample_rate_hz": corpus.sample_rate_hz,
         "channels": 2,
         "params": params.model_dump(mode="json"),
+        "provenance": provenance([song.slug for song in corpus]),
     }
     with stage_run("baselines", params.model_dump(mode="json")) as run:
         ridge = fit_ridge(corpus, params)

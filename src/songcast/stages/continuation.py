@@ -32,6 +32,7 @@ def main() -> None:
         lambda hooks: train(params, corpus, hooks),
         fingerprint=fingerprint(params.model_dump(mode="json"), corpus, code=CODE),
         details={"sample_rate_hz": corpus.sample_rate_hz, "channels": 2},
+        learned=[song.slug for song in corpus],
         log_bundle=lambda run, bundle: run.log_artifact(bundle, "bundle"),
     )
 

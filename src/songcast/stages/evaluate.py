@@ -1,9 +1,11 @@
-"""Stage evaluate: every forecaster on every song's held-out passage.
+"""Stage evaluate: the trained forecasters and continuations on every song's held-out passage.
 
-Run as ``python -m songcast.stages.evaluate``. Writes metrics/evaluation.json and listening/;
-the stage report plots them and logs them to MLflow.
+Run as ``python -m songcast.stages.evaluate``. It adds the results of the stage evaluate_baselines,
+which a change to train or retrain does not run again. Writes metrics/evaluation.json and
+listening/; the stage report plots them and logs them to MLflow.
 """
 
+import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,19 +13,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from songcast.audio.songs import Song, write_song
+from songcast.audio.songs import Song, read_song, write_song
 from songcast.config import Engine, Params
 from songcast.data.corpus import Corpus, PreparedSong
 from songcast.distributed.engine import each, free_cores
 from songcast.evaluation.songs import (
+    TRAINED,
     SongEvaluation,
     continue_song,
     forecast_song,
     load_continuation,
     load_models,
 )
-from songcast.evaluation.summary import continuation_report, summarise_forecasts
-from songcast.files import LISTENING, METRICS, MODELS, PREPARED, write_json
+from songcast.evaluation.summary import continuation_report, retraining, summarise_forecasts
+from songcast.files import EVALUATED, LISTENING, METRICS, MODELS, PREPARED, write_json
 from songcast.report.console import progress
 from songcast.stages import run_stage
 
@@ -31,65 +34,103 @@ log = logging.getLogger("songcast.evaluate")
 
 # The filter bank of one song uses the cores while another song waits for the network.
 SONGS_AT_ONCE = 2
+BASELINES_FILE = "baselines.json"
 
 
 def main() -> None:
-    """Read bundles and prepared songs; write metrics and WAVs."""
+    """Read bundles, prepared songs and the evaluation of the baselines; write metrics and WAVs."""
     settings = Params.load()
     shutil.rmtree(LISTENING, ignore_errors=True)
     Path(METRICS).mkdir(exist_ok=True)
     evaluation = evaluate(
         Path(MODELS).absolute(),
         Corpus.open(Path(PREPARED).absolute()),
+        Path(EVALUATED),
         Path(LISTENING),
         listening_seconds=settings.evaluate.listening_seconds,
         holdout_seconds=settings.continuation.holdout_seconds,
         engine=settings.engine,
     )
+    new_songs = json.loads((Path(METRICS) / "retrain.json").read_text())["new_songs"]
+    evaluation["retraining"] = retraining(evaluation["songs"], new_songs)
     write_json(Path(METRICS) / "evaluation.json", evaluation)
 
 
 def evaluate(
     models: Path,
     corpus: Corpus,
+    evaluated: Path,
     listening: Path,
     *,
     listening_seconds: float,
     holdout_seconds: float,
     engine: Engine = "local",
 ) -> dict[str, Any]:
-    """Return the content of metrics/evaluation.json; write each song's WAVs to ``listening``."""
+    """Return the content of metrics/evaluation.json; write each song's WAVs to ``listening``.
 
-    def forecast(song: PreparedSong) -> SongEvaluation:
-        return forecast_song(load_models(models), song, listening_seconds)
+    ``evaluated``: the output of the stage evaluate_baselines.
+    """
 
     def generate(song: PreparedSong) -> SongEvaluation:
         model = load_continuation(models)
         return continue_song(model, song, holdout_seconds, listening_seconds)
 
-    def measured(work: Callable[[PreparedSong], SongEvaluation], threads: int) -> dict[str, Any]:
-        measures = {}
-        with progress(work.__name__, len(corpus), "songs") as update:
-            for result in each_song(engine, work, corpus.songs, threads):
-                measures[result.slug] = result.measures
-                write_tracks(result, corpus.sample_rate_hz, listening / result.slug)
-                log.info("%s: %s", result.slug, ", ".join(result.tracks))
-                update(advance=1)
-        return {song.slug: measures[song.slug] for song in corpus}
-
-    for loader in (load_models, load_continuation):
-        loader.cache_clear()  # an earlier evaluation in this process may have filled it
-        loader(models)  # a missing bundle is an error before the work begins
-    songs = measured(forecast, SONGS_AT_ONCE)
+    load_continuation.cache_clear()  # an earlier evaluation in this process may have filled it
+    load_continuation(models)  # a missing bundle is an error before the work begins
+    baselines = json.loads((evaluated / BASELINES_FILE).read_text(encoding="utf-8"))
+    trained = evaluate_forecasters(TRAINED, models, corpus, listening, listening_seconds, engine)
+    songs = {slug: baselines[slug] | measures for slug, measures in trained.items()}
+    for track in evaluated.glob("*/*.flac"):
+        song = read_song(track)
+        write_song(song, listening / track.parent.name / f"{track.stem}.wav")
     for slug, measures in songs.items():
         log.info("%s: %s bits", slug, _bits(measures))
     evaluation = {"summary": summarise_forecasts(songs), "songs": songs}
     log.info("mean: %s bits", _bits(evaluation["summary"]))
-    evaluation["continuation"] = continuation_report(measured(generate, free_cores()))
+    continued = measure_songs(generate, corpus, engine, free_cores(), listening, ".wav")
+    evaluation["continuation"] = continuation_report(continued)
     for name, means in evaluation["continuation"]["summary"].items():
         distances = ", ".join(f"{value:.2f}" for value in means["log_mel_distance_db"] if value)
         log.info("continuation by %s: %s dB from the true log-mel levels", name, distances)
     return evaluation
+
+
+def evaluate_forecasters(
+    names: tuple[str, ...],
+    models: Path,
+    corpus: Corpus,
+    folder: Path,
+    listening_seconds: float,
+    engine: Engine = "local",
+    suffix: str = ".wav",
+) -> dict[str, Any]:
+    """Return the measures of forecasters by song; write their tracks to ``folder``/SLUG."""
+
+    def forecast(song: PreparedSong) -> SongEvaluation:
+        return forecast_song(load_models(models, names), song, listening_seconds)
+
+    load_models.cache_clear()
+    load_models(models, names)
+    return measure_songs(forecast, corpus, engine, SONGS_AT_ONCE, folder, suffix)
+
+
+def measure_songs(
+    work: Callable[[PreparedSong], SongEvaluation],
+    corpus: Corpus,
+    engine: Engine,
+    threads: int,
+    folder: Path,
+    suffix: str,
+) -> dict[str, Any]:
+    """Return the measures of ``work(song)`` of every song by slug; write the tracks."""
+    measures = {}
+    with progress(work.__name__, len(corpus), "songs") as update:
+        for result in each_song(engine, work, corpus.songs, threads):
+            measures[result.slug] = result.measures
+            write_tracks(result, corpus.sample_rate_hz, folder / result.slug, suffix)
+            log.info("%s: %s", result.slug, ", ".join(result.tracks))
+            update(advance=1)
+    return {song.slug: measures[song.slug] for song in corpus}
 
 
 def each_song(
@@ -106,12 +147,12 @@ def each_song(
         yield from pool.map(work, songs)
 
 
-def write_tracks(result: SongEvaluation, sample_rate_hz: int, folder: Path) -> None:
-    """Write the tracks of a song as WAVs."""
+def write_tracks(result: SongEvaluation, sample_rate_hz: int, folder: Path, suffix: str) -> None:
+    """Write the tracks of a song."""
     folder.mkdir(parents=True, exist_ok=True)
     for file, samples in result.tracks.items():
         song = Song(samples=samples, sample_rate_hz=sample_rate_hz, name=result.slug)
-        write_song(song, folder / file)
+        write_song(song, (folder / file).with_suffix(suffix))
 
 
 def _bits(measures: Mapping[str, Mapping[str, Any]]) -> str:

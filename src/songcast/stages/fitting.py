@@ -3,14 +3,15 @@
 import csv
 import io
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from songcast.config import ContinuationParams, FitParams
-from songcast.files import CHECKPOINTS, MODELS, PLOTS, root, write_text
+from songcast.files import CHECKPOINTS, MODELS, PLOTS, write_text
 from songcast.report.console import progress
+from songcast.tracking.lineage import provenance, unused_gpu
 from songcast.tracking.stage_run import StageRun, stage_run
 from songcast.training.checkpoint import Checkpoint
 from songcast.training.fit import TRAIN_BITS, VALIDATION_BITS, Row
@@ -41,6 +42,7 @@ def run_training(
     *,
     fingerprint: str,
     details: Mapping[str, Any],
+    learned: Collection[str],
     tags: Mapping[str, str] | None = None,
     log_bundle: Callable[[StageRun, Path], None] = StageRun.log_bundle,
 ) -> None:
@@ -48,9 +50,13 @@ def run_training(
 
     ``train`` returns the trained model and one row per epoch. An interrupted training with the
     same ``fingerprint`` resumes from its checkpoint and in its MLflow run. ``details``: further
-    keys of bundle.json.
+    keys of bundle.json. ``learned``: slugs of the songs that the model learns from.
     """
-    checkpoint = Checkpoint(root() / CHECKPOINTS / stage, fingerprint)
+    origin = provenance(learned)
+    gpu = unused_gpu()
+    if gpu:
+        log.warning("%s: this machine has a %s, unused: `make gpu` enables it", stage, gpu)
+    checkpoint = Checkpoint(Path(CHECKPOINTS).absolute() / stage, fingerprint)
     checkpoint.run_id = checkpoint.peek_run_id()
     values = params.model_dump(mode="json")
     steps = params.epochs * params.steps_per_epoch
@@ -76,7 +82,7 @@ def run_training(
         model, rows = train(hooks)
         history = history_csv(rows)
         bundle = Path(MODELS) / stage
-        model.save(bundle, {**details, "params": values}, history)
+        model.save(bundle, {**details, "params": values, "provenance": origin}, history)
         write_text(Path(PLOTS) / f"{stage}.csv", history)
         log_bundle(run, bundle)
     checkpoint.clear()

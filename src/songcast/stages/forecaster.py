@@ -1,7 +1,7 @@
 """What train and retrain share: features, the fit, and the outputs of an LSTM forecaster."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from songcast.config import Engine, FitParams
@@ -26,13 +26,15 @@ def train_forecaster(
     details: Mapping[str, Any],
     engine: Engine = "local",
     workers: int = 1,
+    learned: Collection[str] = (),
     shares: Mapping[str, float] | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> tuple[LstmForecaster, list[SongFeatures]]:
     """Train a copy of ``model`` on ``songs`` and write it; return it and the songs' features.
 
     ``engine``: where the features are computed. ``workers``: processes of the Ray cluster that
-    share each step; 1 means this process. ``shares``: how often each song is drawn, by slug.
+    share each step; 1 means this process. ``learned``: slugs of the songs that the parent of
+    ``model`` has learned. ``shares``: how often each song is drawn, by slug.
     """
     features: list[SongFeatures] = []
     trained = model
@@ -53,5 +55,13 @@ def train_forecaster(
         trained = LstmForecaster(network_weights(network), model.settings, model.front_end)
         return trained, rows
 
-    run_training(stage, params, train, fingerprint=fingerprint, details=details, tags=tags)
+    run_training(
+        stage,
+        params,
+        train,
+        fingerprint=fingerprint,
+        details=details,
+        learned={*learned, *(song.slug for song in songs)},
+        tags=tags,
+    )
     return trained, features

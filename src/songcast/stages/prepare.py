@@ -40,7 +40,6 @@ from songcast.files import (
     PARAMS,
     PREPARED,
     TEMPORARY_PREFIX,
-    root,
     sync_folder,
     write_text,
 )
@@ -63,7 +62,7 @@ def main() -> None:
     prestart(decode_task)
     from songcast.config import Params
 
-    home = root()
+    home = Path.cwd()
     params = Params.load(home / PARAMS)
     prepare(home / DATA, home / PREPARED, params.prepare, params.engine)
 

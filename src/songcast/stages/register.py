@@ -1,21 +1,27 @@
 """Stage register: log the evaluation to MLflow, package both models and register them.
 
-Run as ``python -m songcast.stages.register``. Running it again registers nothing twice.
+Run as ``python -m songcast.stages.register``. Every `dvc repro` runs it: the registry decides
+what is registered, not registered.json. Running it again registers nothing twice. An experiment
+logs its evaluation and registers nothing, unless ``register.in_experiments`` is true.
 """
 
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from songcast.bundle import CONTINUATION, read_manifest, write_package
+from songcast.config import Params
+from songcast.files import PARAMS as PARAMS_FILE
 from songcast.files import REGISTERED, write_json
-from songcast.registry.aliases import NAME
+from songcast.registry.aliases import CHALLENGER, CHAMPION, NAME
 from songcast.registry.downloads import CARD, LINEAGE, attach
+from songcast.registry.gate import Gate
 from songcast.registry.model_card import model_card
-from songcast.registry.outdated import store_name
 from songcast.registry.promotion import decide
 from songcast.registry.registration import register_bundle, set_description
+from songcast.registry.state import digest_of_inputs, is_current, read_state, store_name
 from songcast.registry.versions import PARAMS, SEEDS, get_version
 from songcast.report.results import EVALUATION, read_evaluation
 from songcast.stages import run_stage
@@ -34,39 +40,46 @@ def register(folder: Path) -> dict[str, Any]:
     entries = {kind: measured(evaluation, kind) for kind in (*KINDS, "ridge")}
     models = folder / "models"
     runs = {kind: ensure_run(kind, models / kind) for kind in KINDS}
-    for kind, run_id in runs.items():
+    experiment = os.environ.get("DVC_EXP_NAME")
+    registers = not experiment or Params.load(folder / PARAMS_FILE).registration.in_experiments
+    for kind, run_id in runs.items() if registers else ():
         with tempfile.TemporaryDirectory() as scratch:
             package = Path(scratch) / kind
             write_package(package, models / kind, models / CONTINUATION)
             numbers[kind] = register_bundle(
-                run_id, package, kind, entries[kind], entries["ridge"], tags=recipe(folder)
+                run_id, package, kind, entries[kind], entries["ridge"], recipe(package)
             )
     log_evaluations(evaluation, folder, runs)
     for kind, number in numbers.items():
         describe(folder, number, kind, evaluation)
-    decision = decide(evaluation, numbers)
+    reason = f"experiment {experiment}: nothing is registered (register.in_experiments: false)"
+    gate = decide(evaluation, numbers) if registers else Gate(passed=False, reasons=(reason,))
+    present = read_state().aliases
     return {
         "name": NAME,
         "store": store_name(),
         "versions": numbers,
-        "challenger": decision.challenger,
-        "champion": decision.champion,
-        "gate": {"passed": decision.gate.passed, "reasons": list(decision.gate.reasons)},
+        "challenger": present.get(CHALLENGER),
+        "champion": present.get(CHAMPION),
+        "gate": {"passed": gate.passed, "reasons": list(gate.reasons)},
     }
 
 
-def recipe(folder: Path) -> dict[str, str]:
-    """Return the tags with the params and seeds of a version."""
-    params = lineage.params(folder)
+def recipe(package: Path) -> dict[str, str]:
+    """Return the tags with the origin, the params and the seeds of a version."""
+    origin = read_manifest(package, verify=False).get("provenance") or {}
+    params = origin.get("params") or {}
     seeds = lineage.seeds(params)
-    return {PARAMS: json.dumps(params), SEEDS: json.dumps(seeds)}
+    tags = {PARAMS: json.dumps(params), SEEDS: json.dumps(seeds)}
+    return lineage.origin_tags(origin) | tags
 
 
 def describe(folder: Path, number: int, kind: str, evaluation: dict[str, Any]) -> None:
     """Write the model card and the lineage of a version beside its model."""
     version = get_version(number)
-    songs = lineage.songs(folder)
-    rate = read_manifest(folder / "models" / kind, verify=False).get("sample_rate_hz")
+    manifest = read_manifest(folder / "models" / kind, verify=False)
+    songs = (manifest.get("provenance") or {}).get("songs", [])
+    rate = manifest.get("sample_rate_hz")
     short = {k: v for k, v in version.tags.items() if k != PARAMS}
     card = model_card(version.uri, kind, evaluation, songs, short, rate)
     record = {"version": number, "kind": kind, "tags": dict(version.tags), "songs": songs}
@@ -75,8 +88,13 @@ def describe(folder: Path, number: int, kind: str, evaluation: dict[str, Any]) -
 
 
 def main() -> None:
-    """Register the outputs of this folder; write registered.json."""
-    content = register(Path.cwd())
+    """Register the outputs of this folder; write registered.json if anything is different."""
+    folder = Path.cwd()
+    inputs = None if os.environ.get("DVC_EXP_NAME") else digest_of_inputs(folder)
+    if is_current(folder / REGISTERED, inputs):
+        print("the registry is up to date")
+        return
+    content = {**register(folder), "inputs": inputs}
     write_json(REGISTERED, content)
     passed = content["gate"]["passed"]
     verdict = "gate passed" if passed else f"gate closed: {'; '.join(content['gate']['reasons'])}"

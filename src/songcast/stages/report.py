@@ -21,11 +21,10 @@ from songcast.data.corpus import TEST, Corpus
 from songcast.files import LISTENING, METRICS, MODELS, PLOTS, PREPARED, REPORT, write_json
 from songcast.report.figures.files import draw_song, draw_summary
 from songcast.report.page import Report, write_report
-from songcast.report.results import EVALUATION, read_evaluation
+from songcast.report.results import EVALUATION, best_of, read_evaluation
 from songcast.report.tracks import read_passages
 from songcast.stages import run_stage
 from songcast.tracking.evaluation_log import KINDS
-from songcast.tracking.lineage import lineage_tags
 from songcast.tracking.run_data import flatten
 
 log = logging.getLogger("songcast.report")
@@ -49,7 +48,7 @@ def main() -> None:
     histories = {kind: read_history(Path(MODELS) / kind) for kind in KINDS}
     figures = draw_summary(extended, retrained, histories, plots)
     write_bits(Path(PLOTS) / "bits.csv", extended["songs"])
-    write_json(Path(METRICS) / "summary.json", short_summary(evaluation["summary"]))
+    write_json(Path(METRICS) / "summary.json", short_summary(evaluation))
     report = Report(
         evaluation=evaluation, figures=figures, lineage=lineage_of(), params=params_of()
     )
@@ -80,19 +79,24 @@ def params_of() -> dict[str, dict[str, str]]:
 def lineage_of() -> dict[str, str]:
     """Return the provenance of the models: code, songs, environment, machine, weights."""
     names = {
-        "songcast.git_commit": "git commit",
-        "songcast.git_dirty": "uncommitted changes",
-        "songcast.data_hash": "data.dvc, md5 of the songs",
-        "songcast.lock_sha256": "requirements.lock, sha256",
-        "songcast.backend": "Keras backend",
-        "songcast.hardware": "hardware",
-        "dvc.exp_name": "experiment",
+        "time": "trained",
+        "git_commit": "git commit",
+        "git_dirty": "uncommitted changes",
+        "data_hash": "data.dvc, md5 of the songs",
+        "lock_sha256": "requirements.lock, sha256",
+        "backend": "Keras backend",
+        "device": "device",
+        "hardware": "hardware",
+        "experiment": "experiment",
     }
-    tags = lineage_tags()
-    lineage = {name: tags[key] for key, name in names.items() if key in tags}
+    lineage = {}
     for kind in KINDS:
-        weights = str(read_manifest(Path(MODELS) / kind)["weights_sha256"])
-        lineage[f"weights of {kind}, sha256"] = weights
+        manifest = read_manifest(Path(MODELS) / kind)
+        origin = manifest.get("provenance") or {}
+        for key, name in names.items():
+            if origin.get(key) is not None:
+                lineage[f"{kind}: {name}"] = str(origin[key])
+        lineage[f"{kind}: weights, sha256"] = str(manifest["weights_sha256"])
     return lineage
 
 
@@ -108,10 +112,16 @@ def write_bits(path: Path, songs: Mapping[str, Mapping[str, Any]]) -> None:
         writer.writerows((name, math.fsum(values) / len(values)) for name, values in bits.items())
 
 
-def short_summary(summary: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return prediction gain and bits of train and retrain, for the table of `dvc exp show`."""
-    keys = ("prediction_gain_db", "bits_per_sample")
-    return {kind: {key: summary[kind][key] for key in keys} for kind in KINDS}
+def short_summary(evaluation: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the columns of `dvc exp show`: bits and gain of the best, and of retraining."""
+    summary = evaluation["summary"]
+    best = best_of(summary, KINDS)
+    gains = evaluation["retraining"]
+    return {
+        "bits_per_sample": summary[best]["bits_per_sample"],
+        "prediction_gain_db": summary[best]["prediction_gain_db"],
+        **{key: gains[key] for key in ("new_songs_gain_bits", "old_songs_gain_bits")},
+    }
 
 
 if __name__ == "__main__":

@@ -42,7 +42,9 @@ def main() -> None:
     selected = select_songs(corpus, params.songs)
     shares = replay_shares(list(corpus), selected or list(corpus), params.replay_share)
     songs = [song for song in corpus if shares[song.slug] > 0]
-    weights = str(read_manifest(folder)["weights_sha256"])
+    manifest = read_manifest(folder)
+    weights = str(manifest["weights_sha256"])
+    known = (manifest.get("provenance") or {}).get("songs", ())
     child, features = train_forecaster(
         "retrain",
         params,
@@ -56,6 +58,7 @@ def main() -> None:
         },
         engine=settings.engine,
         workers=settings.workers,
+        learned=[song["slug"] for song in known if song["learned"]],
         shares=shares,
         tags={"songcast.parent": params.parent, "songcast.parent_weights_sha256": weights},
     )

@@ -1,13 +1,13 @@
 """The lineage of a model: code, songs, environment, machine. Does not need MLflow."""
 
+import datetime
 import importlib.metadata
 import os
 import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,17 @@ from songcast.data.corpus import TRAIN, read_index
 from songcast.errors import CorpusError
 from songcast.files import DATA, PREPARED, root, sha256_of_file
 
+# The keys of ``provenance`` that runs and versions have as tags songcast.KEY.
+ORIGIN = (
+    *("time", "git_commit", "git_dirty", "data_hash", "lock_sha256"),
+    *("backend", "device", "hardware"),
+)
 # The files that determine a result. Files that the pipeline itself writes (dvc.lock, metrics,
 # plots) change while it runs, so they are not checked for changes.
 SOURCES = ("src", "params.yaml", "dvc.yaml", "data.dvc", "requirements.lock", "pyproject.toml")
 
 
-@dataclass(frozen=True, kw_only=True)
-class GitState:
-    """``commit``: full hash, None outside git. ``dirty``: a source differs from the commit."""
-
-    commit: str | None
-    dirty: bool | None
+CPU = "CPU"
 
 
 def here() -> Path:
@@ -35,31 +35,48 @@ def here() -> Path:
     return Path.cwd() if (Path.cwd() / "dvc.yaml").is_file() else root()
 
 
-def lineage_tags() -> dict[str, str]:
-    """Return the lineage of a run that starts now, as MLflow tags; unknown values are absent."""
+def provenance(learned: Collection[str] = ()) -> dict[str, Any]:
+    """Return the origin of a model that is trained now, for its bundle.json, as JSON values.
+
+    ``learned``: slugs of the songs that it learns from. The code is that of the commit, plus
+    uncommitted changes if ``git_dirty``. Unknown values are None.
+    """
     folder = here()
-    git = git_state(folder)
-    found = {
-        "songcast.git_commit": git.commit,
-        "mlflow.source.git.commit": git.commit,
-        "songcast.git_dirty": None if git.dirty is None else str(git.dirty).lower(),
-        "songcast.data_hash": data_hash(folder),
-        "songcast.lock_sha256": lock_hash(folder),
-        "songcast.hardware": hardware(),
-        "songcast.backend": backend(),
-        "dvc.exp_name": os.environ.get("DVC_EXP_NAME"),
-        "dvc.stage": os.environ.get("DVC_STAGE"),
+    commit, dirty = git_state(folder)
+    return {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "data_hash": data_hash(folder),
+        "lock_sha256": lock_hash(folder),
+        "hardware": hardware(),
+        "device": device(),
+        "backend": backend(),
+        "experiment": os.environ.get("DVC_EXP_NAME"),
+        "params": params(folder),
+        "songs": songs(folder, learned),
     }
-    return {key: value for key, value in found.items() if value}
 
 
-def git_state(folder: Path) -> GitState:
-    """Return the commit of ``folder`` and whether its sources differ from the commit."""
+def origin_tags(origin: Mapping[str, Any]) -> dict[str, str]:
+    """Return the ``provenance`` of a model as MLflow tags; unknown values are absent."""
+    tags = {f"songcast.{key}": origin.get(key) for key in ORIGIN}
+    tags["mlflow.source.git.commit"] = origin.get("git_commit")
+    tags["dvc.exp_name"] = origin.get("experiment")
+    return {
+        key: str(value).lower() if isinstance(value, bool) else str(value)
+        for key, value in tags.items()
+        if value not in (None, "")
+    }
+
+
+def git_state(folder: Path) -> tuple[str | None, bool | None]:
+    """Return the commit of ``folder``, None outside git, and whether its sources differ from it."""
     commit = _first_output(["git", "-C", str(folder), "rev-parse", "HEAD"])
     if not commit:
-        return GitState(commit=None, dirty=None)
+        return None, None
     status = _output(["git", "-C", str(folder), "status", "--porcelain", "--", *SOURCES])
-    return GitState(commit=commit, dirty=None if status is None else bool(status.strip()))
+    return commit, None if status is None else bool(status.strip())
 
 
 def data_hash(folder: Path) -> str | None:
@@ -103,10 +120,10 @@ def seeds(params: Mapping[str, Any]) -> dict[str, int]:
     return values
 
 
-def songs(folder: Path) -> list[dict[str, Any]]:
+def songs(folder: Path, learned: Collection[str] = ()) -> list[dict[str, Any]]:
     """Return the prepared songs of ``folder``: slug, source, sha256, seconds, learned, licence.
 
-    ``learned``: whether the song is in the training data. ``licence``: from data/SOURCES.md, under
+    ``learned``: slugs of the songs in the training data. ``licence``: from data/SOURCES.md, under
     the heading of the file's name; None if it is not stated. Empty without prepared songs.
     """
     try:
@@ -114,14 +131,13 @@ def songs(folder: Path) -> list[dict[str, Any]]:
     except CorpusError:
         return []
     known = licences(folder / DATA / "SOURCES.md")
-    excluded = set(params(folder).get("train", {}).get("exclude") or ())
     return [
         {
             "slug": song.slug,
             "source": song.source,
             "sha256": song.sha256,
             "seconds": round(song.frames / song.sample_rate_hz, 2),
-            "learned": TRAIN in song.splits and not excluded & {song.slug, song.source},
+            "learned": TRAIN in song.splits and song.slug in learned,
             "licence": known.get(song.source),
         }
         for song in prepared
@@ -143,14 +159,33 @@ def licences(path: Path) -> dict[str, str]:
 
 
 def hardware() -> str:
-    """Describe this machine in one line: processor, cores, GPUs. No host name."""
+    """Describe this machine in one line: processor and cores. No host name."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     names = [x.partition(":")[2].strip() for x in lines if x.startswith("model name")]
-    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    gpus = " + ".join((_output(query) or "").split("\n")).strip(" +")
-    return f"{names[0] if names else model}, {os.cpu_count()} cores, {gpus or 'no GPU'}"
+    return f"{names[0] if names else model}, {os.cpu_count()} cores"
+
+
+def device() -> str:
+    """Return the device on which Keras computes in this process: the name of a GPU, or ``CPU``."""
+    name = backend().partition(" ")[0]
+    library = sys.modules.get(name)
+    if library is None:
+        return CPU
+    if name == "jax":
+        return str(library.devices()[0].device_kind) if library.default_backend() == "gpu" else CPU
+    gpus = library.config.get_visible_devices("GPU")
+    if not gpus:
+        return CPU
+    return str(library.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU"))
+
+
+def unused_gpu() -> str | None:
+    """Return the name of this machine's GPU if Keras does not use it; None if hidden on purpose."""
+    if device() != CPU or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return None
+    return _first_output(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]) or None
 
 
 def backend() -> str:
@@ -164,8 +199,9 @@ def backend() -> str:
 
 
 def _first_output(command: list[str]) -> str | None:
+    """Return the first line of the output of ``command``, None if there is none."""
     output = _output(command)
-    return output.strip() if output else None
+    return output.strip().partition("\n")[0] if output else None
 
 
 def _output(command: list[str]) -> str | None:

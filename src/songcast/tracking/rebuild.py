@@ -5,6 +5,7 @@ while a stage runs. A run is identified by its stage and its weights' sha256, so
 functions again changes nothing.
 """
 
+import datetime
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -37,6 +38,8 @@ def ensure_run(stage: str, bundle: Path) -> str:
     """
     manifest = read_manifest(bundle)
     rows = read_history(bundle)
+    origin = manifest.get("provenance") or {}
+    trained_ms = _milliseconds(origin.get("time"))
     uri = tracking_uri()
     with clear_errors(uri):
         client = connect(uri)
@@ -45,10 +48,15 @@ def ensure_run(stage: str, bundle: Path) -> str:
             found = finished_run(client, experiment, stage, str(manifest["weights_sha256"]))
             if found:
                 return found
+            ended_ms = None
             run = interrupted_run(client, experiment, stage, rows)
             if run is None:
+                ended_ms = trained_ms
                 parent = open_parent(client, experiment, stage)
-                run_id = create_run(client, stage, {"songcast.rebuilt": "true"}, parent)
+                rebuilt = {"songcast.rebuilt": "true"}
+                run_id = create_run(
+                    client, stage, rebuilt, parent, start_ms=trained_ms, origin=origin
+                )
                 run = client.get_run(run_id)
             run_id, parent = str(run.info.run_id), str(run.data.tags[PARENT])
             mark_running(client, experiment, run_id, parent)
@@ -62,9 +70,14 @@ def ensure_run(stage: str, bundle: Path) -> str:
                 for each in (run_id, parent):
                     client.set_terminated(each, status="FAILED")
                 raise
-            for each in (run_id, parent):
-                client.set_terminated(each, status="FINISHED")
+            client.set_terminated(run_id, status="FINISHED", end_time=ended_ms)
+            client.set_terminated(parent, status="FINISHED")
             return run_id
+
+
+def _milliseconds(time: str | None) -> int | None:
+    """Return an ISO time in milliseconds since 1970."""
+    return round(datetime.datetime.fromisoformat(time).timestamp() * 1000) if time else None
 
 
 def ensure_parent(runs: Iterable[str] = ()) -> str:

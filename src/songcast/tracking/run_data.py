@@ -112,8 +112,10 @@ def send_bundle(client: Any, run_id: str | None, bundle: Path) -> None:
     """Log the files of a bundle and mark the run as complete."""
     manifest = read_manifest(bundle)
     send_file(client, run_id, bundle, "bundle")
-    # Last, because a finished run with this tag counts as complete.
-    send_tags(client, run_id, {KIND: manifest["kind"], WEIGHTS: manifest["weights_sha256"]})
+    origin = lineage.origin_tags(manifest.get("provenance") or {})
+    identity = {KIND: manifest["kind"], WEIGHTS: manifest["weights_sha256"]}
+    # Last, because a finished run with the tag of its weights counts as complete.
+    send_tags(client, run_id, {**origin, **identity})
 
 
 def datasets(exclude: Collection[str] = ()) -> dict[str, Any]:

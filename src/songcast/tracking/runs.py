@@ -40,17 +40,21 @@ def create_run(
     parent: str | None = None,
     name: str | None = None,
     start_ms: int | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> str:
-    """Start a run named after ``stage``, tagged with its lineage, below ``parent``.
+    """Start a run named after ``stage``, tagged with its origin, below ``parent``.
 
-    ``start_ms``: since 1970; default now.
+    ``start_ms``: since 1970; default now. ``origin``: the provenance of a model that was trained
+    before, by an unknown user; default this machine, commit and user.
     """
-    with contextlib.suppress(OSError, KeyError):  # a container may have no user name
-        tags = {"mlflow.user": getpass.getuser(), **tags}
+    if origin is None:
+        origin = lineage.provenance()
+        with contextlib.suppress(OSError, KeyError):  # a container may have no user name
+            tags = {"mlflow.user": getpass.getuser(), **tags}
     every = {
         "mlflow.source.type": "LOCAL",
         "mlflow.source.name": f"songcast.stages.{stage}",
-        **lineage.lineage_tags(),
+        **lineage.origin_tags(origin),
         **_execution_tags(),
         **tags,
         **({PARENT: parent} if parent else {}),
@@ -98,9 +102,18 @@ def mark_running(client: Any, experiment: str, run_id: str, parent: str) -> None
 
 
 def finished_run(client: Any, experiment: str, stage: str, sha256: str) -> str | None:
-    """Return the first finished run of ``stage`` with these weights, None if there is none."""
-    found = _search(client, experiment, {STAGE: stage, WEIGHTS: sha256}, "FINISHED")
-    return str(found[-1].info.run_id) if found else None
+    """Return the first finished run of ``stage`` with these weights, None if there is none.
+
+    A run that was deleted in MLflow is restored if there is no other one.
+    """
+    for deleted in (False, True):
+        found = _search(client, experiment, {STAGE: stage, WEIGHTS: sha256}, "FINISHED", deleted)
+        if found:
+            run_id = str(found[-1].info.run_id)
+            if deleted:
+                client.restore_run(run_id)
+            return run_id
+    return None
 
 
 def interrupted_run(client: Any, experiment: str, stage: str, rows: Iterable[Row]) -> Any:
@@ -146,13 +159,21 @@ def _execution_tags() -> dict[str, str]:
 
 
 def _search(
-    client: Any, experiment: str, tags: Mapping[str, str], status: str | None = None
+    client: Any,
+    experiment: str,
+    tags: Mapping[str, str],
+    status: str | None = None,
+    deleted: bool = False,
 ) -> list[Any]:
     """Return the runs with these tags, newest first."""
+    from mlflow.entities import ViewType
+
     clauses = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
     clauses += [f"attributes.status = '{status}'"] if status else []
     order = ["attributes.start_time DESC"]
-    return list(client.search_runs([experiment], " and ".join(clauses), order_by=order))
+    view = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
+    query = " and ".join(clauses)
+    return list(client.search_runs([experiment], query, run_view_type=view, order_by=order))
 
 
 def _digest(*parts: bytes) -> str:
