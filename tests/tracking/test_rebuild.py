@@ -175,6 +175,7 @@ def test_the_packaged_model_explains_itself(repository):
     client = tracking_store.connect()
     model = client.get_logged_model(model_id)
     assert (model.source_run_id, model.params) == (run_id, {"units": "96"})
+    assert model.tags["mlflow.note.content"] == "**train** is good"
     assert model.name == f"train-{weights_of(bundle)[:8]}"
     linked = [{"name": "songcast", "version": str(version)}]
     assert json.loads(model.tags["mlflow.modelVersions"]) == linked

@@ -81,6 +81,8 @@ def log_evaluation(
             send_file(client, run_id, path, None if parent == "." else parent)
         if description:
             client.set_tag(run_id, NOTE, description)
+            if MODEL in tags:
+                client.set_logged_model_tags(tags[MODEL], {NOTE: description})
         client.set_tag(run_id, EVALUATION, digest.hexdigest())
 
 
