@@ -270,7 +270,7 @@ def test_a_change_of_code_reruns_the_stages_that_use_it() -> None:
         "report/page.py": ["report"],
         "registry/gate.py": ["register"],
         "evaluation/spectral.py": ["evaluate_baselines", "evaluate", "report"],
-        "continuation/lattice.py": ["continuation", "evaluate_baselines", "evaluate"],
+        "continuation/rendering.py": ["continuation", "evaluate_baselines", "evaluate"],
         "training/fit.py": ["continuation", "train", "retrain"],
         "forecasting/stacking.py": [
             stage for stage in stages if stage not in ("prepare", "register")

@@ -181,20 +181,17 @@ class BaselinesParams(Settings):
 
 
 class ContinuationParams(Settings):
-    """The model that continues songs; a step reads ``batch_size`` crops of ``crop_steps``."""
+    """The level model of continuations; a step reads ``batch_size`` cuts."""
 
-    look_back: int = Field(ge=2, le=256)
-    slow_units: int = Field(ge=1, le=4096)
-    fast_units: int = Field(ge=1, le=4096)
-    head_units: tuple[HeadUnits, HeadUnits]
+    passages: int = Field(ge=1, le=64)
+    units: int = Field(ge=1, le=1024)
+    head_units: int = Field(ge=1, le=1024)
     negative_slope: float = Field(ge=0, lt=1)
-    copy_share: float = Field(ge=0, le=1)
     holdout_seconds: float = Field(gt=0, le=600)
-    examples: int = Field(ge=1, le=1_000_000)
+    cuts: int = Field(ge=1, le=1_000_000)
     epochs: int = Field(ge=1, le=100_000)
     steps_per_epoch: int = Field(ge=1, le=1_000_000)
     batch_size: int = Field(ge=1, le=4096)
-    crop_steps: int = Field(ge=1, le=4096)
     learning_rate: float = Field(gt=0, le=1)
     seed: Seed
 

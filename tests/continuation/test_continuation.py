@@ -1,6 +1,5 @@
 """Continuations: requests, determinism, level, retrieval, bundles, the command."""
 
-import itertools
 import json
 
 import numpy as np
@@ -11,7 +10,6 @@ from helpers.small_models import music, randomised, song
 from songcast import cli
 from songcast.audio.songs import Song, read_song, write_song
 from songcast.bundle import read_manifest, write_package
-from songcast.continuation.conditioning import Conditioning, Prompt
 from songcast.continuation.model import ContinuationModel
 from songcast.continuation.retrieval import Retrieval
 from songcast.errors import BundleError, ContinuationError, SongcastError
@@ -68,7 +66,7 @@ def test_several_seeds_at_once_equal_single_ones(model):
         )
 
 
-@pytest.mark.parametrize("frames", [8, 100, 1500, 9000])
+@pytest.mark.parametrize("frames", [16, 100, 1500, 9000])
 def test_short_songs_can_be_continued(model, frames):
     prompt = piece(frames)
     more = model.continue_song(prompt, 0.5).samples
@@ -96,14 +94,6 @@ def test_silence_continues_as_silence(model):
     assert not np.any(model.continue_song(prompt, 1.0).samples)
 
 
-def test_clipped_samples_are_counted(model):
-    loud = np.random.default_rng(0).choice([-32768, 32767], (20000, 1)).astype(np.int16)
-    stream = model.stream_song(Song(samples=loud, sample_rate_hz=RATE_HZ, name="loud"), 1.0)
-    samples = np.concatenate(list(stream))
-    at_the_edge = int(np.count_nonzero((samples == 32767) | (samples == -32768)))
-    assert 0 < stream.clipped <= at_the_edge
-
-
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -123,8 +113,8 @@ def test_invalid_requests_fail_at_once(model, settings, said):
 
 
 def test_too_short_and_three_channel_songs_are_refused(model):
-    with pytest.raises(ContinuationError, match="piece: 7 frames are too short"):
-        model.continue_song(piece(7))
+    with pytest.raises(ContinuationError, match="piece: 15 frames are too short"):
+        model.continue_song(piece(15))
     three = Song(samples=np.zeros((999, 3), np.int16), sample_rate_hz=RATE_HZ, name="three")
     with pytest.raises(SongcastError, match="three: 3 channels"):
         model.continue_song(three)
@@ -145,28 +135,15 @@ def melody(seconds=12, seed=0):
 def test_retrieval_finds_a_repetition_to_the_sample():
     signal = melody()
     prompt = signal[: 9 * RATE_HZ]
-    place = Retrieval(prompt, RATE_HZ).find(len(prompt))
-    assert place is not None
+    retrieval = Retrieval(prompt, RATE_HZ)
+    place = retrieval.aligned(len(prompt), retrieval.find(len(prompt), 4)[0])
     assert place.frame == 3 * RATE_HZ
     assert place.distance_db < 1.5
 
 
-def test_retrieval_in_a_short_song_returns_none():
-    signal = melody()[:4000]
-    assert Retrieval(signal, RATE_HZ).find(4000) is None
-
-
-def test_conditioning_never_ends_and_uses_several_passages():
-    prompt = np.stack([melody()] * 2, axis=1).astype(np.int16)
-    prompt = Prompt(prompt, RATE_HZ)
-    conditioning = Conditioning(prompt, np.random.default_rng(0), 4)
-    blocks = [next(conditioning) for _ in range(4 + 30 * RATE_HZ // prompt.rows.block)]
-    assert len({block.distance_db for block in blocks}) > 2
-    for block in blocks:
-        assert np.all(np.isfinite(block.excitation))
-        assert 0.05 < np.std(block.excitation[0]) < 20
-    for before, after in itertools.pairwise(blocks):
-        np.testing.assert_array_equal(before.last.reflection, after.first.reflection)
+def test_retrieval_in_a_short_song_returns_no_place():
+    signal = melody()[:1000]
+    assert Retrieval(signal, RATE_HZ).find(1000, 4) == []
 
 
 # Bundles and the command line.
@@ -243,7 +220,7 @@ def test_command_writes_the_song_followed_by_its_continuation(wav, bundle, model
     code, out = generate(wav, bundle, "--seconds", "0.5", "--seed", "7")
     assert code == 0
     said = capsys.readouterr().out
-    assert "x real time" in said and "samples clipped" in said
+    assert "x real time" in said
     result, prompt = read_song(out), read_song(wav)
     np.testing.assert_array_equal(result.samples[: prompt.frames], prompt.samples)
     more = model.continue_song(prompt, 0.5, seed=7).samples
@@ -257,7 +234,6 @@ def test_command_writes_only_the_continuation_and_json(wav, bundle, capsys):
     assert said["frames"] == read_song(out).frames == 4000
     assert said["seconds"] == 0.5
     assert said["real_time_factor"] > 0
-    assert said["clipped_samples"] == 0
 
 
 @pytest.mark.parametrize(

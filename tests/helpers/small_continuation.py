@@ -1,18 +1,33 @@
-"""A small continuation network with random weights."""
+"""A small continuation model with random weights."""
 
 import numpy as np
 
+from songcast.continuation.level_model import BASIS, FEATURES, SOURCES
 from songcast.continuation.model import ContinuationModel
-from songcast.continuation.network import build_network
-from songcast.continuation.settings import NetworkSettings
+from songcast.continuation.settings import LevelSettings
 
-SETTINGS = NetworkSettings(look_back=8, slow_units=5, fast_units=4, head_units=(6, 4), mixtures=2)
+SETTINGS = LevelSettings(units=4, head_units=5, passages=3)
 
 
-def continuation_model(seed=0, spread=0.1, copy_share=0.5):
-    """Return a model in which every weight is random, also those of the last layer."""
-    network = build_network(SETTINGS)
+def level_arrays(seed=0, spread=0.02, settings=SETTINGS):
+    """Return random arrays of a level network; its blend follows the mean of the passages."""
     rng = np.random.default_rng(seed)
-    weights = [w + rng.normal(0, spread, w.shape) for w in network.get_weights()]
-    network.set_weights(weights)
-    return ContinuationModel(network, SETTINGS, copy_share)
+    units, head = settings.units, settings.head_units
+    shapes = {
+        "lstm_kernel": (FEATURES, 4 * units),
+        "lstm_recurrent": (units, 4 * units),
+        "lstm_bias": (4 * units,),
+        "head_kernel": (units + FEATURES, head),
+        "head_bias": (head,),
+        "out_kernel": (head, SOURCES + 1),
+        "out_bias": (SOURCES + 1,),
+    }
+    arrays = {n: rng.normal(0, spread, s).astype(np.float32) for n, s in shapes.items()}
+    blend = np.zeros((SOURCES, BASIS), np.float32)
+    blend[[2, 3], 0] = 0.5
+    return {**arrays, "blend": blend, "spread_db": np.array([4, -2, 0, 0], np.float32)}
+
+
+def continuation_model(seed=0, spread=0.02):
+    """Return a model in which every weight of the network is random."""
+    return ContinuationModel(level_arrays(seed, spread), SETTINGS)

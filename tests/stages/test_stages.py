@@ -194,7 +194,7 @@ def test_the_listening_files_are_aligned_and_from_the_test_passage(home):
 
 def test_continuations_are_measured_by_horizon_beside_baselines(home):
     result = read(home / "metrics" / "evaluation.json")["continuation"]
-    names = ["continuation", "silence", "loop", "burg", "paste"]
+    names = ["continuation", "constant", "mean", "blend", "silence", "loop", "burg", "paste"]
     assert list(result["summary"]) == names
     assert sorted(result["songs"]) == sorted(SONGS)
     for song in result["songs"].values():
@@ -290,7 +290,9 @@ def test_each_stage_is_one_run_with_its_epochs(home):
         assert result.info.status == "FINISHED"
         if result.info.run_name == "baselines":
             continue
-        history = client.get_metric_history(result.info.run_id, "train_bits_per_sample")
+        stage = result.info.run_name
+        metric = "train_level_error_db" if stage == "continuation" else "train_bits_per_sample"
+        history = client.get_metric_history(result.info.run_id, metric)
         assert [point.step for point in sorted(history, key=lambda p: p.step)] == [0, 1]
         if result.info.run_name != "continuation":
             assert result.data.metrics["bits_per_sample"] > 0
@@ -333,7 +335,9 @@ def test_an_emptied_store_is_rebuilt_from_the_outputs(home, tmp_path, monkeypatc
         assert len(versions) == 2
     client = tracking_store.connect()
     for result in runs:
-        history = client.get_metric_history(result.info.run_id, "train_bits_per_sample")
+        stage = result.info.run_name
+        metric = "train_level_error_db" if stage == "continuation" else "train_bits_per_sample"
+        history = client.get_metric_history(result.info.run_id, metric)
         assert sorted({point.step for point in history}) == [0, 1]
         assert len(history) == 2
     assert read(copy / "registered.json")["versions"] == {"train": 1, "retrain": 2}

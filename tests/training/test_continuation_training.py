@@ -1,32 +1,29 @@
 """Continuing is practised on what may be prompt alone, and learned."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from helpers.small_continuation import SETTINGS, continuation_model
+from helpers.small_continuation import SETTINGS, continuation_model, level_arrays
 from helpers.small_models import music
-from songcast.continuation.conditioning import Prompt
-from songcast.continuation.features import FAST, SLOW
-from songcast.continuation.network import build_network
+from songcast.continuation.level_model import FEATURES, LevelNetwork
+from songcast.continuation.prompt import Prompt
 from songcast.data.corpus import PreparedSong, first_holdout_frame, split_frames, usable_frames
 from songcast.errors import CorpusError
 from songcast.evaluation.continuations import by_horizon
 from songcast.evaluation.songs import continue_song, listening_frames
 from songcast.evaluation.summary import summarise_continuations
 from songcast.report.figures.continuation import distance_over_horizon
-from songcast.training.checkpoint import Checkpoint
 from songcast.training.continuation import (
-    PICKED,
-    Length,
-    Sampler,
-    continuation_objective,
-    make_examples,
+    build_network,
+    fit_levels,
+    make_cuts,
+    network_arrays,
 )
-from songcast.training.fit import FitSettings, fit
 
 RATE_HZ = 8000
 FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
-CROP_STEPS = 2
 
 
 def prepared(folder, seconds=8.0, held_out=False, seed=0, fractions=FRACTIONS):
@@ -80,107 +77,72 @@ def test_held_out_songs_of_any_length_are_measured(tmp_path, seconds):
     assert all(value is not None for value in summary["loop"]["log_mel_distance_db"][:2])
 
 
-def test_examples_do_not_depend_on_held_out_frames(tmp_path):
+def cuts_of(*songs, count=24):
+    return make_cuts([(s, usable_frames(s, 1.0)) for s in songs], count, 3, seed=0, threads=1)
+
+
+def test_cuts_do_not_depend_on_held_out_frames(tmp_path):
     song = prepared(tmp_path)
-    frames = usable_frames(song, 2.0)
-    before = make_examples([(song, frames)], 3, CROP_STEPS * SLOW, 1)
+    before = cuts_of(song)
     changed = np.load(song.path)
-    changed[frames:] = 7
+    changed[usable_frames(song, 1.0) :] = 7
     np.save(song.path, changed)
-    after = make_examples([(song, frames)], 3, CROP_STEPS * SLOW, 2)
-    assert len(before[0]) == 3
-    assert len(before[1]) == 1
+    after = cuts_of(song)
+    assert len(before) > 12
     for ours, others in zip(before, after, strict=True):
-        for a, b in zip(ours, others, strict=True):
-            np.testing.assert_array_equal(a.own, b.own)
-            np.testing.assert_array_equal(a.passage, b.passage)
+        np.testing.assert_array_equal(ours.table, others.table)
+        assert ours.places == others.places
 
 
-def test_validation_frames_are_not_used_for_training():
-    length = Length.of(RATE_HZ, CROP_STEPS * SLOW)
-    frames = 6 * RATE_HZ
-    cuts = length.cuts(frames - length.after, 5)
-    assert cuts == sorted(set(cuts))
-    assert len(cuts) == 5
-    assert max(cuts) + length.after <= frames - length.after
-    assert min(cuts) > length.before
-
-
-def test_conditioning_depends_only_on_frames_before_the_cut(tmp_path):
-    song = prepared(tmp_path)
-    frames = usable_frames(song, 2.0)
-    (view, *_), _ = make_examples([(song, frames)], 1, CROP_STEPS * SLOW, 1)
-    length = Length.of(RATE_HZ, CROP_STEPS * SLOW)
-    (cut,) = length.cuts(frames - length.after, 1)
-    changed = np.load(song.path)
-    changed[cut:] = np.random.default_rng(0).integers(-9999, 9999, changed[cut:].shape)
-    np.save(song.path, changed)
-    (other, *_), _ = make_examples([(song, frames)], 1, CROP_STEPS * SLOW, 1)
-    np.testing.assert_array_equal(view.passage, other.passage)
-    assert np.any(view.own[:, length.before :] != other.own[:, length.before :])
+def test_passages_exclude_what_is_predicted(tmp_path):
+    for cut in cuts_of(prepared(tmp_path)):
+        for hop, _ in cut.places:
+            assert hop < cut.hop or hop > cut.stop
+        features, sources, true = cut.arrays(None)
+        changed = cut.table.copy()
+        changed[cut.hop : cut.stop] += 9.0
+        if all(hop < cut.hop for hop, _ in cut.places):
+            other = dataclasses.replace(cut, table=changed)
+            again, same, moved = other.arrays(None)
+            np.testing.assert_array_equal(features, again)
+            np.testing.assert_array_equal(sources, same)
+            np.testing.assert_allclose(moved, true + 9.0, atol=1e-4)
 
 
 def test_too_short_songs_are_an_error(tmp_path):
-    song = prepared(tmp_path, 0.5)
     with pytest.raises(CorpusError, match="no song is long enough to train its continuation"):
-        make_examples([(song, 2000)], 4, CROP_STEPS * SLOW, 1)
+        cuts_of(prepared(tmp_path, 2.0))
 
 
-@pytest.mark.usefixtures("few_open_files")
-def test_many_songs_do_not_exhaust_open_files(tmp_path, monkeypatch):
-    song = prepared(tmp_path)
-    monkeypatch.setattr(
-        "songcast.training.continuation.make_example", lambda samples, *_: len(samples)
-    )
-    songs = [(song, usable_frames(song, 1.0))] * 300  # beyond the limit
-    learned, _ = make_examples(songs, 300, CROP_STEPS * SLOW, 2)
-    assert learned == [usable_frames(song, 1.0)] * 300
+def test_the_numpy_network_equals_the_keras_network():
+    network = build_network(SETTINGS)
+    rng = np.random.default_rng(0)
+    network.set_weights([rng.normal(0, 0.5, w.shape) for w in network.get_weights()])
+    arrays = {**level_arrays(), **network_arrays(network)}
+    ours = LevelNetwork(arrays, SETTINGS.negative_slope)
+    features = rng.normal(0, 1, (20, 7, FEATURES)).astype(np.float32)
+    expected = np.asarray(network(features.swapaxes(0, 1))).swapaxes(0, 1)
+    state = ours.new_state(7)
+    parts = [ours.run(features[:12], state), ours.run(features[12:], state)]
+    np.testing.assert_allclose(np.concatenate(parts), expected, atol=1e-4)
 
 
-@pytest.fixture(scope="module")
-def samplers(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("songs")
-    songs = [prepared(folder, seed=seed) for seed in range(2)]
-    views = make_examples([(s, usable_frames(s, 1.0)) for s in songs], 8, CROP_STEPS * SLOW, 2)
-    return tuple(
-        Sampler(result, rows=4, steps=CROP_STEPS, look_back=SETTINGS.look_back, seed=1)
-        for result in views
-    )
-
-
-def test_batches_fit_the_network_and_are_deterministic(samplers):
-    learn, _ = samplers
-    inputs, target = learn.batch(0, 0)
-    picked = min(PICKED, CROP_STEPS * SLOW // FAST)
-    assert target.shape == (4, picked * FAST, 1)
-    assert build_network(SETTINGS).predict_on_batch(inputs).shape[:2] == target.shape[:2]
-    again, _ = learn.batch(0, 0)
-    for a, b in zip(inputs, again, strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert np.any(learn.batch(0, 1)[1] != target)
-
-
-def test_noise_changes_inputs_and_not_targets(samplers):
-    learn, _ = samplers
-    noisy, target = learn.batch(0, 0)
-    clean, same = learn.batch(0, 0, noisy=False)
-    assert target.shape == same.shape
-    assert np.any(noisy[0] != clean[0])
-
-
-def test_fit_reduces_the_validation_loss(samplers, tmp_path):
-    import keras
-
-    keras.utils.set_random_seed(0)
-    rows = fit(
-        build_network(SETTINGS),
-        continuation_objective(*samplers),
-        FitSettings(epochs=3, steps_per_epoch=8, learning_rate=1e-2),
-        Checkpoint(tmp_path, "f"),
-        lambda epoch, row: None,
+def test_training_reduces_the_error_of_the_blend(tmp_path):
+    cuts = cuts_of(*(prepared(tmp_path, 12.0, seed=seed) for seed in range(2)))
+    arrays, rows = fit_levels(
+        cuts,
+        SETTINGS,
+        epochs=3,
+        steps_per_epoch=8,
+        batch_size=2,
+        learning_rate=1e-2,
+        seed=0,
+        on_epoch=lambda epoch, row: None,
+        on_step=lambda step: None,
     )
     assert [row["step"] for row in rows] == [0.0, 1.0, 2.0]
-    assert rows[-1]["validation_bits_per_sample"] < rows[0]["validation_bits_per_sample"]
+    assert rows[-1]["train_level_error_db"] < rows[-1]["blend_level_error_db"]
+    assert set(arrays) == set(level_arrays())
 
 
 # Measures by horizon.

@@ -5,39 +5,34 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.continuation.conditioning import Prompt, to_int16
-from songcast.continuation.lattice import LatticeState
+from songcast.continuation.prompt import Prompt, extrapolated
 
 Samples = NDArray[np.int16]
 LOOP_SECONDS = 1.0
+BURG_SECONDS = 0.0116
 
 
 def silence(prompt: Prompt, frames: int) -> Samples:
     """Return silence."""
-    return np.zeros((frames, len(prompt.rows)), np.int16)
+    return np.zeros((frames, prompt.channels), np.int16)
 
 
 def loop(prompt: Prompt, frames: int) -> Samples:
     """Repeat the last second."""
-    rows = prompt.rows
-    return _repeated(rows.samples[max(rows.stop - rows.frames(LOOP_SECONDS), 0) :], frames)
+    return _repeated(prompt.samples[-round(LOOP_SECONDS * prompt.sample_rate_hz) :], frames)
 
 
 def burg(prompt: Prompt, frames: int) -> Samples:
     """Linear extrapolation: the Burg filter of the last second, run without excitation."""
-    rows = prompt.rows
-    state = LatticeState(len(rows), rows.order)
-    end = rows.between(rows.stop - rows.frames(LOOP_SECONDS), rows.stop)
-    state.analyse(end, prompt.seed, prompt.seed)
-    ringing = state.synthesise(np.zeros((len(rows), frames)), prompt.seed, prompt.seed)
-    return to_int16((rows.rotation.T @ ringing).T)[0]
+    end = prompt.samples[-round(LOOP_SECONDS * prompt.sample_rate_hz) :].astype(np.float64)
+    order = round(BURG_SECONDS * prompt.sample_rate_hz)
+    more = np.stack([extrapolated(channel, order, frames) for channel in end.T], axis=1)
+    return np.clip(np.rint(more), -32768, 32767).astype(np.int16)
 
 
 def paste(prompt: Prompt, frames: int) -> Samples:
     """Repeat the song from the place that resembles its end most."""
-    rows = prompt.rows
-    place = prompt.retrieval.find(rows.stop)
-    return _repeated(rows.samples[place.frame if place else 0 :], frames)
+    return _repeated(prompt.samples[prompt.places(prompt.stop, 1)[0].frame :], frames)
 
 
 BASELINES: Mapping[str, Callable[[Prompt, int], Samples]] = {

@@ -1,9 +1,10 @@
 """The continuation model: conditioned on a song, it generates the frames that follow."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path as FilePath
 from typing import Any
 
 import numpy as np
@@ -11,42 +12,55 @@ from numpy.typing import NDArray
 
 from songcast.audio.songs import Song
 from songcast.bundle import read_arrays, read_manifest, write_bundle
-from songcast.continuation.conditioning import Block, Conditioning, Passage, Prompt, to_int16
-from songcast.continuation.features import limited
-from songcast.continuation.lattice import LatticeState
-from songcast.continuation.level_guard import LevelGuard
-from songcast.continuation.sampler import FUTURE, Sampler, SamplingOptions, Weights
-from songcast.continuation.settings import NetworkSettings, check_request
+from songcast.continuation.level_model import (
+    MEAN_SOURCES,
+    PAST_SECONDS,
+    SMOOTH,
+    LevelNetwork,
+    Present,
+    basis,
+)
+from songcast.continuation.levels import BANDS, band_levels
+from songcast.continuation.prompt import Prompt, extrapolated
+from songcast.continuation.rendering import BLOCK_HOPS, Limiter, Path, Shaper, cross_faded
+from songcast.continuation.settings import MIN_FRAMES, LevelSettings, check_request
 from songcast.distributed.engine import free_cores
 from songcast.errors import BundleError, ContinuationError
 from songcast.forecasting.forecaster import check_channels
 
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
 Samples = NDArray[np.int16]
 
 KIND = "continuation"
-# The network processes so many blocks of the song before it generates.
-PROMPT_BLOCKS = 12
+# The levels are predicted for so long; then the gain returns to 0 dB and the song is followed.
+PREDICTED_SECONDS, RETURN_SECONDS = 10.0, 5.0
+# The gain is smoothed over so many hops before and after, and limited.
+GAIN_SMOOTH, MAX_GAIN_DB = 4, 20.0
+# The end of the song is extrapolated over one hop by linear prediction of this order.
+ORDER, ORDER_SECONDS = 64, 0.1
+# At temperature 1, levels vary by this share of the expected error; independent draws are so many
+# bands and one block apart, with this correlation between blocks.
+VARIATION_SHARE, VARIATION_BANDS, VARIATION_MEMORY = 0.2, 8, 0.8
+# The level over GUARD_SECONDS stays within GUARD_DB of that of the last LEVEL_SECONDS of the song.
+LEVEL_SECONDS, GUARD_SECONDS, GUARD_DB = 10.0, 1.5, 4.0
 
 
 class ContinuationModel:
-    """Continues songs of one or two channels at any sample rate.
+    """Continues songs of one or two channels at any sample rate."""
 
-    ``copy_share``: minimum share of the retrieved excitation in a continuation, 0 to 1.
-    """
-
-    def __init__(self, network: Any, settings: NetworkSettings, copy_share: float) -> None:
-        self.network = network
+    def __init__(self, arrays: Mapping[str, NDArray[Any]], settings: LevelSettings) -> None:
+        self.arrays = dict(arrays)
         self.settings = settings
-        self.copy_share = copy_share
-        self._weights = Weights.of(network)
+        self.network = LevelNetwork(arrays, settings.negative_slope)
 
     def continue_song(
         self, song: Song, seconds: float = 5.0, temperature: float = 1.0, seed: int = 0
     ) -> Song:
-        """Return the next ``seconds`` of ``song``: the continuation only, clipped to int16.
+        """Return the next ``seconds`` of ``song``: the continuation only.
 
-        ``temperature``: 0 is greedy, 1 is as learned, higher is more random. The same ``seed``
-        gives the same samples. Raises ``ContinuationError``.
+        ``temperature``: 0 is the most probable, 1 is as learned, higher is more random. The same
+        ``seed`` gives the same samples. Raises ``ContinuationError``.
         """
         return self.continue_songs(song, seconds, temperature, [seed])[0]
 
@@ -56,7 +70,7 @@ class ContinuationModel:
         """Return one continuation for each seed, generated in threads from one prompt."""
         for seed in seeds:
             check_request(seconds, temperature, seed)
-        check_song(song, self.settings.look_back)
+        check_song(song)
         prompt = Prompt(song.samples, song.sample_rate_hz)
         frames = frames_of(song, seconds)
 
@@ -76,7 +90,7 @@ class ContinuationModel:
         Raises ``ContinuationError`` at once.
         """
         check_request(seconds, temperature, seed)
-        check_song(song, self.settings.look_back)
+        check_song(song)
         prompt = Prompt(song.samples, song.sample_rate_hz)
         return self.stream(prompt, frames_of(song, seconds), temperature, seed)
 
@@ -86,101 +100,226 @@ class ContinuationModel:
 
     def stream(self, prompt: Prompt, frames: int, temperature: float, seed: int) -> "Stream":
         """Return the next ``frames`` after the prompt, block by block."""
-        options = SamplingOptions(temperature=temperature, copy_share=self.copy_share)
-        return Stream(prompt, self._weights, options, frames, seed)
+        return Stream(prompt, self.network, self.settings.passages, frames, temperature, seed)
 
-    def save(self, folder: Path, details: dict[str, Any], history_csv: str = "") -> None:
+    def baselines(self) -> dict[str, "ContinuationModel"]:
+        """Return simpler models: zero output of the network, and three blends, rendered alike.
+
+        ``constant``: the mean level of the last 3 s. ``mean``: the mean level of the passages.
+        ``blend``: the linear blend that the network corrects.
+        """
+        constant = np.zeros_like(self.network.blend)
+        mean = constant.copy()
+        mean[MEAN_SOURCES, 0] = 1.0
+        zero = {name: np.zeros_like(self.arrays[name]) for name in ("out_kernel", "out_bias")}
+        blends = {"constant": constant, "mean": mean, "blend": self.network.blend}
+        return {
+            name: ContinuationModel({**self.arrays, **zero, "blend": blend}, self.settings)
+            for name, blend in blends.items()
+        }
+
+    def save(self, folder: FilePath, details: dict[str, Any], history_csv: str = "") -> None:
         """Write the bundle; ``details`` go into its bundle.json."""
         write_bundle(
             folder,
             kind=KIND,
-            arrays={w.path: np.array(w, np.float32) for w in self.network.weights},
+            arrays=self.arrays,
             texts={"history.csv": history_csv},
-            details={
-                **details,
-                "look_back": self.settings.look_back,
-                "network": asdict(self.settings),
-                "copy_share": self.copy_share,
-            },
+            details={**details, "network": asdict(self.settings)},
         )
 
     @classmethod
-    def load(cls, folder: Path) -> "ContinuationModel":
+    def load(cls, folder: FilePath) -> "ContinuationModel":
         """Read a bundle written by ``save``. Raises ``BundleError``."""
         manifest = read_manifest(folder)
-        config = manifest.get("network", {})
-        if manifest["kind"] != KIND or "head_units" not in config:
+        if manifest["kind"] != KIND or "passages" not in manifest.get("network", {}):
             raise BundleError(f"{folder}: no continuation model here; `make run` trains one")
-        settings = NetworkSettings(**{**config, "head_units": tuple(config["head_units"])})
-        from songcast.continuation.network import build_network
-
-        network, arrays = build_network(settings), read_arrays(folder)
-        for variable in network.weights:
-            variable.assign(arrays[variable.path])
-        return cls(network, settings, float(manifest["copy_share"]))
+        try:
+            return cls(read_arrays(folder), LevelSettings(**manifest["network"]))
+        except (TypeError, KeyError) as error:
+            raise BundleError(f"{folder}: not a continuation model ({error})") from None
 
 
 class Stream(Iterator[Samples]):
-    """A continuation as an iterator of blocks. ``clipped``: samples clipped to int16 so far."""
+    """A continuation as an iterator of blocks, (frames, channels) int16."""
 
     def __init__(
-        self, prompt: Prompt, weights: Weights, options: SamplingOptions, frames: int, seed: int
+        self,
+        prompt: Prompt,
+        network: LevelNetwork,
+        passages: int,
+        frames: int,
+        temperature: float,
+        seed: int,
     ) -> None:
-        rng = np.random.default_rng(seed)
-        # Two random streams: the number of draws from the first must not change the second.
-        self._rng, places = rng, np.random.default_rng([seed, 1])
-        self._rows = prompt.rows
-        self._options = options
+        self._prompt, self._network, self._temperature = prompt, network, temperature
         self._left = frames
-        self._sampler = Sampler(weights, len(prompt.rows), prompt.rows.block)
-        self._filter = LatticeState(len(prompt.rows), prompt.rows.order)
-        self._guard = LevelGuard(prompt)
-        self._conditioning = Conditioning(prompt, places, PROMPT_BLOCKS)
-        self._next = next(self._conditioning)
-        self.clipped = 0
-        self._process_prompt()
+        rng = np.random.default_rng(seed)
+        self.path = Path(prompt, passages, temperature, rng)
+        self._places = self.path.places
+        self._present = self._known()
+        self._state = network.new_state(BANDS)
+        # A random stream for levels only: the number of joins must not change it.
+        self._rng = np.random.default_rng([seed, 1])
+        self._knots = self._draw()
+        self._block = 0
+        self._pasted = [self._path_block()]
+        self._gains: list[F32] = []
+        self._limiter = Limiter(prompt.hop, prompt.channels)
+        self._shaper: Shaper | None = None
+        self._guard = Guard(prompt)
 
     def __next__(self) -> Samples:
-        """Return the next block, (frames, channels) int16; the last one may be shorter."""
+        """Return the next block; the last one may be shorter."""
         if self._left <= 0:
             raise StopIteration
-        block = self._advance()
-        random = self._rng.random((len(self._rows), self._rows.block, 2))
-        excitation = self._sampler.draw(
-            limited(block.excitation),
-            self._following(),
-            block.nearness,
-            self._options,
-            random,
-        )
-        rows = self._filter.synthesise(excitation.astype(np.float64), block.first, block.last)
-        rows = self._guard.apply(rows)
-        samples, clipped = to_int16((self._rows.rotation.T @ rows).T[: self._left])
+        shaped = self._shaped()
+        if self._left <= len(shaped) - self._prompt.hop:
+            shaped = self._limiter.limit(shaped, last=True)
+        else:
+            shaped = self._limiter.limit(shaped)
+        samples = np.rint(shaped[: self._left]).astype(np.int16)
         self._left -= len(samples)
-        self.clipped += clipped
         return samples
 
-    def _process_prompt(self) -> None:
-        """Process the end of the prompt: set the state of the network and of the filter."""
-        true = Passage(self._rows, self._rows.stop)
-        true.excitation(-PROMPT_BLOCKS - 1)
-        for index in range(-PROMPT_BLOCKS, 0):
-            block = self._advance()
-            start = self._rows.stop + index * self._rows.block
-            rows = self._rows.between(start, start + self._rows.block)
-            self._filter.analyse(rows, block.first, block.last)
-            excitation = limited(true.excitation(index))
-            self._sampler.force(
-                excitation, limited(block.excitation), self._following(), block.nearness
-            )
+    def _shaped(self) -> F64:
+        """Return the next block after the gain."""
+        prompt, hop = self._prompt, self._prompt.hop
+        while len(self._gains) < 3:
+            if not self._gains:  # nothing is known before the first block
+                self._gains.append(np.full((BLOCK_HOPS, BANDS), np.nan, np.float32))
+            self._gains.append(self._raw_gain())
+        gains = _smoothed(np.concatenate(self._gains))
+        gains = np.clip(gains, -MAX_GAIN_DB, MAX_GAIN_DB)
+        signal = np.concatenate([self._pasted[0], self._pasted[1][:hop]])
+        if self._shaper is None:
+            start = self._places[0].frame
+            before = prompt.between(start - hop, start)
+            self._shaper = Shaper(before, signal[:hop], gains[0], prompt.sample_rate_hz)
+            shaped = self._shaper.shape(signal, gains)
+            shaped[:hop] = cross_faded(self._extrapolated(), shaped[:hop])
+        else:
+            shaped = self._shaper.shape(signal, gains + self._guard.gains_db())
+        self._guard.measure(shaped)
+        del self._pasted[0], self._gains[0]
+        return shaped
 
-    def _advance(self) -> Block:
-        block, self._next = self._next, next(self._conditioning)
+    def _raw_gain(self) -> F32:
+        """Return the gain of the next block that has none, (BLOCK_HOPS, bands) in dB."""
+        prompt, first = self._prompt, self._block * BLOCK_HOPS
+        seconds = (first + np.arange(BLOCK_HOPS)) / prompt.hops_per_second
+        share = np.clip((PREDICTED_SECONDS + RETURN_SECONDS - seconds) / RETURN_SECONDS, 0.0, 1.0)
+        predicted = self._predicted(first) if share[0] > 0 else None
+        self._block += 1
+        self._pasted.append(self._path_block())
+        if predicted is None:
+            return np.zeros((BLOCK_HOPS, BANDS), np.float32)
+        signal = np.concatenate([self._pasted[-2], self._pasted[-1][: prompt.hop]]).mean(axis=1)
+        levels = band_levels(signal, prompt.sample_rate_hz)
+        return np.asarray((predicted - levels) * share[:, None], np.float32)
+
+    def _predicted(self, first: int) -> F32:
+        """Return the levels of the block at hop ``first``, with random variation."""
+        prompt, hops_per_second = self._prompt, self._prompt.hops_per_second
+        passages = np.stack(
+            [
+                prompt.levels(place.frame, first - self._matched - SMOOTH, BLOCK_HOPS + 2 * SMOOTH)
+                for place in self._places
+            ]
+        )
+        levels = self._network.predict(self._present, passages, first, hops_per_second, self._state)
+        if self._temperature > 0:
+            last, self._knots = (
+                self._knots,
+                VARIATION_MEMORY * self._knots
+                + math.sqrt(1.0 - VARIATION_MEMORY**2) * self._draw(),
+            )
+            rise = (np.arange(BLOCK_HOPS) / BLOCK_HOPS)[:, None]
+            knots = last * (1.0 - rise) + self._knots * rise
+            error = basis(first, BLOCK_HOPS, hops_per_second) @ self._network.spread_db
+            spread = self._temperature * VARIATION_SHARE * np.maximum(error, 0.0)[:, None]
+            at = np.linspace(0, knots.shape[1] - 1, BANDS)
+            varied = [np.interp(at, np.arange(knots.shape[1]), row) for row in knots]
+            levels = levels + spread * np.stack(varied)
+        return levels
+
+    def _draw(self) -> F64:
+        return self._rng.standard_normal(BANDS // VARIATION_BANDS + 1)
+
+    def _path_block(self) -> F64:
+        """Return the next block of the path, and note the places that it follows."""
+        block = self.path.block()
+        if self._places is not self.path.places:
+            self._places = self.path.places
+            distances = np.array([place.distance_db for place in self._places], np.float32)
+            self._present = self._present.with_passages(distances)
+        self._matched = self.path.matched
         return block
 
-    def _following(self) -> NDArray[np.float32]:
-        """The retrieved excitation that follows the current block."""
-        return limited(self._next.excitation[:, :FUTURE])
+    def _known(self) -> Present:
+        """Return what is known at the end of the song."""
+        prompt = self._prompt
+        count = round(PAST_SECONDS * prompt.hops_per_second)
+        places = self._places
+        tables = [
+            prompt.levels(f, -1 - count, count) for f in (prompt.stop, *(p.frame for p in places))
+        ]
+        known = ~np.isnan(tables[0][:, 0])
+        past = tables[0][known]
+        before = np.stack([table[known] for table in tables[1:]])
+        before = np.where(np.isnan(before), past, before)
+        distances = np.array([place.distance_db for place in places], np.float32)
+        return Present.of(past, before, distances, prompt.hops_per_second)
+
+    def _extrapolated(self) -> F64:
+        """Return one hop after the end of the song by linear prediction, (hop, channels)."""
+        prompt = self._prompt
+        length = max(round(ORDER_SECONDS * prompt.sample_rate_hz), 4 * ORDER)
+        end = prompt.between(max(prompt.stop - length, 0), prompt.stop)
+        return np.stack([extrapolated(x, ORDER, prompt.hop) for x in end.T], axis=1)
+
+
+class Guard:
+    """Keeps the level of a continuation near that of the end of the song by a slow gain."""
+
+    def __init__(self, prompt: Prompt) -> None:
+        length = round(LEVEL_SECONDS * prompt.sample_rate_hz)
+        self._target = float(
+            np.mean(prompt.between(max(prompt.stop - length, 0), prompt.stop) ** 2)
+        )
+        self._power = self._target
+        block_seconds = BLOCK_HOPS / prompt.hops_per_second
+        self._share = 1.0 - math.exp(-block_seconds / GUARD_SECONDS)
+        self._before = self._now = 0.0
+
+    def measure(self, shaped: F64) -> None:
+        """Take note of a block (frames, channels) that was rendered."""
+        unguarded = float(np.mean(shaped**2)) * 10.0 ** (-self._now / 10.0)
+        self._power += self._share * (unguarded - self._power)
+
+    def gains_db(self) -> F32:
+        """Return the gain of the next block, (BLOCK_HOPS, 1) in dB."""
+        over = 10.0 * math.log10((self._power + 0.01) / (self._target + 0.01))
+        wanted = float(
+            np.clip(np.clip(over, -GUARD_DB, GUARD_DB) - over, -MAX_GAIN_DB, MAX_GAIN_DB)
+        )
+        self._before, self._now = self._now, self._now + 0.5 * (wanted - self._now)
+        rise = np.arange(1, BLOCK_HOPS + 1)[:, None] / BLOCK_HOPS
+        return np.asarray(self._before + (self._now - self._before) * rise, np.float32)
+
+
+def _smoothed(raw: F32) -> F32:
+    """Return the middle block of three, smoothed over time; NaN counts as unknown."""
+    kernel = np.hanning(2 * GAIN_SMOOTH + 3)[1:-1]
+    known = ~np.isnan(raw[:, 0])
+    values = np.where(known[:, None], raw, 0.0)
+    result = np.zeros((BLOCK_HOPS, raw.shape[1]))
+    total = np.zeros(BLOCK_HOPS)
+    for offset, weight in zip(range(-GAIN_SMOOTH, GAIN_SMOOTH + 1), kernel, strict=True):
+        part = slice(BLOCK_HOPS + offset, 2 * BLOCK_HOPS + offset)
+        result += weight * values[part]
+        total += weight * known[part]
+    return np.asarray(result / total[:, None], np.float32)
 
 
 def frames_of(song: Song, seconds: float) -> int:
@@ -188,11 +327,11 @@ def frames_of(song: Song, seconds: float) -> int:
     return max(round(seconds * song.sample_rate_hz), 1)
 
 
-def check_song(song: Song, look_back: int) -> None:
+def check_song(song: Song) -> None:
     """Raise ``ContinuationError`` or ``AudioError`` for a song that cannot be continued."""
     check_channels(song)
-    if song.frames < look_back:
+    if song.frames < MIN_FRAMES:
         raise ContinuationError(
             f"{song.name}: {song.frames} frames are too short to continue; "
-            f"give a song of {look_back} frames or more"
+            f"give a song of {MIN_FRAMES} frames or more"
         )

@@ -1,32 +1,26 @@
-"""The shape of the continuation network and the limits of a request; no heavy imports."""
+"""The shape of the level network and the limits of a request; no heavy imports."""
 
 import math
 from dataclasses import dataclass
 
 from songcast.errors import ContinuationError
 
-# Limits of the log scales, in units of the level of an excitation.
-MIN_LOG_SCALE, MAX_LOG_SCALE = -7.0, 4.0
-# The head sees the passage from so many samples before the current one to so many after it.
-AHEAD = 4
 MAX_SECONDS = 3600.0
+# A song needs so many frames to be continued.
+MIN_FRAMES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkSettings:
-    """Shape of the network; the head sees ``look_back`` past samples."""
+class LevelSettings:
+    """Shape of the level network: LSTM ``units``, then a LeakyReLU layer of ``head_units``.
 
-    look_back: int = 16
-    slow_units: int = 32
-    fast_units: int = 24
-    head_units: tuple[int, int] = (24, 16)
-    mixtures: int = 3
+    ``passages``: number of retrieved passages that it reads.
+    """
+
+    units: int = 24
+    head_units: int = 24
     negative_slope: float = 0.1
-
-    @property
-    def sight(self) -> int:
-        """Number of samples that the head sees: its own past, and the passage around it."""
-        return self.look_back + 2 * AHEAD
+    passages: int = 8
 
 
 def check_request(seconds: float, temperature: float, seed: int) -> None:

@@ -1,11 +1,13 @@
 """Measures of continuations against the true continuation of a song, by horizon."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
 from songcast.continuation.baselines import BASELINES
-from songcast.continuation.conditioning import Prompt
 from songcast.continuation.model import ContinuationModel
+from songcast.continuation.prompt import Prompt
 from songcast.data.corpus import PreparedSong
 from songcast.evaluation import spectral
 from songcast.evaluation.summary import CONTINUATION, HORIZONS_SECONDS, Values
@@ -31,16 +33,30 @@ SHORTEST_PASSAGE_SECONDS = 0.05
 def measure_continuations(
     model: ContinuationModel, song: PreparedSong, start: int, seconds: float
 ) -> dict[str, dict[str, Values]]:
-    """Continue ``song`` from frame ``start`` with the model and every baseline.
+    """Continue ``song`` from frame ``start`` with the model and every baseline, at temperature 0.
 
     Returns the measures over ``seconds`` by name: measure to one value per horizon.
     """
     rate = song.sample_rate_hz
     true = song.samples[start : start + round(seconds * rate)]
     prompt = Prompt(song.samples[:start], rate)
-    tracks = {CONTINUATION: model.generate(prompt, len(true), temperature=1.0, seed=0)}
-    tracks |= {name: baseline(prompt, len(true)) for name, baseline in BASELINES.items()}
-    return {name: by_horizon(true, track, rate) for name, track in tracks.items()}
+    return measure_tracks(true, tracks_of(model, prompt, len(true), temperature=0.0), rate)
+
+
+def tracks_of(
+    model: ContinuationModel, prompt: Prompt, frames: int, temperature: float
+) -> dict[str, Samples]:
+    """Return the continuation of ``prompt`` by the model and by every baseline."""
+    models = {CONTINUATION: model, **model.baselines()}
+    tracks = {name: each.generate(prompt, frames, temperature, 0) for name, each in models.items()}
+    return tracks | {name: baseline(prompt, frames) for name, baseline in BASELINES.items()}
+
+
+def measure_tracks(
+    true: Samples, tracks: Mapping[str, Samples], sample_rate_hz: int
+) -> dict[str, dict[str, Values]]:
+    """Return the measures of each track by name: measure to one value per horizon."""
+    return {name: by_horizon(true, track, sample_rate_hz) for name, track in tracks.items()}
 
 
 def by_horizon(true: Samples, track: Samples, sample_rate_hz: int) -> dict[str, Values]:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.continuation.conditioning import Prompt
 from songcast.continuation.model import ContinuationModel
+from songcast.continuation.prompt import Prompt
 from songcast.data.corpus import TEST, PreparedSong, first_holdout_frame
 from songcast.evaluation.continuations import measure_continuations
 from songcast.evaluation.forecasts import forecast_passage, measure_forecast
@@ -53,7 +53,6 @@ def load_models(folder: Path, names: tuple[str, ...]) -> dict[str, Forecaster]:
 @functools.cache
 def load_continuation(folder: Path) -> ContinuationModel:
     """Return the continuation model in ``folder``, loaded once in each process."""
-    import_keras()
     return ContinuationModel.load(folder / "continuation")
 
 

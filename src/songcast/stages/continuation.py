@@ -1,91 +1,76 @@
-"""Stage continuation: train the model that continues songs, on all songs.
+"""Stage continuation: train the level model of continuations, on all songs.
 
 Run as ``python -m songcast.stages.continuation``. The stage register packages its bundle with
-those of train and retrain.
+those of train and retrain. Training takes about a minute, so it has no checkpoints.
 """
 
 import logging
+from pathlib import Path
 
 from songcast.config import ContinuationParams, Params
 from songcast.data.corpus import Corpus, usable_frames
 from songcast.distributed.engine import free_cores
-from songcast.files import PREPARED
+from songcast.files import MODELS, PLOTS, PREPARED, write_text
 from songcast.forecasting.keras_backend import import_keras
+from songcast.report.console import progress
 from songcast.stages import run_stage
-from songcast.stages.fitting import Hooks, Model, run_training
-from songcast.training.checkpoint import fingerprint
-from songcast.training.fit import Row
+from songcast.stages.fitting import history_csv
+from songcast.tracking.lineage import provenance
+from songcast.tracking.stage_run import stage_run
 
 log = logging.getLogger("songcast.continuation")
+STAGE = "continuation"
 
 
 def main() -> None:
     """Read params and prepared songs; write models/continuation and plots/continuation.csv."""
     import_keras()
-    from songcast.training.continuation import CODE
-
-    params = Params.load().continuation
-    corpus = Corpus.open(PREPARED)
-    run_training(
-        "continuation",
-        params,
-        lambda hooks: train(params, corpus, hooks),
-        fingerprint=fingerprint(params.model_dump(mode="json"), corpus, code=CODE),
-        details={"sample_rate_hz": corpus.sample_rate_hz, "channels": 2},
-        learned=[song.slug for song in corpus],
-        log_bundle=lambda run, bundle: run.log_artifact(bundle, "bundle"),
-    )
+    train(Params.load().continuation, Corpus.open(PREPARED))
 
 
-def train(params: ContinuationParams, corpus: Corpus, hooks: Hooks) -> tuple[Model, list[Row]]:
-    """Return the trained model and one row per epoch."""
-    import keras
-
-    from songcast.continuation.features import SLOW
+def train(params: ContinuationParams, corpus: Corpus) -> None:
+    """Train the model within an MLflow run; write the bundle and the learning curve."""
     from songcast.continuation.model import ContinuationModel
-    from songcast.continuation.network import build_network
-    from songcast.continuation.settings import NetworkSettings
-    from songcast.training.continuation import (
-        AVERAGE_MOMENTUM,
-        WARMUP_SHARE,
-        Sampler,
-        continuation_objective,
-        make_examples,
-    )
-    from songcast.training.fit import FitSettings, fit
+    from songcast.continuation.settings import LevelSettings
+    from songcast.training.continuation import BLEND_ERROR, TRAIN_ERROR, Row, fit_levels, make_cuts
 
-    songs = [(song, usable_frames(song, params.holdout_seconds)) for song in corpus]
-    log.info("continuation: making training examples of %d songs ...", len(songs))
-    examples = make_examples(songs, params.examples, params.crop_steps * SLOW, free_cores())
-    learn, check = (
-        Sampler(
-            part or examples[0],
-            rows=params.batch_size,
-            steps=params.crop_steps,
-            look_back=params.look_back,
-            seed=params.seed,
-        )
-        for part in examples
-    )
-    settings = NetworkSettings(
-        look_back=params.look_back,
-        slow_units=params.slow_units,
-        fast_units=params.fast_units,
+    values = params.model_dump(mode="json")
+    origin = provenance([song.slug for song in corpus])
+    settings = LevelSettings(
+        passages=params.passages,
+        units=params.units,
         head_units=params.head_units,
         negative_slope=params.negative_slope,
     )
-    keras.utils.set_random_seed(params.seed)
-    network = build_network(settings)
-    fit_settings = FitSettings(
-        epochs=params.epochs,
-        steps_per_epoch=params.steps_per_epoch,
-        learning_rate=params.learning_rate,
-        warmup_share=WARMUP_SHARE,
-        average_momentum=AVERAGE_MOMENTUM,
-    )
-    objective = continuation_objective(learn, check)
-    rows = fit(network, objective, fit_settings, hooks.checkpoint, hooks.on_epoch, hooks.on_step)
-    return ContinuationModel(network, settings, params.copy_share), rows
+    steps = params.epochs * params.steps_per_epoch
+    with stage_run(STAGE, values) as run, progress(STAGE, steps, "steps") as update:
+        songs = [(song, usable_frames(song, params.holdout_seconds)) for song in corpus]
+        log.info("continuation: cutting %d songs ...", len(songs))
+        cuts = make_cuts(songs, params.cuts, params.passages, params.seed, free_cores())
+
+        def on_epoch(epoch: int, row: Row) -> None:
+            errors = row[TRAIN_ERROR], row[BLEND_ERROR]
+            log.info("continuation: epoch %d, levels %.3f dB, blend %.3f dB", epoch + 1, *errors)
+            run.log_metrics({key: row[key] for key in (TRAIN_ERROR, BLEND_ERROR)}, epoch)
+
+        arrays, rows = fit_levels(
+            cuts,
+            settings,
+            epochs=params.epochs,
+            steps_per_epoch=params.steps_per_epoch,
+            batch_size=params.batch_size,
+            learning_rate=params.learning_rate,
+            seed=params.seed,
+            on_epoch=on_epoch,
+            on_step=lambda step: update(completed=step),
+        )
+        history = history_csv(rows)
+        bundle = Path(MODELS) / STAGE
+        details = {"sample_rate_hz": corpus.sample_rate_hz, "channels": 2}
+        details |= {"params": values, "provenance": origin}
+        ContinuationModel(arrays, settings).save(bundle, details, history)
+        write_text(Path(PLOTS) / f"{STAGE}.csv", history)
+        run.log_artifact(bundle, "bundle")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from songcast.config import ContinuationParams, FitParams
+from songcast.config import FitParams
 from songcast.files import CHECKPOINTS, MODELS, PLOTS, write_text
 from songcast.report.console import progress
 from songcast.tracking.lineage import provenance, unused_gpu
@@ -37,7 +37,7 @@ class Hooks:
 
 def run_training(
     stage: str,
-    params: FitParams | ContinuationParams,
+    params: FitParams,
     train: Callable[[Hooks], tuple[Model, list[Row]]],
     *,
     fingerprint: str,

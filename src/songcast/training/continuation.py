@@ -1,10 +1,11 @@
-"""Training of the continuation model: examples, which are songs cut at many places, and the loss.
+"""Training of the level model: songs cut at many places, and the levels that follow.
 
-An example is a song up to a cut, conditioned exactly as a continuation would be. The target is
-the excitation that would drive the conditioning filters to give the true next seconds.
+The levels of a song are a small table, so thousands of cuts fit in memory. The passages of a cut
+are retrieved from the whole part of the song that may be used, except around the seconds that
+are predicted: a short song then has enough of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -12,249 +13,329 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.continuation.conditioning import (
-    Block,
-    Conditioning,
-    Passage,
-    Prompt,
-    Rows,
-    block_frames,
+from songcast.continuation.level_model import (
+    BASIS,
+    FEATURES,
+    OFFSET_DB,
+    PAST_SECONDS,
+    SMOOTH,
+    SOURCES,
+    STEP,
+    Present,
+    basis,
+    blended,
+    model_inputs,
 )
-from songcast.continuation.features import (
-    FAST,
-    FAST_FEATURES,
-    SLOW,
-    SLOW_FEATURES,
-    all_features,
-    all_sights,
-    limited,
-)
-from songcast.continuation.network import code_length_bits
-from songcast.continuation.settings import AHEAD
+from songcast.continuation.levels import band_levels, window_frames
+from songcast.continuation.retrieval import Retrieval
+from songcast.continuation.settings import LevelSettings
+from songcast.data.augmentation import AUGMENTATIONS, augment
 from songcast.data.corpus import PreparedSong
 from songcast.errors import CorpusError
-from songcast.training.fit import Objective
+from songcast.forecasting.forecaster import prefetch
 
 F32 = NDArray[np.float32]
-F64 = NDArray[np.float64]
+Row = dict[str, float]
 
-# Extra steps of a crop: the past of its first step and the future of its last one.
-EDGES = 3
-FIRST_STEP = SLOW
-# Length of an example in crops, before and after its cut.
-CROPS_BEFORE, CROPS_AFTER = 1, 2
-# Before an earlier cut there is too little song for a useful retrieval.
-EARLIEST_SECONDS = 2.5
-# Standard deviation in dB per block of the random walk of input levels.
-DRIFT_DB = 1.5
-NO_PASSAGE_SHARE = 0.15
-# The loss uses so many random fast steps of a crop, because the head is the largest cost.
-PICKED = 64
-WARMUP_SHARE, AVERAGE_MOMENTUM = 0.1, 0.98
-# Batches of the validation after each epoch.
-VALIDATION_BATCHES = 6
-# The modules that train the model: a checkpoint depends on their code.
-CODE = ("songcast.training.continuation", "songcast.training.fit")
+# The predicted seconds after a cut: drawn from these, or up to the end of a shorter song.
+FUTURE_SECONDS = (1.5, 3.0, 6.0, 10.0)
+EARLIEST_SECONDS, LATEST_SECONDS = 1.5, 0.7
+# Share of the cuts whose passages are moved towards the truth, as in music that repeats exactly,
+# and the mean time in which they leave it.
+NEARER_SHARE, NEARER_SECONDS = 0.3, 5.0
+# Random bands of a cut in a batch.
+BATCH_BANDS = 24
+# Random cuts to which the blend is fitted, iterations, and the ridge penalty.
+BLEND_CUTS, BLEND_ITERATIONS, BLEND_PENALTY = 200, 8, 30.0
+AVERAGE_MOMENTUM, CLIP_NORM = 0.97, 1.0
+TRAIN_ERROR, BLEND_ERROR = "train_level_error_db", "blend_level_error_db"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Example:
-    """``own``, ``passage`` (rows, frames) float32: the true and the retrieved excitation.
+class Cut:
+    """A song cut at hop ``hop`` of ``table`` (hops, bands), its levels in dB.
 
-    ``nearness`` (blocks, 2) float32: 1 if a passage was retrieved, and its distance in 10 dB.
-    ``block``: frames per block.
+    ``places``: hop and distance of each retrieved place. ``stop``: the future is predicted up to
+    this hop.
     """
 
-    own: F32
-    passage: F32
-    nearness: F32
-    block: int
+    table: F32
+    hop: int
+    places: tuple[tuple[int, float], ...]
+    stop: int
+    hops_per_second: float
 
+    def arrays(self, nearer: np.random.Generator | None) -> tuple[F32, F32, F32] | None:
+        """Return features, sources and true levels relative to the reference; None if too short.
 
-def make_examples(
-    songs: Sequence[tuple[PreparedSong, int]], count: int, crop_frames: int, threads: int
-) -> tuple[list[Example], list[Example]]:
-    """Return about ``count`` training examples and one validation example of each song.
-
-    ``songs``: each song with the number of its frames that may be used. Where there is room, the
-    last frames of these are used for validation only. Raises ``CorpusError`` if no song is long
-    enough.
-    """
-    training, validation = [], []
-    share = max(count // max(len(songs), 1), 1)
-    for song, frames in songs:
-        length = Length.of(song.sample_rate_hz, crop_frames)
-        last = frames - length.after
-        cuts = length.cuts(last, share)
-        if cuts:
-            validation.append((song, frames, last, length))
-        training += [(song, frames, cut, length) for cut in cuts or length.cuts(frames, share)]
-    if not training:
-        raise CorpusError(
-            "no song is long enough to train its continuation: add longer songs or reduce "
-            "continuation.crop_steps in params.yaml"
-        )
-
-    def work(job: tuple[PreparedSong, int, int, Length]) -> Example:
-        song, usable_frames, cut, length = job
-        # Opened here: a map of every song at once would exceed the limit of open files.
-        return make_example(song.samples[:usable_frames], song.sample_rate_hz, cut, length)
-
-    with ThreadPoolExecutor(threads) as pool:
-        examples = list(pool.map(work, [*training, *validation]))
-    return examples[: len(training)], examples[len(training) :]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Length:
-    """The length of examples in frames, ``before`` and ``after`` the cut."""
-
-    block: int
-    before: int
-    after: int
-    earliest: int
-
-    @classmethod
-    def of(cls, sample_rate_hz: int, crop_frames: int) -> "Length":
-        """Return the length for crops of ``crop_frames``, in whole blocks."""
-        block = block_frames(sample_rate_hz)
-        crop = -(-(crop_frames + EDGES * SLOW) // block) * block
-        return cls(
-            block=block,
-            before=CROPS_BEFORE * crop,
-            after=CROPS_AFTER * crop,
-            earliest=round(EARLIEST_SECONDS * sample_rate_hz),
-        )
-
-    def cuts(self, frames: int, count: int) -> list[int]:
-        """Return up to ``count`` evenly spread cuts of examples within the first ``frames``."""
-        first, last = self.before + self.block, frames - self.after
-        first = max(first, min(self.earliest, last))
-        return (
-            sorted({int(cut) for cut in np.linspace(first, last, count)}) if last >= first else []
-        )
-
-
-def make_example(
-    samples: NDArray[np.int16], sample_rate_hz: int, cut: int, length: Length
-) -> Example:
-    """Return the example of ``samples`` (frames, channels) int16, cut at frame ``cut``."""
-    before, after = length.before // length.block, length.after // length.block
-    prompt = Prompt(samples[:cut], sample_rate_hz)
-    conditioning = Conditioning(prompt, np.random.default_rng(cut), before)
-    true = Passage(Rows(samples, sample_rate_hz, prompt.rows.rotation), cut)
-    true.excitation(-before - 1)
-    own, passage, nearness = [], [], []
-    for index in range(-before, after):
-        block = next(conditioning)
-        own.append(true.excitation(index, *target_levels(block, index)))
-        passage.append(block.excitation)
-        nearness.append(block.nearness)
-    return Example(
-        own=limited(np.concatenate(own, axis=1)),
-        passage=limited(np.concatenate(passage, axis=1)),
-        nearness=np.array(nearness, np.float32),
-        block=length.block,
-    )
-
-
-def target_levels(block: Block, index: int) -> tuple[F64 | None, F64 | None]:
-    """Return the levels at both ends of block ``index``; after the cut, the conditioning's."""
-    return (block.first.level if index > 0 else None, block.last.level if index >= 0 else None)
-
-
-class Sampler:
-    """Draws batches of crops from examples; deterministic in seed, epoch and index."""
-
-    def __init__(
-        self, examples: Sequence[Example], *, rows: int, steps: int, look_back: int, seed: int
-    ) -> None:
-        self._examples = list(examples)
-        self._rows, self._steps = rows, steps
-        self._look_back, self._seed = look_back, seed
-
-    def batch(
-        self, epoch: int, index: int, noisy: bool = True
-    ) -> tuple[list[NDArray[np.generic]], F32]:
-        """Return the network's five inputs and the target (rows, PICKED * FAST, 1).
-
-        ``noisy``: the level of the past excitation drifts, as it does when the network runs on
-        its own output, and some crops have no retrieved passage. The target stays the same.
+        ``nearer``: draws how much nearer to the truth the passages are moved, if at all.
         """
-        rng = np.random.default_rng([self._seed, epoch, index, int(noisy)])
-        crops = [self._crop(rng, noisy) for _ in range(self._rows)]
-        slow, fast, picked, sight, passage, target = map(np.stack, zip(*crops, strict=True))
-        return [slow, fast, picked, sight, passage], target
+        hops = self.stop - self.hop
+        count = min(round(PAST_SECONDS * self.hops_per_second), self.hop - 1)
+        past = self._rows(self.hop - 1 - count, self.hop - 1)
+        before = np.stack([self._rows(hop - 1 - count, hop - 1) for hop, _ in self.places])
+        after = np.stack([self._passage(hop, hops) for hop, _ in self.places])
+        distances = np.array([distance for _, distance in self.places], np.float32)
+        if nearer is not None and nearer.random() < NEARER_SHARE:
+            share = float(nearer.random())
+            time = np.arange(-SMOOTH, hops + SMOOTH) / self.hops_per_second
+            left = 1.0 - (1.0 - share) * np.exp(
+                -np.maximum(time, 0.0) / nearer.exponential(NEARER_SECONDS)
+            )
+            truth = self._rows(self.hop - SMOOTH, self.stop + SMOOTH)
+            after = truth + np.float32(1) * (after - truth) * left[:, None].astype(np.float32)
+            before = past + np.float32(share) * (before - past)
+            distances = distances * np.float32(share)
+        known = ~np.isnan(after[:, SMOOTH : SMOOTH + hops, 0]).all(axis=0)
+        hops = (hops if known.all() else int(np.argmin(known))) // STEP * STEP
+        if hops == 0:
+            return None
+        present = Present.of(past, before, distances, self.hops_per_second)
+        after = after[:, : hops + 2 * SMOOTH]
+        features, sources = model_inputs(present, after, 0, self.hops_per_second)
+        return features, sources, self.table[self.hop : self.hop + hops] - present.reference
 
-    def _crop(self, rng: np.random.Generator, noisy: bool) -> tuple[NDArray[np.generic], ...]:
-        example = self._examples[rng.integers(len(self._examples))]
-        frames = self._steps * SLOW
-        whole = frames + EDGES * SLOW
-        first = int(rng.integers((example.own.shape[1] - whole) // SLOW + 1)) * SLOW
-        piece = slice(first, first + whole)
-        row = int(rng.integers(len(example.own)))
-        order = [row, *[r for r in range(len(example.own)) if r != row]]
-        true, passage = example.own[order, piece], example.passage[order, piece].copy()
-        near = example.nearness[(first + SLOW * np.arange(1, self._steps + 1)) // example.block]
-        own = true
-        if noisy:
-            own = true * drift(rng, len(true), true.shape[1], example.block)
-            if rng.random() < NO_PASSAGE_SHARE:
-                passage[:] = 0.0
-                near = np.zeros_like(near)
-        own, passage = np.ascontiguousarray(own), np.ascontiguousarray(passage)
-        return crop(own, passage, near, true, self._look_back, self._pick(rng))
+    def _passage(self, hop: int, hops: int) -> F32:
+        """Return the levels of the passage from SMOOTH hops before ``hop`` on; NaN after its end.
 
-    def _pick(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        fast = self._steps * SLOW // FAST
-        return np.sort(rng.choice(fast, min(PICKED, fast), replace=False))
+        A passage before the cut ends at the cut.
+        """
+        rows = self._rows(hop - SMOOTH, hop + hops + SMOOTH)
+        last = self.hop - 1 if hop < self.hop else len(self.table)
+        rows[max(last - hop + SMOOTH, 0) :] = np.nan
+        return rows
+
+    def _rows(self, start: int, stop: int) -> F32:
+        return self.table[np.clip(np.arange(start, stop), 0, len(self.table) - 1)]
 
 
-def crop(
-    own: F32, passage: F32, near: F32, true: F32, look_back: int, picked: NDArray[np.int64]
-) -> tuple[NDArray[np.generic], ...]:
-    """Return the inputs for the first row of one crop, and the target.
+def make_cuts(
+    songs: Sequence[tuple[PreparedSong, int]],
+    count: int,
+    passages: int,
+    seed: int,
+    threads: int,
+) -> list[Cut]:
+    """Return about ``count`` cuts of the songs and of augmented copies of them.
 
-    ``own``, ``passage``, ``true`` (rows, SLOW + steps * SLOW + 2 SLOW): the crop between what
-    comes before and after. ``near`` (steps, 2). ``picked``: the fast steps to predict.
+    ``songs``: each song with the number of its frames that may be used. Raises ``CorpusError``
+    if no song is long enough.
     """
-    steps = len(near)
-    slow = np.empty((len(own), steps, SLOW_FEATURES), np.float32)
-    fast = np.empty((len(own), steps * SLOW // FAST, FAST_FEATURES), np.float32)
-    all_features(own, passage, FIRST_STEP, near, slow, fast)
-    starts = FIRST_STEP + picked * FAST
-    sight = np.empty((len(picked) * FAST, look_back + 2 * AHEAD), np.float32)
-    all_sights(own[0], passage[0], starts, look_back, sight)
-    places = (starts[:, None] + np.arange(FAST)).ravel()
-    return (
-        slow[0],
-        fast[0],
-        picked.astype(np.int32),
-        sight,
-        passage[0, places, None],
-        true[0, places, None],
+    share = max(count // max(len(songs) * (1 + len(AUGMENTATIONS)), 1), 1)
+
+    def work(job: tuple[int, PreparedSong, int]) -> list[Cut]:
+        index, song, frames = job
+        samples = song.samples[:frames]
+        rng = np.random.default_rng([seed, index])
+        cuts = song_cuts(samples, song.sample_rate_hz, share, passages, rng)
+        for augmentation in AUGMENTATIONS if cuts else ():
+            copy = augment(samples, song.sample_rate_hz, augmentation)
+            cuts += song_cuts(copy, song.sample_rate_hz, share, passages, rng)
+        return cuts
+
+    jobs = [(i, *entry) for i, entry in enumerate(songs)]
+    with ThreadPoolExecutor(threads) as pool:
+        cuts = [cut for part in pool.map(work, jobs) for cut in part]
+    if not cuts:
+        raise CorpusError(
+            "no song is long enough to train its continuation: add songs whose train passage "
+            "has 4 seconds or more"
+        )
+    return cuts
+
+
+def song_cuts(
+    samples: NDArray[np.int16],
+    sample_rate_hz: int,
+    count: int,
+    passages: int,
+    rng: np.random.Generator,
+) -> list[Cut]:
+    """Return up to ``count`` cuts of ``samples`` (frames, channels) int16 at random places."""
+    hop = window_frames(sample_rate_hz) // 2
+    first, last = EARLIEST_SECONDS * sample_rate_hz, len(samples) - LATEST_SECONDS * sample_rate_hz
+    if last <= first:
+        return []
+    mono = samples.astype(np.float64).mean(axis=1)
+    retrieval = Retrieval(mono, sample_rate_hz)
+    table = band_levels(mono, sample_rate_hz)
+    cuts = []
+    for frame in rng.uniform(first, last, count):
+        at = int(frame) // hop
+        stop = min(at + round(rng.choice(FUTURE_SECONDS) * sample_rate_hz / hop), len(table))
+        found = retrieval.find(at * hop, passages, until=stop * hop)
+        places = tuple((round(place.frame / hop), place.distance_db) for place in found)
+        if places:
+            hops_per_second = sample_rate_hz / hop
+            cuts.append(
+                Cut(table=table, hop=at, places=places, stop=stop, hops_per_second=hops_per_second)
+            )
+    return cuts
+
+
+def fit_blend(cuts: Sequence[Cut], rng: np.random.Generator) -> tuple[F32, F32]:
+    """Return the weights of the blend with the least absolute error, and that error over time.
+
+    (SOURCES, BASIS) and (BASIS,) float32; by iteratively reweighted least squares.
+    """
+    rows, targets, weights, bases = [], [], [], []
+    for index in rng.choice(len(cuts), min(len(cuts), BLEND_CUTS), replace=False):
+        cut = cuts[index]
+        made = cut.arrays(rng)
+        if made is None:
+            continue
+        _, sources, true = made
+        picked = np.unique(np.geomspace(1, len(true), 48).astype(int) - 1)
+        bands = rng.choice(true.shape[1], min(16, true.shape[1]), replace=False)
+        functions = basis(0, len(true), cut.hops_per_second)[picked]
+        part = sources[np.ix_(picked, bands)]
+        products = part[:, :, :, None] * functions[:, None, None, :]
+        rows.append(products.reshape(-1, SOURCES * BASIS))
+        targets.append(true[np.ix_(picked, bands)].ravel())
+        weights.append(
+            np.repeat(
+                hop_weights(len(true), cut.hops_per_second)[picked]
+                * np.gradient(picked.astype(float)),
+                len(bands),
+            )
+        )
+        bases.append(np.repeat(functions, len(bands), axis=0))
+    x, y = np.concatenate(rows).astype(np.float64), np.concatenate(targets)
+    weight, functions = np.concatenate(weights), np.concatenate(bases).astype(np.float64)
+    penalty = BLEND_PENALTY * np.mean(weight) * np.eye(x.shape[1])
+    solution = np.zeros(x.shape[1])
+    for _ in range(BLEND_ITERATIONS):
+        w = weight / np.maximum(np.abs(y - x @ solution), 0.5)
+        weighted = x * w[:, None]
+        solution = np.linalg.solve(weighted.T @ x + penalty, weighted.T @ y)
+    error = np.abs(y - x @ solution)
+    spread = np.linalg.lstsq(functions, error, rcond=None)[0]
+    return solution.reshape(SOURCES, BASIS).astype(np.float32), spread.astype(np.float32)
+
+
+def hop_weights(hops: int, hops_per_second: float) -> F32:
+    """Return the weight of each hop in the loss: every factor in time counts about the same."""
+    seconds = (np.arange(hops) + 0.5) / hops_per_second
+    return np.asarray(1.0 / (seconds + 0.1), np.float32)
+
+
+def build_network(settings: LevelSettings) -> Any:
+    """Return the untrained Keras model: (batch, steps, FEATURES) -> corrections; zero at first."""
+    import keras
+
+    features = keras.Input((None, FEATURES), name="features")
+    x = keras.layers.LSTM(settings.units, return_sequences=True, name="lstm")(features)
+    x = keras.layers.Concatenate()([x, features])
+    x = keras.layers.Dense(settings.head_units, name="head")(x)
+    x = keras.layers.LeakyReLU(negative_slope=settings.negative_slope)(x)
+    corrections = keras.layers.Dense(SOURCES + 1, kernel_initializer="zeros", name="out")(x)
+    return keras.Model(features, corrections, name="levels")
+
+
+def network_arrays(network: Any) -> dict[str, F32]:
+    """Return the weights of the Keras model as ``LevelNetwork`` takes them."""
+    names = {
+        "lstm": ("lstm_kernel", "lstm_recurrent", "lstm_bias"),
+        "head": ("head_kernel", "head_bias"),
+        "out": ("out_kernel", "out_bias"),
+    }
+    return {
+        name: np.asarray(weight, np.float32)
+        for layer, own in names.items()
+        for name, weight in zip(own, network.get_layer(layer).get_weights(), strict=True)
+    }
+
+
+def fit_levels(
+    cuts: Sequence[Cut],
+    settings: LevelSettings,
+    *,
+    epochs: int,
+    steps_per_epoch: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    on_epoch: Callable[[int, Row], None],
+    on_step: Callable[[int], None],
+) -> tuple[dict[str, F32], list[Row]]:
+    """Return the arrays of a ``LevelNetwork`` and one row per epoch: errors in dB.
+
+    The weights are a moving average over the last steps (Polyak & Juditsky, 1992).
+    """
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    blend, spread = fit_blend(cuts, np.random.default_rng(seed))
+    network = build_network(settings)
+    sources = keras.Input((None, STEP, SOURCES), name="sources")
+    corrections = keras.ops.expand_dims(network.output, 2)
+    added = keras.ops.sum(corrections[..., :-1] * sources, axis=-1)
+    trainer = keras.Model([network.input, sources], added + OFFSET_DB * corrections[..., -1])
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps_per_epoch)
+    optimizer = keras.optimizers.Adam(
+        schedule, global_clipnorm=CLIP_NORM, use_ema=True, ema_momentum=AVERAGE_MOMENTUM
     )
 
+    def loss(target: Any, output: Any) -> Any:
+        weights = target[..., 1]
+        absolute = keras.ops.sum(weights * keras.ops.abs(target[..., 0] - output))
+        return absolute / keras.ops.sum(weights)
 
-def drift(rng: np.random.Generator, rows: int, frames: int, block: int) -> F32:
-    """Return gains (rows, frames): a random walk in dB, straight between blocks."""
-    knots = -(-frames // block) + 1
-    walk = np.cumsum(rng.normal(0.0, DRIFT_DB, (rows, knots)), axis=1)
-    walk -= walk[:, :1] - rng.normal(0.0, DRIFT_DB, (rows, 1))
-    places = np.arange(frames) / block
-    decibels = np.stack([np.interp(places, np.arange(knots), row) for row in walk])
-    return np.asarray(10.0 ** (decibels / 20.0), np.float32)
+    trainer.compile(optimizer=optimizer, loss=loss)
+    batches = Batches(cuts, blend, batch_size, seed)
+    rows = []
+    for epoch in range(epochs):
+        errors, plain = [], []
+        numbers = range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch)
+        for number, (inputs, target) in prefetch(batches.batch, numbers):
+            errors.append(float(trainer.train_on_batch(inputs, target)))
+            residual, weights = target[..., 0], target[..., 1]
+            plain.append(float(np.sum(weights * np.abs(residual)) / np.sum(weights)))
+            on_step(number + 1)
+        row = {"step": float(epoch)}
+        row |= {TRAIN_ERROR: float(np.mean(errors)), BLEND_ERROR: float(np.mean(plain))}
+        rows.append(row)
+        on_epoch(epoch, row)
+    optimizer.finalize_variable_values(trainer.trainable_variables)
+    return {**network_arrays(network), "blend": blend, "spread_db": spread}, rows
 
 
-def continuation_objective(learn: Sampler, check: Sampler) -> Objective:
-    """Return batches from ``learn``, and a validation on batches from ``check`` without drift.
+@dataclass(frozen=True)
+class Batches:
+    """Random cuts as inputs of the trainer; the target is what the blend leaves."""
 
-    Bits per sample are the differential code length of an excitation sample; white Gaussian
-    noise at unit level would have 2.05.
-    """
-    batches = [check.batch(0, i, noisy=False) for i in range(VALIDATION_BATCHES)]
+    cuts: Sequence[Cut]
+    blend: F32
+    size: int
+    seed: int
 
-    def validate(trainer: Any) -> list[float]:
-        return [float(np.mean([trainer.test_on_batch(*batch) for batch in batches]))]
+    def batch(self, number: int) -> tuple[list[F32], F32]:
+        """Return batch ``number``: features and sources, and residuals with their weights."""
+        parts = list(self._parts(np.random.default_rng([self.seed, number])))
+        steps = max(len(features) for features, _, _ in parts)
 
-    return Objective(loss=code_length_bits, batch=learn.batch, validate=validate)
+        def padded(values: F32, length: int) -> F32:
+            return np.pad(values, ((0, length - len(values)), *((0, 0),) * (values.ndim - 1)))
+
+        stacked = [
+            np.concatenate([padded(part[i], steps * n).swapaxes(0, 1) for part in parts])
+            for i, n in ((0, 1), (1, STEP), (2, STEP))
+        ]
+        features, sources, target = stacked
+        shape = (len(features), steps, STEP)
+        return [features, sources.reshape(*shape, SOURCES)], target.reshape(*shape, 2)
+
+    def _parts(self, rng: np.random.Generator) -> Iterator[tuple[F32, F32, F32]]:
+        left = self.size
+        while left:
+            cut = self.cuts[int(rng.integers(len(self.cuts)))]
+            made = cut.arrays(rng)
+            if made is None:
+                continue
+            features, sources, true = made
+            bands = rng.permutation(true.shape[1])[:BATCH_BANDS]
+            residual = true - blended(self.blend, sources, 0, cut.hops_per_second)
+            weights = hop_weights(len(true), cut.hops_per_second)[:, None]
+            target = np.stack([residual, np.broadcast_to(weights, residual.shape)], axis=-1)
+            yield features[:, bands], sources[:, bands], target[:, bands]
+            left -= 1

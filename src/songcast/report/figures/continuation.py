@@ -7,13 +7,24 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from songcast.evaluation.summary import CONTINUATION
-from songcast.report.figures.style import COLOURS, GREY, PALE, PURPLE, legend, new_figure, styled
+from songcast.report.figures.style import (
+    BLUE,
+    COLOURS,
+    GREY,
+    PALE,
+    PURPLE,
+    legend,
+    new_figure,
+    styled,
+)
 
 MEASURE = "log_mel_distance_db"
 # Name in metrics/evaluation.json: label, colour, marker.
 LOOKS = {
     CONTINUATION: ("songcast", COLOURS[CONTINUATION], "o"),
     "paste": ("best-matching passage", PURPLE, "s"),
+    "mean": ("mean level of the passages", COLOURS["cascade"], "v"),
+    "blend": ("linear blend", BLUE, "P"),
     "loop": ("loop of the last second", COLOURS["ridge"], "^"),
     "burg": ("Burg extrapolation", GREY, "D"),
     "silence": ("silence", PALE, "X"),

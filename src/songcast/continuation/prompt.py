@@ -1,0 +1,103 @@
+"""A song to be continued: its samples, the levels of its parts, and its retrieval index."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.signal import lfilter
+
+from songcast.continuation.levels import BANDS, band_levels, window_frames
+from songcast.continuation.retrieval import Place, Retrieval
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+# Retrieval searches at most this much of the past.
+LONGEST_SECONDS = 600.0
+# A shorter song is extended backwards by its mirror image.
+SHORTEST_SECONDS = 3.0
+UNKNOWN_DISTANCE_DB = 20.0
+
+
+class Prompt:
+    """``samples``: (frames, channels) int16, at least two frames."""
+
+    def __init__(self, samples: NDArray[np.int16], sample_rate_hz: int) -> None:
+        kept = samples[max(len(samples) - round(LONGEST_SECONDS * sample_rate_hz), 0) :]
+        shortest = round(SHORTEST_SECONDS * sample_rate_hz)
+        while len(kept) < shortest:
+            kept = np.concatenate([kept[::-1], kept])[-shortest:]
+        self.samples = kept
+        self.sample_rate_hz = sample_rate_hz
+        self.window = window_frames(sample_rate_hz)
+        self.hop = self.window // 2
+        self._mono = kept.mean(axis=1, dtype=np.float64)
+        self.retrieval = Retrieval(self._mono, sample_rate_hz)
+
+    @property
+    def stop(self) -> int:
+        """The frame at which the song ends."""
+        return len(self.samples)
+
+    @property
+    def channels(self) -> int:
+        """The number of channels."""
+        return int(self.samples.shape[1])
+
+    @property
+    def hops_per_second(self) -> float:
+        """The number of hops in a second."""
+        return self.sample_rate_hz / self.hop
+
+    def between(self, start: int, stop: int) -> F64:
+        """Return the frames [start, stop), (frames, channels) float64; zero outside the song."""
+        inside = self.samples[max(start, 0) : max(stop, 0)].astype(np.float64)
+        before = min(max(-start, 0), stop - start)
+        return np.pad(inside, ((before, stop - start - before - len(inside)), (0, 0)))
+
+    def levels(self, frame: int, first: int, count: int) -> F32:
+        """Return the levels of the hops [first, first + count) after ``frame``.
+
+        (count, bands) float32 in dB, NaN for windows that are not inside the song.
+        """
+        start = frame + first * self.hop
+        skipped = max(-(start // self.hop), 0)
+        begin = start + skipped * self.hop
+        stop = min(start + (count + 1) * self.hop, self.stop)
+        found = np.full((count, BANDS), np.nan, np.float32)
+        levels = band_levels(self._mono[begin : max(stop, begin)], self.sample_rate_hz)
+        found[skipped : skipped + len(levels)] = levels[: max(count - skipped, 0)]
+        return found
+
+    def places(self, frame: int, count: int, visits: F64 | None = None) -> list[Place]:
+        """Return up to ``count`` places similar to ``frame``, the best first, at least one."""
+        found = self.retrieval.find(frame, count, visits)
+        if not found:
+            found = [Place(frame=frame // 2, distance_db=UNKNOWN_DISTANCE_DB)]
+        return [self.retrieval.aligned(frame, place) for place in found]
+
+
+def burg(signal: F64, order: int) -> F64:
+    """Return the ``order`` coefficients that predict the next sample from the last ones.
+
+    Burg's method (Burg, 1975); the filter is stable. Coefficient 0 is that of the last sample.
+    """
+    forward, backward = signal[1:].copy(), signal[:-1].copy()
+    coefficients = np.zeros(0)
+    for _ in range(min(order, len(signal) - 1)):
+        power = float(forward @ forward + backward @ backward)
+        k = 2.0 * float(forward @ backward) / (power + 1e-9)
+        coefficients = np.append(coefficients - k * coefficients[::-1], k)
+        forward, backward = (forward - k * backward)[1:], (backward - k * forward)[:-1]
+    return coefficients
+
+
+def extrapolated(signal: F64, order: int, frames: int) -> F64:
+    """Return the next ``frames`` of ``signal`` (past,) by linear prediction without input."""
+    coefficients = burg(signal, order)
+    denominator = np.concatenate([[1.0], -coefficients])
+    order = len(coefficients)
+    if order == 0:
+        return np.zeros(frames)
+    # The state of the filter after the signal: direct form II transposed.
+    last = signal[::-1][:order]
+    state = np.array([coefficients[i:] @ last[: order - i] for i in range(order)])
+    return np.asarray(lfilter([1.0], denominator, np.zeros(frames), zi=state)[0])

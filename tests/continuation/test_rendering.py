@@ -1,0 +1,108 @@
+"""Rendering: perfect reconstruction, joins, the limiter; and the residual design of the levels."""
+
+import numpy as np
+
+from helpers.small_continuation import SETTINGS, level_arrays
+from helpers.small_models import music
+from songcast.continuation.level_model import SMOOTH, LevelNetwork, Present, blended, model_inputs
+from songcast.continuation.levels import BANDS, band_levels
+from songcast.continuation.prompt import Prompt, burg, extrapolated
+from songcast.continuation.rendering import PEAK, Limiter, Path, Shaper, cross_faded
+from songcast.evaluation import spectral
+
+RATE_HZ, HOP = 44100, 512
+
+
+def noise(frames, channels=2, seed=0):
+    return np.random.default_rng(seed).normal(0, 3000, (frames, channels))
+
+
+def shaped(signal, gains_db, block=4):
+    first = Shaper(signal[:HOP], signal[HOP : 2 * HOP], gains_db[0], RATE_HZ)
+    parts = []
+    for start in range(1, len(signal) // HOP - 1, block):
+        stop = min(start + block, len(signal) // HOP - 1)
+        part = signal[start * HOP : (stop + 1) * HOP]
+        parts.append(first.shape(part, gains_db[start - 1 : stop - 1]))
+    return np.concatenate(parts)
+
+
+def test_zero_gain_returns_the_signal():
+    signal = noise(20 * HOP)
+    result = shaped(signal, np.zeros((20, BANDS), np.float32))
+    np.testing.assert_allclose(result, signal[HOP : HOP + len(result)], atol=1e-6)
+
+
+def test_a_constant_gain_changes_the_level_and_keeps_the_stereo_image():
+    signal = noise(20 * HOP)
+    result = shaped(signal, np.full((20, BANDS), -6.0, np.float32))
+    np.testing.assert_allclose(result, 10 ** (-0.3) * signal[HOP : HOP + len(result)], rtol=1e-4)
+
+
+def test_shaping_does_not_depend_on_the_blocks():
+    signal, gains = noise(21 * HOP), np.random.default_rng(1).normal(0, 6, (21, BANDS))
+    gains = gains.astype(np.float32)
+    np.testing.assert_allclose(shaped(signal, gains, 2), shaped(signal, gains, 6), atol=1e-6)
+
+
+def test_the_limiter_bounds_every_sample_and_leaves_quiet_signals():
+    loud = noise(16 * HOP) * np.repeat(np.random.default_rng(2).uniform(0, 40, 16), HOP)[:, None]
+    for signal, same in ((loud, False), (noise(16 * HOP), True)):
+        limiter = Limiter(HOP, 2)
+        parts = [limiter.limit(signal[i : i + 4 * HOP]) for i in range(0, 12 * HOP, 4 * HOP)]
+        result = np.concatenate([*parts, limiter.limit(signal[12 * HOP :], last=True)])
+        assert result.shape == signal.shape
+        assert np.abs(result).max() <= PEAK + 1e-6
+        assert np.array_equal(result, signal) == same
+
+
+def test_a_cross_fade_of_equal_signals_is_the_signal_and_of_different_ones_keeps_the_level():
+    a, b = noise(8192, seed=1), noise(8192, seed=2)
+    np.testing.assert_allclose(cross_faded(a, a), a, rtol=1e-9)
+    middle = cross_faded(a, b)[3000:5000]
+    assert 0.9 < np.std(middle) / 3000 < 1.1
+
+
+def test_burg_continues_a_sine():
+    t = np.arange(4000)
+    sine = np.sin(0.1 * t)
+    assert len(burg(sine, 8)) == 8
+    np.testing.assert_allclose(extrapolated(sine[:3000], 16, 200), sine[3000:3200], atol=0.05)
+
+
+def test_a_path_moves_through_the_song_and_joins_passages():
+    prompt = Prompt(music(20 * 8000, 2, 0), 8000)
+    path = Path(prompt, 3, 1.0, np.random.default_rng(0))
+    blocks = [path.block() for _ in range(200)]
+    assert all(np.std(block) > 100 for block in blocks)
+    assert len(path.joins) > 2
+
+
+def test_levels_are_those_of_the_measure():
+    signal = noise(30 * HOP, 1)[:, 0]
+    expected = spectral.log_mel_db(signal / 32768.0, RATE_HZ)
+    np.testing.assert_allclose(band_levels(signal, RATE_HZ), expected, atol=0.05)
+
+
+def test_with_zero_output_the_model_is_the_blend_and_gain_passes_through():
+    arrays = level_arrays()
+    arrays["out_kernel"] *= 0
+    arrays["out_bias"] *= 0
+    network = LevelNetwork(arrays, SETTINGS.negative_slope)
+    rng = np.random.default_rng(3)
+    past = rng.normal(-40, 5, (100, BANDS)).astype(np.float32)
+    before, after = past + rng.normal(0, 3, (3, 100, BANDS)), rng.normal(-40, 5, (3, 48, BANDS))
+    distances = np.array([2.0, 3.0, 4.0], np.float32)
+
+    def predicted(gain_db):
+        present = Present.of(past + gain_db, before.astype(np.float32) + gain_db, distances, 86.0)
+        passages = after.astype(np.float32) + gain_db
+        levels = network.predict(present, passages, 0, 86.0, network.new_state(BANDS))
+        return present, passages, levels
+
+    present, passages, levels = predicted(0.0)
+    _, sources = model_inputs(present, passages, 0, 86.0)
+    expected = present.reference + blended(network.blend, sources, 0, 86.0)
+    np.testing.assert_allclose(levels, expected, atol=1e-4)
+    assert len(levels) == 48 - 2 * SMOOTH
+    np.testing.assert_allclose(predicted(6.0)[2], levels + 6.0, atol=1e-3)
