@@ -23,7 +23,12 @@ from songcast.continuation.level_model import (
 from songcast.continuation.levels import BANDS, band_levels
 from songcast.continuation.prompt import Prompt, extrapolated
 from songcast.continuation.rendering import BLOCK_HOPS, Limiter, Path, Shaper, cross_faded
-from songcast.continuation.settings import MIN_FRAMES, LevelSettings, check_request
+from songcast.continuation.settings import (
+    MIN_FRAMES,
+    LevelSettings,
+    check_request,
+    frames_of,
+)
 from songcast.distributed.engine import free_cores
 from songcast.errors import BundleError, ContinuationError
 from songcast.forecasting.forecaster import check_channels
@@ -72,7 +77,7 @@ class ContinuationModel:
             check_request(seconds, temperature, seed)
         check_song(song)
         prompt = Prompt(song.samples, song.sample_rate_hz)
-        frames = frames_of(song, seconds)
+        frames = frames_of(seconds, song.sample_rate_hz)
 
         def one(seed: int) -> Song:
             samples = self.generate(prompt, frames, temperature, seed)
@@ -92,7 +97,7 @@ class ContinuationModel:
         check_request(seconds, temperature, seed)
         check_song(song)
         prompt = Prompt(song.samples, song.sample_rate_hz)
-        return self.stream(prompt, frames_of(song, seconds), temperature, seed)
+        return self.stream(prompt, frames_of(seconds, song.sample_rate_hz), temperature, seed)
 
     def generate(self, prompt: Prompt, frames: int, temperature: float, seed: int) -> Samples:
         """Return the next ``frames`` after the prompt, (frames, channels) int16."""
@@ -320,11 +325,6 @@ def _smoothed(raw: F32) -> F32:
         result += weight * values[part]
         total += weight * known[part]
     return np.asarray(result / total[:, None], np.float32)
-
-
-def frames_of(song: Song, seconds: float) -> int:
-    """Return the number of frames in ``seconds``, at least one."""
-    return max(round(seconds * song.sample_rate_hz), 1)
 
 
 def check_song(song: Song) -> None:

@@ -110,7 +110,8 @@ class Shaper:
         frames = self._frames(signal, gains_db)
         tails = np.concatenate([self._tail[None], frames[:-1, self._hop :]])
         self._tail = frames[-1, self._hop :]
-        return (frames[:, : self._hop] + tails).reshape(-1, signal.shape[1])
+        hops = frames[:, : self._hop] + tails
+        return np.asarray(hops.reshape(-1, signal.shape[1]))
 
     def _frames(self, signal: F64, gains_db: F32) -> F64:
         windows = np.lib.stride_tricks.sliding_window_view(signal, 2 * self._hop, axis=0)

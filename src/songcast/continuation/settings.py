@@ -33,3 +33,8 @@ def check_request(seconds: float, temperature: float, seed: int) -> None:
         raise ContinuationError(f"temperature is {temperature:g}: must be 0 or more")
     if seed < 0:
         raise ContinuationError(f"seed is {seed}: must be 0 or more")
+
+
+def frames_of(seconds: float, sample_rate_hz: int) -> int:
+    """Return the number of frames in ``seconds``, at least one."""
+    return max(round(seconds * sample_rate_hz), 1)
