@@ -6,6 +6,7 @@ those of train and retrain. Training takes about a minute, so it has no checkpoi
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from songcast.config import ContinuationParams, Params
 from songcast.data.corpus import Corpus, usable_frames
@@ -66,7 +67,7 @@ def train(params: ContinuationParams, corpus: Corpus) -> None:
         )
         history = history_csv(rows)
         bundle = Path(MODELS) / STAGE
-        details = {"sample_rate_hz": corpus.sample_rate_hz, "channels": 2}
+        details: dict[str, Any] = {"sample_rate_hz": corpus.sample_rate_hz, "channels": 2}
         details |= {"params": values, "provenance": origin}
         ContinuationModel(arrays, settings).save(bundle, details, history)
         write_text(Path(PLOTS) / f"{STAGE}.csv", history)
