@@ -18,10 +18,12 @@ UNKNOWN_DISTANCE_DB = 20.0
 
 
 class Prompt:
-    """``samples``: (frames, channels) int16, at least two frames."""
+    """``samples``: (frames, channels) int16; without any frame, it is silence."""
 
     def __init__(self, samples: NDArray[np.int16], sample_rate_hz: int) -> None:
         kept = samples[max(len(samples) - round(LONGEST_SECONDS * sample_rate_hz), 0) :]
+        if not len(kept):
+            kept = np.zeros((1, samples.shape[1]), np.int16)
         shortest = round(SHORTEST_SECONDS * sample_rate_hz)
         while len(kept) < shortest:
             kept = np.concatenate([kept[::-1], kept])[-shortest:]
