@@ -107,7 +107,7 @@ def changed(at: Place, value: Any) -> dict[str, Any]:
 @pytest.fixture
 def refusal(tmp_path, monkeypatch, capfd, own_process):
     """``refusal(document)`` returns the line with which a stage refuses the settings."""
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
 
     def run(document: Any) -> str:
         text = yaml.dump(document, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper))

@@ -293,7 +293,8 @@ def test_each_stage_is_one_run_with_its_epochs(home):
         stage = result.info.run_name
         metric = "train_level_error_db" if stage == "continuation" else "train_bits_per_sample"
         history = client.get_metric_history(result.info.run_id, metric)
-        assert [point.step for point in sorted(history, key=lambda p: p.step)] == [0, 1]
+        # The metric of the logged model repeats the last step.
+        assert {point.step for point in history} == {0, 1}
         if result.info.run_name != "continuation":
             assert result.data.metrics["bits_per_sample"] > 0
 

@@ -27,8 +27,8 @@ RECENT_SECONDS, SHORT_SECONDS, PAST_SECONDS = 0.1, 0.5, 3.0
 DECAY_SECONDS = (0.1, 0.5, 2.5)
 BASIS = 1 + len(DECAY_SECONDS)
 SOURCES = 11
-# Of these, the mean of the passages: its fine structure and its smooth part.
-MEAN_SOURCES = [2, 3]
+# Of these, the fine structure and the smooth part of the followed passage, and of their mean.
+FOLLOWED_SOURCES, MEAN_SOURCES = [0, 1], [2, 3]
 FEATURES = 18 + 12 + 3 + BASIS
 # The network's own level, beside the corrections of the weights, in dB.
 OFFSET_DB = 3.0

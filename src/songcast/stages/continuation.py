@@ -49,6 +49,9 @@ def train(params: ContinuationParams, corpus: Corpus) -> None:
         log.info("continuation: cutting %d songs ...", len(songs))
         cuts = make_cuts(songs, params.cuts, params.passages, params.seed, free_cores())
 
+        if not cuts:
+            log.warning("continuation: all songs are shorter than 2 s; the levels are not trained")
+
         def on_epoch(epoch: int, row: Row) -> None:
             errors = row[TRAIN_ERROR], row[BLEND_ERROR]
             log.info("continuation: epoch %d, levels %.3f dB, blend %.3f dB", epoch + 1, *errors)
@@ -65,7 +68,7 @@ def train(params: ContinuationParams, corpus: Corpus) -> None:
             on_epoch=on_epoch,
             on_step=lambda step: update(completed=step),
         )
-        history = history_csv(rows)
+        history = history_csv(rows) if rows else f"step,{TRAIN_ERROR},{BLEND_ERROR}\n"
         bundle = Path(MODELS) / STAGE
         details: dict[str, Any] = {"sample_rate_hz": corpus.sample_rate_hz, "channels": 2}
         details |= {"params": values, "provenance": origin}

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from songcast.continuation.level_model import (
     BASIS,
     FEATURES,
+    FOLLOWED_SOURCES,
     OFFSET_DB,
     PAST_SECONDS,
     SMOOTH,
@@ -31,7 +32,6 @@ from songcast.continuation.retrieval import Retrieval
 from songcast.continuation.settings import LevelSettings
 from songcast.data.augmentation import AUGMENTATIONS, augment
 from songcast.data.corpus import PreparedSong
-from songcast.errors import CorpusError
 from songcast.forecasting.forecaster import prefetch
 
 F32 = NDArray[np.float32]
@@ -118,8 +118,8 @@ def make_cuts(
 ) -> list[Cut]:
     """Return about ``count`` cuts of the songs and of augmented copies of them.
 
-    ``songs``: each song with the number of its frames that may be used. Raises ``CorpusError``
-    if no song is long enough.
+    ``songs``: each song with the number of its frames that may be used. Songs of less than two
+    seconds have no cuts.
     """
     share = max(count // max(len(songs) * (1 + len(AUGMENTATIONS)), 1), 1)
 
@@ -135,13 +135,7 @@ def make_cuts(
 
     jobs = [(i, *entry) for i, entry in enumerate(songs)]
     with ThreadPoolExecutor(threads) as pool:
-        cuts = [cut for part in pool.map(work, jobs) for cut in part]
-    if not cuts:
-        raise CorpusError(
-            "no song is long enough to train its continuation: add songs whose train passage "
-            "has 4 seconds or more"
-        )
-    return cuts
+        return [cut for part in pool.map(work, jobs) for cut in part]
 
 
 def song_cuts(
@@ -260,11 +254,17 @@ def fit_levels(
 ) -> tuple[dict[str, F32], list[Row]]:
     """Return the arrays of a ``LevelNetwork`` and one row per epoch: errors in dB.
 
-    The weights are a moving average over the last steps (Polyak & Juditsky, 1992).
+    The weights are a moving average over the last steps (Polyak & Juditsky, 1992). Without
+    ``cuts`` the model keeps the levels of the passage that it follows.
     """
     import keras
 
     keras.utils.set_random_seed(seed)
+    if not cuts:
+        blend = np.zeros((SOURCES, BASIS), np.float32)
+        blend[FOLLOWED_SOURCES, 0] = 1.0
+        spread = np.zeros(BASIS, np.float32)
+        return {**network_arrays(build_network(settings)), "blend": blend, "spread_db": spread}, []
     blend, spread = fit_blend(cuts, np.random.default_rng(seed))
     network = build_network(settings)
     sources = keras.Input((None, STEP, SOURCES), name="sources")
