@@ -288,15 +288,12 @@ def test_each_stage_is_one_run_with_its_epochs(home):
     client = tracking_store.connect()
     for result in runs:
         assert result.info.status == "FINISHED"
-        if result.info.run_name == "baselines":
-            continue
-        stage = result.info.run_name
-        metric = "train_level_error_db" if stage == "continuation" else "train_bits_per_sample"
-        history = client.get_metric_history(result.info.run_id, metric)
+        if result.info.run_name in ("baselines", "continuation"):
+            continue  # the songs are too short to train continuations
+        history = client.get_metric_history(result.info.run_id, "train_bits_per_sample")
         # The metric of the logged model repeats the last step.
         assert {point.step for point in history} == {0, 1}
-        if result.info.run_name != "continuation":
-            assert result.data.metrics["bits_per_sample"] > 0
+        assert result.data.metrics["bits_per_sample"] > 0
 
 
 def test_the_parent_run_has_the_report_and_the_numbers_of_every_forecaster(home):
@@ -311,7 +308,7 @@ def test_the_parent_run_has_the_report_and_the_numbers_of_every_forecaster(home)
         logged = pipeline.data.metrics[f"{name}/bits_per_sample"]
         assert logged == pytest.approx(summary[name]["bits_per_sample"])
     paths = {file.path for file in client.list_artifacts(parent)}
-    assert paths == {"report.html", "plots"}
+    assert paths == {"report.html", "plots", "songs.csv", "continuation.csv"}
 
 
 def test_registering_again_adds_no_version(home):
@@ -336,11 +333,8 @@ def test_an_emptied_store_is_rebuilt_from_the_outputs(home, tmp_path, monkeypatc
         assert len(versions) == 2
     client = tracking_store.connect()
     for result in runs:
-        stage = result.info.run_name
-        metric = "train_level_error_db" if stage == "continuation" else "train_bits_per_sample"
-        history = client.get_metric_history(result.info.run_id, metric)
+        history = client.get_metric_history(result.info.run_id, "train_bits_per_sample")
         assert sorted({point.step for point in history}) == [0, 1]
-        assert len(history) == 2
     assert read(copy / "registered.json")["versions"] == {"train": 1, "retrain": 2}
     assert (copy / "metrics" / "evaluation.json").read_bytes() == evaluation
 
