@@ -8,11 +8,13 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+import songcast
 from songcast.audio.songs import Song
 
 MakeSong = Callable[..., Song]
@@ -26,6 +28,10 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("songcast")
+
+
+# Copies of the package in tests use the compiled code of this one; compiling takes a minute.
+os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(songcast.__file__).parent / "__pycache__"))
 
 
 def pytest_configure(config: pytest.Config) -> None:

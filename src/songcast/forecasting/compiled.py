@@ -2,17 +2,19 @@
 
 numba's cache notices a change in the file of a function, but not in the files that this file
 imports, from which helpers are inlined. Therefore each module has a cache folder whose name
-contains a digest of its source and of everything that it imports from songcast.
+contains a digest of its source and of everything that it imports from songcast. Nothing else
+identifies the code: copies of the package can share a cache.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
+from numba.core.caching import _CacheLocator
 
 from songcast.data.code_digest import code_digest
 
@@ -29,10 +31,39 @@ def compiled(function: _F) -> _F:
 
     Where no cache folder is writable, the function is compiled in each process.
     """
-    folder = cache_folder(function.__module__)
-    with _cache_in(folder):
-        result: _F = numba.njit(cache=bool(folder), fastmath=FAST, nogil=True)(function)
+    cached = cache_folder(function.__module__) is not None
+    before = numba.config.CACHE_LOCATOR_CLASSES
+    numba.config.CACHE_LOCATOR_CLASSES = f"{__name__}.{DigestLocator.__name__}"
+    try:
+        result: _F = numba.njit(cache=cached, fastmath=FAST, nogil=True)(function)
+    finally:
+        numba.config.CACHE_LOCATOR_CLASSES = before
     return result
+
+
+class DigestLocator(_CacheLocator):
+    """Tells numba where the compiled code of a function is, by the digest of its source."""
+
+    def __init__(self, folder: Path, line: int) -> None:
+        self._folder, self._line = folder, line
+
+    @classmethod
+    def from_function(cls, function: Callable[..., Any], _file: str) -> "DigestLocator | None":
+        """Return the locator of ``function``; None if no cache folder is writable."""
+        folder = cache_folder(function.__module__)
+        return cls(folder, function.__code__.co_firstlineno) if folder else None
+
+    def get_cache_path(self) -> str:
+        """Return the folder of the function's module."""
+        return str(self._folder)
+
+    def get_source_stamp(self) -> str:
+        """Return the digest, which never differs within a folder."""
+        return self._folder.name
+
+    def get_disambiguator(self) -> str:
+        """Return the line of the function, which is part of the file name."""
+        return str(self._line)
 
 
 def inlined(function: _F) -> _F:
@@ -72,14 +103,3 @@ def cache_roots() -> list[Path]:
     with suppress(RuntimeError):  # a user without a home
         roots.append(Path.home() / ".cache" / "songcast")
     return roots
-
-
-@contextmanager
-def _cache_in(folder: Path | None) -> Iterator[None]:
-    """Let the functions that are decorated within the block use the cache ``folder``."""
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(folder or before)
-    try:
-        yield
-    finally:
-        numba.config.CACHE_DIR = before
