@@ -33,5 +33,5 @@ def test_a_server_for_other_machines_without_a_token_is_warned_about(monkeypatch
         monkeypatch.setattr(serve, "serve", lambda app, *where, to=served: to.append(where))
         monkeypatch.setenv("SONGCAST_TOKEN", token)
         assert cli.main(["serve", "--model", "persistence", "--host", host]) == 0
-        assert served == [(host, serve.PORT, Limits().request_seconds)]
+        assert served == [(host, serve.PORT, Limits().request_seconds, False)]
         assert ("set SONGCAST_TOKEN" in capfd.readouterr().err) == warning

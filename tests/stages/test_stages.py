@@ -24,7 +24,7 @@ from songcast.registry import downloads
 from songcast.registry.models import load, pin
 from songcast.stages import run_stage
 from songcast.tracking import store as tracking_store
-from songcast.training.setup import replay_shares
+from songcast.training.setup import replay_shares, select_songs
 
 # TensorFlow variables lack the copy keyword of NumPy 2, which Keras uses when it saves.
 pytestmark = pytest.mark.filterwarnings(
@@ -401,17 +401,20 @@ def test_without_old_songs_all_have_the_same_share():
     assert replay_shares(songs, songs, 0.5) == {"a": 1.0, "b": 1.0}
 
 
-def test_an_invalid_parent_and_an_unknown_song_are_errors(home, monkeypatch):
+def test_names_of_songs_that_another_collection_lacks_are_ignored_with_a_warning(home, caplog):
+    corpus = Corpus.open(home / "prepared")
+    selected = select_songs(corpus, ["nowhere", "new"], "retrain.songs")
+    assert [song.slug for song in selected] == ["new"]
+    assert "retrain.songs: not in data/, ignored: nowhere" in caplog.text
+
+
+def test_an_invalid_parent_is_an_error(home, monkeypatch):
     saved = (home / "params.yaml").read_text()
     try:
-        for change, message in (
-            ({"parent": "models/notebook"}, "models/notebook.*name an LSTM"),
-            ({"songs": ["nowhere"]}, "no song 'nowhere' in data/; there are: new, old"),
-        ):
-            retrain = {**PARAMS["retrain"], **change}
-            (home / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "retrain": retrain}))
-            with pytest.raises(ParamsError, match=message):
-                run("retrain")
+        retrain = {**PARAMS["retrain"], "parent": "models/notebook"}
+        (home / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "retrain": retrain}))
+        with pytest.raises(ParamsError, match=r"models/notebook.*name an LSTM"):
+            run("retrain")
     finally:
         (home / "params.yaml").write_text(saved)
     assert load("models/notebook").name == Notebook.name

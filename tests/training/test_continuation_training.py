@@ -7,10 +7,9 @@ import pytest
 
 from helpers.small_continuation import SETTINGS, continuation_model, level_arrays
 from helpers.small_models import music
-from songcast.continuation.level_model import FEATURES, LevelNetwork
+from songcast.continuation.level_model import FEATURES, SOURCES, LevelNetwork, blended
 from songcast.continuation.prompt import Prompt
 from songcast.data.corpus import PreparedSong, first_holdout_frame, split_frames, usable_frames
-from songcast.errors import CorpusError
 from songcast.evaluation.continuations import by_horizon
 from songcast.evaluation.songs import continue_song, listening_frames
 from songcast.evaluation.summary import summarise_continuations
@@ -109,9 +108,16 @@ def test_passages_exclude_what_is_predicted(tmp_path):
             np.testing.assert_allclose(moved, true + 9.0, atol=1e-4)
 
 
-def test_too_short_songs_are_an_error(tmp_path):
-    with pytest.raises(CorpusError, match="no song is long enough to train its continuation"):
-        cuts_of(prepared(tmp_path, 2.0))
+def test_without_long_songs_the_levels_are_those_of_the_followed_passage(tmp_path):
+    cuts = cuts_of(prepared(tmp_path, 2.0))
+    assert cuts == []
+    options = {"epochs": 1, "steps_per_epoch": 1, "batch_size": 1, "learning_rate": 1e-3}
+    hooks = {"on_epoch": lambda *_: None, "on_step": lambda *_: None}
+    arrays, rows = fit_levels(cuts, SETTINGS, seed=0, **options, **hooks)
+    assert rows == []
+    sources = np.random.default_rng(0).normal(0, 9, (5, 3, SOURCES)).astype(np.float32)
+    levels = blended(arrays["blend"], sources, 0, 80.0)
+    np.testing.assert_allclose(levels, sources[..., 0] + sources[..., 1], atol=1e-4)
 
 
 def test_the_numpy_network_equals_the_keras_network():

@@ -39,7 +39,7 @@ def main() -> None:
             f"params.yaml: retrain.parent is {params.parent!r}, a {parent.name}; name an LSTM, "
             "such as models/train"
         )
-    selected = select_songs(corpus, params.songs)
+    selected = select_songs(corpus, params.songs, "retrain.songs")
     shares = replay_shares(list(corpus), selected or list(corpus), params.replay_share)
     songs = [song for song in corpus if shares[song.slug] > 0]
     manifest = read_manifest(folder)

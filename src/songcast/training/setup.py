@@ -1,12 +1,12 @@
 """From params and prepared songs to what a training needs: songs, model, crops, fit settings."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from songcast.config import Engine, FitParams, TrainParams
 from songcast.data.corpus import TRAIN, Corpus, PreparedSong
-from songcast.errors import ParamsError
 from songcast.forecasting.front_end import FrontEndSettings
 from songcast.forecasting.lstm import LstmForecaster
 from songcast.training import feature_cache
@@ -16,23 +16,27 @@ from songcast.training.fit import FitSettings
 
 # The modules that train a forecaster: a checkpoint depends on their code.
 CODE = ("songcast.training.setup", "songcast.training.forecaster", *feature_cache.CODE)
+log = logging.getLogger("songcast.train")
 # The penalty of a ridge front end, for samples scaled to [-1, 1).
 RIDGE_ALPHA = 1e-6
 
 
-def select_songs(corpus: Corpus, names: Sequence[str]) -> list[PreparedSong]:
-    """Return the songs with these slugs or file names. Raises ``ParamsError`` for another name."""
+def select_songs(corpus: Corpus, names: Sequence[str], key: str) -> list[PreparedSong]:
+    """Return the songs with these slugs or file names.
+
+    Warns about names that no song has: the defaults of params.yaml name demo songs, which another
+    collection lacks. ``key``: of params.yaml, for the warning.
+    """
     by_name = {name: song for song in corpus for name in (song.slug, song.source)}
-    for name in names:
-        if name not in by_name:
-            slugs = ", ".join(song.slug for song in corpus)
-            raise ParamsError(f"params.yaml: no song {name!r} in data/; there are: {slugs}")
-    return [by_name[name] for name in names]
+    missing = [name for name in names if name not in by_name]
+    if missing:
+        log.warning("params.yaml: %s: not in data/, ignored: %s", key, ", ".join(missing))
+    return [by_name[name] for name in names if name in by_name]
 
 
 def songs_to_train_on(corpus: Corpus, params: TrainParams) -> list[PreparedSong]:
     """Return all songs but the excluded ones."""
-    excluded = {song.slug for song in select_songs(corpus, params.exclude)}
+    excluded = {song.slug for song in select_songs(corpus, params.exclude, "train.exclude")}
     return [song for song in corpus if song.slug not in excluded]
 
 
