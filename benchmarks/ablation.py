@@ -1,9 +1,9 @@
 """Ablation: the forecaster with one stage removed at a time, on songs that nothing was trained on.
 
-Prints two Markdown tables of bits per sample, cold start included. The first one removes a stage
-from the trained forecaster, the network among them. The second one removes experts, one by one
-and chain by chain, from the filter bank and measures the stacking. Run it after `make run`; for
-each second of audio it takes about 5 seconds on one core:
+Prints a Markdown table of bits per sample, cold start included: the trained forecaster without
+each stage, the training of the network among them. With `--experts`, a second table removes
+experts, one by one and chain by chain, from the filter bank and measures the stacking. Run it
+after `make run`; for each second of audio it takes about 3 seconds on one core:
 
     .venv/bin/python benchmarks/ablation.py --seconds 10 song.ogg other.flac
 """
@@ -48,16 +48,17 @@ def main() -> int:
     parser.add_argument("songs", nargs="+", type=Path, help="files that no training used")
     parser.add_argument("--model", type=Path, default=root() / MODELS / "train")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each song (10)")
+    parser.add_argument("--experts", action="store_true", help="print the second table too")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")
     arguments = parser.parse_args()
     songs = [beginning(read_song(path), arguments.seconds) for path in arguments.songs]
     stages = list(stage_rows(LstmForecaster.load(arguments.model), songs))
-    experts = list(expert_rows(songs))
+    experts = list(expert_rows(songs)) if arguments.experts else []
     if arguments.json:
         print(json.dumps({"seconds": arguments.seconds, "stages": stages, "experts": experts}))
         return 0
-    print_markdown(stages)
-    print_markdown(experts)
+    for rows in filter(None, (stages, experts)):
+        print_markdown(rows)
     return 0
 
 

@@ -77,6 +77,8 @@ class Pipeline:
             **kept,
             "PATH": path,
             "DVC_SITE_CACHE_DIR": str(self.folder.parent / "dvc"),
+            # Bundles record when they were trained.
+            "SOURCE_DATE_EPOCH": "1700000000",
         }
 
     def start(self, *command: str) -> "subprocess.Popen[str]":

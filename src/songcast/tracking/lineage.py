@@ -7,6 +7,7 @@ import platform
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,10 @@ def provenance(learned: Collection[str] = ()) -> dict[str, Any]:
     """
     folder = here()
     commit, dirty = git_state(folder)
+    # SOURCE_DATE_EPOCH makes outputs reproducible byte by byte (reproducible-builds.org).
+    now = float(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
     return {
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "time": datetime.datetime.fromtimestamp(now, datetime.UTC).isoformat(timespec="seconds"),
         "git_commit": commit,
         "git_dirty": dirty,
         "data_hash": data_hash(folder),
