@@ -67,7 +67,19 @@ def test_a_clone_gets_models_figures_and_the_listening_page_without_training(pip
         assert (clone / name).read_bytes() == (pipeline.folder / name).read_bytes()
     assert not (clone / "prepared").exists()
     assert "models/train/bundle.json" in run(pipeline, *pipeline.dvc, "ls", "-R", ".", folder=clone)
-    run(pipeline, *pipeline.dvc, "artifacts", "get", ".", "train", "-o", "mine", folder=clone)
+    run(
+        pipeline,
+        *pipeline.dvc,
+        "artifacts",
+        "get",
+        ".",
+        "train",
+        "--rev",
+        "HEAD",
+        "-o",
+        "mine",
+        folder=clone,
+    )
     mine, theirs = (clone / name / "bundle.json" for name in ("mine", "models/train"))
     assert mine.read_bytes() == theirs.read_bytes()
     run(pipeline, *pipeline.dvc, "repro", "--single-item", "register", folder=clone)
@@ -85,7 +97,9 @@ def test_a_queued_experiment_changes_its_own_data_and_nothing_in_the_workspace(p
     change = ("-S", "prepare.guard_seconds=0.06")
     run(pipeline, *pipeline.dvc, "exp", "run", "--temp", "-n", "shorter", *change, "prepare")
     assert pipeline.results() == before
-    assert prepared("shorter") != prepared("HEAD")
+    names = run(pipeline, "git", "for-each-ref", "refs/exps", "--format=%(refname)").split()
+    (shorter,) = (name for name in names if name.endswith("/shorter"))
+    assert prepared(shorter) != prepared("HEAD")
 
 
 def test_the_page_of_dvc_plots_loads_nothing_from_the_network(pipeline):
