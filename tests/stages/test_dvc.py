@@ -61,6 +61,7 @@ def test_plain_repro_registers_again_what_was_deleted(pipeline):
 
 def test_a_clone_gets_models_figures_and_the_listening_page_without_training(pipeline, tmp_path):
     clone = tmp_path / "clone"
+    run(pipeline, "git", "tag", "-a", "train@v1.0.0", "-m", "a version of the artifact")
     run(pipeline, "git", "clone", "-q", str(pipeline.folder), str(clone))
     run(pipeline, *pipeline.dvc, "pull", folder=clone)
     for name in ("models/retrain/bundle.json", "report.html", "plots/report/bits.png"):
