@@ -75,8 +75,6 @@ def test_a_clone_gets_models_figures_and_the_listening_page_without_training(pip
         "get",
         ".",
         "train",
-        "--rev",
-        "HEAD",
         "-o",
         "mine",
         folder=clone,
