@@ -167,7 +167,10 @@ def test_two_nodes_evaluate_the_same(two_nodes, data, tmp_path):
         )
     assert list(results["local"]["songs"]) == ["a", "d"]
     assert list(results["local"]["songs"]["a"]) == list(results["local"]["summary"])
-    assert leaves(results["ray"]) == pytest.approx(leaves(results["local"]), rel=1e-5, abs=1e-5)
+    # Matrix products of the level model may round differently with another number of threads.
+    for part, tolerance in (("songs", 1e-5), ("summary", 1e-5), ("continuation", 1e-3)):
+        ray, local = (leaves(results[who][part]) for who in ("ray", "local"))
+        assert ray == pytest.approx(local, rel=tolerance, abs=tolerance)
     for song in corpus:
         first, second = (
             snapshot(tmp_path / "local" / song.slug),
