@@ -85,14 +85,7 @@ def stage_rows(model: LstmForecaster, songs: Sequence[Song]) -> Iterator[Row]:
             results.setdefault(stage, []).append(bits_of(session, song)[0])
         note(f"{song.name}: {results[WHOLE][-1]:.4f}")
     for name, bits in results.items():
-        differences = np.array(bits) - results[WHOLE]
-        yield {
-            "name": name,
-            "bits": float(np.mean(bits)),
-            "against": float(differences.mean()),
-            "least": float(differences.min()),
-            "most": float(differences.max()),
-        }
+        yield row(name, bits, results[WHOLE])
 
 
 def without(stage: str, model: LstmForecaster, song: Song) -> LstmSession:
@@ -140,14 +133,19 @@ def expert_rows(songs: Sequence[Song]) -> Iterator[Row]:
         kept = [k for k in range(len(bank.names)) if k not in removed]
         bits = [combined_bits(x, means[..., kept]) for x, means in passages]
         whole = whole or bits
-        differences = np.array(bits) - whole
-        yield {
-            "name": name,
-            "bits": float(np.mean(bits)),
-            "against": float(differences.mean()),
-            "least": float(differences.min()),
-            "most": float(differences.max()),
-        }
+        yield row(name, bits, whole)
+
+
+def row(name: str, bits: Sequence[float], whole: Sequence[float]) -> Row:
+    """Return the mean of ``bits``, one value per song, and its differences from ``whole``."""
+    differences = np.array(bits) - whole
+    return {
+        "name": name,
+        "bits": float(np.mean(bits)),
+        "against": float(differences.mean()),
+        "least": float(differences.min()),
+        "most": float(differences.max()),
+    }
 
 
 def combined_bits(samples: Any, means: Any) -> float:
@@ -159,9 +157,9 @@ def combined_bits(samples: Any, means: Any) -> float:
 
 def print_markdown(rows: Sequence[Row]) -> None:
     print("\n| removed | bits per sample | difference | least | most |\n|---|--:|--:|--:|--:|")
-    for row in rows:
-        parts = [f"{row[key]:+.4f}" for key in ("against", "least", "most")]
-        print(f"| {row['name']} | {row['bits']:.4f} | {' | '.join(parts)} |")
+    for entry in rows:
+        parts = [f"{entry[key]:+.4f}" for key in ("against", "least", "most")]
+        print(f"| {entry['name']} | {entry['bits']:.4f} | {' | '.join(parts)} |")
 
 
 if __name__ == "__main__":

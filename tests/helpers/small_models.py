@@ -121,7 +121,7 @@ def notebook(activation: Activation) -> Notebook:
     return Notebook(weights, 3, activation)
 
 
-# Code lengths of these values tell distributions apart.
+# The code lengths of these values distinguish distributions.
 PROBES = (-700, 0, 3, 1500)
 
 

@@ -13,8 +13,13 @@ from numpy.typing import NDArray
 
 from songcast.forecasting.adaptation_kernels import average, normalise
 from songcast.forecasting.calibration import Calibration, calibrate_values
-from songcast.forecasting.distribution import Distribution, LogisticMixture
-from songcast.forecasting.distribution_kernels import UNIFORM_SHARE, VALUES, measure
+from songcast.forecasting.distribution import (
+    Distribution,
+    LogisticMixture,
+    code_lengths,
+    with_uniform,
+)
+from songcast.forecasting.distribution_kernels import measure
 from songcast.forecasting.filter_bank import StageFilters
 from songcast.forecasting.filter_bank_settings import Chain, LeastSquares, Lms
 from songcast.forecasting.match_model import MatchModel
@@ -63,9 +68,9 @@ class BiasStage:
         """Return the mixture shifted by its predicted error, then adapt to ``x``.
 
         ``x``: (channels, frames) float64, the samples. The mixture is (channels, frames, M),
-        contiguous; its locations are shifted in place.
+        contiguous, and clipped to the valid range in place.
         """
-        mean, width, low, mass = np.empty((4, *x.shape))
+        mean, width = np.empty((2, *x.shape))
         residual = np.empty(x.shape, np.float32)
         normalise(x, weights, locations, scales, MIN_WIDTH_LSB, MAX_ERROR, mean, width, residual)
         expected = np.zeros(x.shape)
@@ -73,15 +78,8 @@ class BiasStage:
             predicted = filters.predict(residual)
             residual = residual - predicted
             expected += predicted
-        moves = np.ones((*x.shape, 2))
-        moves[..., 0] = width * np.clip(expected, -MAX_SHIFT, MAX_SHIFT)
-        for c in range(len(x)):
-            part = (mean[c], low[c], mass[c])
-            measure(x[c], weights[c], locations[c], scales[c], moves[c], *part)
-        locations += moves[..., :1]
-        return Model(
-            weights=weights, locations=locations, scales=scales, mean=mean, low=low, mass=mass
-        )
+        shift = width * np.clip(expected, -MAX_SHIFT, MAX_SHIFT)
+        return moved(x, (weights, locations, scales), shift, 1.0)
 
 
 class MatchStage:
@@ -98,15 +96,19 @@ class MatchStage:
         normalise(x, *parts, MIN_WIDTH_LSB, MAX_ERROR, mean, width, errors)
         predicted, ratios = self._match_model.predict(errors)
         shift = width * predicted
-        return [moved(x, model, shift, ratio) for ratio in (np.ones(x.shape), ratios)]
+        return [moved(x, parts, shift, ratio) for ratio in (1.0, ratios)]
 
 
-def moved(x: F64, model: Model, shift: F64, ratio: F64 | F32) -> Model:
-    """Return ``model`` moved by ``shift`` LSB and scaled by ``ratio``, (channels, frames)."""
+def moved(x: F64, mixture: tuple[F64, F64, F64], shift: F64, ratio: F32 | float) -> Model:
+    """Return ``mixture`` moved by ``shift`` LSB and scaled by ``ratio``, as measured on ``x``.
+
+    ``mixture``: weights, locations and scales, (channels, frames, M). ``x``, ``shift`` and, unless
+    it is a number, ``ratio``: (channels, frames).
+    """
     mean, low, mass = np.empty((3, *x.shape))
     moves = np.empty((*x.shape, 2))
     moves[..., 0], moves[..., 1] = shift, ratio
-    weights, locations, scales = model.weights, model.locations, model.scales
+    weights, locations, scales = mixture
     for c in range(len(x)):
         part = (mean[c], low[c], mass[c])
         measure(x[c], weights[c], locations[c], scales[c], moves[c], *part)
@@ -180,8 +182,7 @@ class Average(Distribution):
         """Code length -log2 P(x) of each sample, (frames, channels) float64, at most 32."""
         if not np.array_equal(samples, self.samples):
             return self.mixture.bits(samples)
-        mass = (1.0 - UNIFORM_SHARE) * self.mass + UNIFORM_SHARE / VALUES
-        return np.asarray(-np.log2(mass).T)
+        return code_lengths(self.mass.T)
 
     def masses(self, frame: int, channel: int) -> F64:
         """Return P(x) of the values -32 768 … 32 767 at one sample: (65 536,), sums to 1."""
@@ -227,13 +228,12 @@ class Calibrated(Distribution):
         if not np.array_equal(samples, self.average.samples):
             at = self.average.mixture.measured(samples)
             mass = copy.deepcopy(self.before).calibrate(self.average.low, self.average.mass, at)
-        return np.asarray(-np.log2((1.0 - UNIFORM_SHARE) * mass + UNIFORM_SHARE / VALUES).T)
+        return code_lengths(mass.T)
 
     def masses(self, frame: int, channel: int) -> F64:
         """Return P(x) of the values -32 768 … 32 767 at one sample: (65 536,), sums to 1."""
         low, mass = self.average.mixture.cdf(frame, channel)
-        calibrated = calibrate_values(self.edges(frame, channel), low, mass)
-        return (1.0 - UNIFORM_SHARE) * calibrated + UNIFORM_SHARE / VALUES
+        return with_uniform(calibrate_values(self.edges(frame, channel), low, mass))
 
     def edges(self, frame: int, channel: int) -> F64:
         """Return the calibrated CDF at the edges of the bins, for one sample."""

@@ -42,7 +42,7 @@ def compiled(function: _F) -> _F:
 
 
 class DigestLocator(_CacheLocator):
-    """Tells numba where the compiled code of a function is, by the digest of its source."""
+    """Locates the compiled code of a function for numba, by the digest of its source."""
 
     def __init__(self, folder: Path, line: int) -> None:
         self._folder, self._line = folder, line

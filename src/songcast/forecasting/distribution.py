@@ -75,7 +75,7 @@ class LogisticMixture(Distribution):
 
     def bits(self, samples: NDArray[np.int16] | Floats) -> Floats:
         """Code length -log2 P(x) of each sample, (frames, channels) float64, at most 32."""
-        return _bits(self.measured(samples)[1].T)
+        return code_lengths(self.measured(samples)[1].T)
 
     def measured(self, samples: NDArray[np.int16] | Floats) -> tuple[Floats, Floats]:
         """Return CDF(x - 1/2) and P(x) of each sample, (channels, frames), no uniform part."""
@@ -85,7 +85,7 @@ class LogisticMixture(Distribution):
 
     def masses(self, frame: int, channel: int) -> Floats:
         """Return P(x) of the values -32 768 … 32 767 at one sample: (65 536,), sums to 1."""
-        return _with_uniform(self._measure(ALL_VALUES, np.full(VALUES, frame), channel)[1])
+        return with_uniform(self.cdf(frame, channel)[1])
 
     def cdf(self, frame: int, channel: int) -> tuple[Floats, Floats]:
         """Return CDF(v - 1/2) and the mass of each value v without the uniform part."""
@@ -108,9 +108,11 @@ class LogisticMixture(Distribution):
         return low, mass
 
 
-def _with_uniform(mass: Floats) -> Floats:
+def with_uniform(mass: Floats) -> Floats:
+    """Return ``mass`` with the small uniform part that keeps every mass above zero."""
     return (1.0 - UNIFORM_SHARE) * mass + UNIFORM_SHARE / VALUES
 
 
-def _bits(mass: Floats) -> Floats:
-    return np.asarray(-np.log2(_with_uniform(mass)))
+def code_lengths(mass: Floats) -> Floats:
+    """Return the bits of samples with these masses, which lack the uniform part."""
+    return np.asarray(-np.log2(with_uniform(mass)))

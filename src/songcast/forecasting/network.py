@@ -157,14 +157,9 @@ def network_weights(network: Any) -> dict[str, NDArray[np.float32]]:
     return {w.path: np.array(w, np.float32) for w in network.weights}
 
 
-def set_network_weights(network: Any, weights: Mapping[str, NDArray[np.float32]]) -> None:
-    """Assign ``weights``, by name, to a network."""
-    for variable in network.weights:
-        variable.assign(weights[variable.path])
-
-
 def network_of(settings: NetworkSettings, weights: Mapping[str, NDArray[np.float32]]) -> Any:
     """Return the Keras network with these weights."""
     network = build_network(settings)
-    set_network_weights(network, weights)
+    for variable in network.weights:
+        variable.assign(weights[variable.path])
     return network

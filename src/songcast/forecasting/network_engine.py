@@ -38,6 +38,11 @@ class NetworkSettings:
     negative_slope: float = 0.1
 
     @property
+    def head_names(self) -> list[str]:
+        """The names of the head's layers after the first one."""
+        return [f"head_{n}" for n in range(1, len(self.head_units))] + ["correction"]
+
+    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of each weight, by its name in the Keras network and in a bundle."""
         shapes: dict[str, tuple[int, ...]] = {}
@@ -52,9 +57,8 @@ class NetworkSettings:
         shapes["look_back/kernel"] = (2 * self.look_back, first)
         shapes["side_features/kernel"] = (features.side_size(self.experts), first)
         outputs = self.experts + 1 + 3 * Stacking.components
-        names = [f"head_{n}" for n in range(1, len(self.head_units))] + ["correction"]
         for name, size, units in zip(
-            names, self.head_units, (*self.head_units[1:], outputs), strict=True
+            self.head_names, self.head_units, (*self.head_units[1:], outputs), strict=True
         ):
             shapes |= {f"{name}/kernel": (size, units), f"{name}/bias": (units,)}
         return shapes
@@ -72,11 +76,9 @@ class PackedNetwork:
         )
         self.context = packed(weights["context/kernel"], weights["context/bias"])
         head = [packed(weights["look_back/kernel"], weights["side_features/kernel"])]
-        for name in [f"head_{n}" for n in range(1, len(settings.head_units))] + ["correction"]:
+        for name in settings.head_names:
             kernel, bias = weights[f"{name}/kernel"], weights[f"{name}/bias"]
-            # The bias follows all outputs of the matrix before, with its rows of zeros.
-            gap = np.zeros((len(head[-1]) - len(kernel), kernel.shape[1]), np.float32)
-            head.append(packed(kernel, gap, bias))
+            head.append(packed_layer(len(head[-1]), kernel, bias))
         self.head = tuple(head)
 
 
@@ -91,6 +93,15 @@ def packed(*parts: F32) -> F32:
     result = np.zeros(shape, np.float32)
     result[:outputs, :inputs] = matrix.T
     return result
+
+
+def packed_layer(inputs: int, kernel: F32, bias: F32) -> F32:
+    """Return the matrix of a layer behind a matrix with ``inputs`` outputs, zeros included.
+
+    The bias follows all outputs of the matrix before, with its rows of zeros.
+    """
+    gap = np.zeros((inputs - len(kernel), kernel.shape[1]), np.float32)
+    return packed(kernel, gap, bias)
 
 
 class NetworkSession:

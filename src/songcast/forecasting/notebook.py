@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from songcast.bundle import read_arrays, read_manifest, write_bundle
 from songcast.forecasting.distribution import LogisticMixture
 from songcast.forecasting.forecaster import Forecaster, ForecastSession
-from songcast.forecasting.network_engine import packed
+from songcast.forecasting.network_engine import packed, packed_layer
 from songcast.forecasting.notebook_kernels import predict
 from songcast.forecasting.stacking import Stacking
 
@@ -177,9 +177,7 @@ def _matrices(weights: Mapping[str, F32], name: str) -> tuple[F32, tuple[F32, ..
     layers: list[F32] = []
     for number in range(1, len(DENSE_UNITS) + 1):
         kernel, bias = (weights[f"{name}_dense_{number}/{part}"] for part in ("kernel", "bias"))
-        before = len(layers[-1]) if layers else LSTM_UNITS
-        gap = np.zeros((before - len(kernel), kernel.shape[1]), np.float32)
-        layers.append(packed(kernel, gap, bias))
+        layers.append(packed_layer(len(layers[-1]) if layers else LSTM_UNITS, kernel, bias))
     return lstm, tuple(layers)
 
 
