@@ -23,7 +23,7 @@ from songcast.tracking.store import clear_errors, import_mlflow, tracking_uri
 CARD, LINEAGE = "model_card.md", "lineage.json"
 # The folder in which MLflow keeps the files of a model from code.
 BUNDLES = "artifacts"
-# The deepest file is artifacts/train/continuation/network.keras.
+# The deepest file is artifacts/train/continuation/weights.safetensors.
 MOST_PARTS = 4
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -91,7 +91,7 @@ def read_attached(version: Version, name: str) -> str | None:
             file = folder / name
             return file.read_text(encoding="utf-8") if file.is_file() else None
         repository = _repository(version)
-        if name not in (info.path for info in repository.list_artifacts()):
+        if name not in (info.path for info in repository.list_artifacts(None)):
             return None
         return Path(repository.download_artifacts(name, scratch)).read_text(encoding="utf-8")
 
