@@ -5,7 +5,8 @@ UV := $(or $(shell command -v uv),.venv/bin/uv)
 SYNC := $(UV) pip sync -q --python .venv/bin/python --require-hashes
 PACKAGE := $(UV) pip install -q --python .venv/bin/python --no-deps --no-build-isolation -e .
 LOCK := $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
-QUICK := -q -n logical --maxprocesses 4 --dist worksteal -m "not slow and not faults and not browser"
+QUICK := -q -n logical --maxprocesses 4 --dist loadgroup -m "not slow and not faults and not browser"
+LONG := -q -n logical --maxprocesses 2 --dist loadfile
 GROUPS := test docs cluster
 WITH := $(or $(wildcard .venv/with-*),$(if $(wildcard .venv/installed-dev),$(GROUPS:%=.venv/with-%)))
 # The stages run the `python` of the environment; their lines appear at once.
@@ -26,9 +27,9 @@ demo: writable .venv/installed  ## fetch the trained models of this commit, regi
 test: .venv/with-test  ## run the quick tests
 	@python -m pytest $(QUICK)
 test-slow: .venv/installed-dev  ## run the slow tests: long songs, Ray, PostgreSQL if it is installed
-	@python -m pytest -q -m slow
+	@python -m pytest $(LONG) -m slow
 test-faults: .venv/installed-dev  ## run the tests with kills, full disks and dead servers
-	@python -m pytest -q -m faults
+	@python -m pytest $(LONG) -m faults
 test-browser: .venv/installed-dev  ## run the tests in chromium, which must be on PATH
 	@SONGCAST_BROWSER_REQUIRED=1 python -m pytest -q -m browser
 coverage: .venv/with-test  ## list the lines and branches that the quick tests do not reach

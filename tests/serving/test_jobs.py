@@ -1,5 +1,6 @@
 """The job queue: its limits, deadlines, and clients that disconnect or stop reading."""
 
+import re
 import socket
 import threading
 import time
@@ -120,8 +121,9 @@ def test_a_client_that_stops_reading_times_out_and_frees_its_worker(content, cap
     limits = Limits(max_requests=1, workers=1, request_seconds=2.0)
     with running(app_of(Echo(), limits)) as client, connect(client, len(content)) as idle:
         idle.sendall(content)
-        # The response has 53 MB, more than any socket buffers.
-        wait_until(lambda: "continuation aborted: not sent within 2 s" in caplog.text)
+        # The response has 53 MB, more than any socket buffers. On a busy machine the deadline
+        # passes while the buffers are being filled: "not finished" instead of "not sent".
+        wait_until(lambda: re.search("continuation aborted: not .* within 2 s", caplog.text))
         wait_until(lambda: invocation_status(client) == 200)
 
 

@@ -27,9 +27,11 @@ from songcast.tracking import store as tracking_store
 from songcast.training.setup import replay_shares, select_songs
 
 # TensorFlow variables lack the copy keyword of NumPy 2, which Keras uses when it saves.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation doesn't accept a copy keyword"
-)
+# One worker runs the pipeline for all tests.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword"),
+    pytest.mark.xdist_group("stages"),
+]
 SONGS = {"old": 2, "new": 1}
 FORECASTERS = ["persistence", "ridge", "cascade", "notebook", "train", "retrain"]
 STAGES = (
