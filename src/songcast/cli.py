@@ -14,6 +14,7 @@ import songcast
 from songcast.commands import (
     continue_,
     models,
+    monitor,
     predict,
     promote,
     pull,
@@ -39,6 +40,7 @@ COMMANDS = (
     reproduce,
     sweep,
     serve,
+    monitor,
     ui,
     summary,
 )

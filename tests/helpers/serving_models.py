@@ -59,13 +59,13 @@ class FixedModel(Champion):
     def __init__(self, model: Any) -> None:
         self.uri, self.reloads = "echo", 0
         self._stopping, self._watcher = threading.Event(), threading.Thread()
-        self.current = ServedModel(model=model, uri="echo")
+        self.current = ServedModel(model=model, uri="echo", pinned_uri="echo")
 
 
 def app_of(
-    model: Any, limits: Limits | None = None, token: str | None = None, *, local: bool = False
+    model: Any, limits: Limits | None = None, token: str | None = None, **options: Any
 ) -> Any:
-    return create_app(FixedModel(model), limits or Limits(), token, local=local)
+    return create_app(FixedModel(model), limits or Limits(), token, **options)
 
 
 @contextlib.contextmanager

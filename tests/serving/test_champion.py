@@ -33,6 +33,7 @@ class FakeRegistry:
         return SimpleNamespace(
             number=self.champion,
             uri=f"models:/songcast/{self.champion}",
+            evaluation={},
             tags={},
             weights_sha256="ab",
         )

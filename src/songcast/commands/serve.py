@@ -42,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM; finish the requests in progress first."""
     check_free(arguments.port, arguments.host, "serve")
     from songcast.commands.loading import CHAMPION_URI, check_model
+    from songcast.registry.live import records_path
     from songcast.report.console import note
     from songcast.serving.app import create_app
     from songcast.serving.champion import Champion
@@ -56,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     if token is None and not local:
         note(f"anyone who can reach {arguments.host} can use the model: set {TOKEN} to prevent it")
     limits = Limits()
-    app = create_app(Champion(uri), limits, token, local=local)
+    app = create_app(Champion(uri), limits, token, local=local, records=records_path())
     with contextlib.suppress(KeyboardInterrupt):
         serve(app, arguments.host, arguments.port, limits.request_seconds, arguments.open)
     return 0

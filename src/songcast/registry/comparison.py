@@ -69,7 +69,7 @@ def compare(first: Entry, second: Entry) -> Comparison:
 def bits_of_songs(entry: Entry) -> dict[str, float]:
     """Return slug to bits per sample, NaN if there is no number."""
     songs: Mapping[str, Any] = entry.get("songs") or {}
-    return {slug: _number(numbers.get(BITS)) for slug, numbers in songs.items()}
+    return {slug: number_in(numbers, BITS) for slug, numbers in songs.items()}
 
 
 def _interval(differences: NDArray[np.float64]) -> tuple[float, float]:
@@ -81,5 +81,7 @@ def _interval(differences: NDArray[np.float64]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _number(value: object) -> float:
+def number_in(numbers: Mapping[str, Any], key: str) -> float:
+    """Return a number, NaN where it is missing or not a number."""
+    value = numbers.get(key)
     return float(value) if isinstance(value, int | float) else math.nan

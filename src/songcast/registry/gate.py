@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from songcast.registry.comparison import Entry, compare
+from songcast.registry.comparison import Entry, compare, number_in
 
 Numbers = Mapping[str, Any]
 
@@ -79,16 +79,10 @@ def _own_objections(candidate: Numbers) -> list[str]:
     reasons = [
         f"{key} is {candidate.get(key, 'missing')}: not a finite number"
         for key in FINITE
-        if not math.isfinite(_number(candidate, key))
+        if not math.isfinite(number_in(candidate, key))
     ]
     return reasons + [
         f"{key} is {candidate.get(key, 'missing')}: must be 0"
         for key in ("lag_samples", "clipped_samples")
-        if _number(candidate, key) != 0
+        if number_in(candidate, key) != 0
     ]
-
-
-def _number(numbers: Numbers, key: str) -> float:
-    """Return a number, NaN where it is missing or not a number."""
-    value = numbers.get(key)
-    return float(value) if isinstance(value, int | float) else math.nan

@@ -1,9 +1,11 @@
 """The HTTP server: MLflow's scoring interface, streamed continuations, a web page, metrics."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from importlib.resources import files
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Query, Request
@@ -21,6 +23,7 @@ from songcast.serving.decoder import Decoder
 from songcast.serving.errors import add_error_handlers, documented
 from songcast.serving.jobs import Job, JobQueue, Limits, RequestError
 from songcast.serving.payload import sent_bytes
+from songcast.serving.records import Observer
 from songcast.serving.security import HEADERS, access_check
 from songcast.serving.streaming import WavStream, wav_header
 from songcast.serving.tasks import (
@@ -35,20 +38,28 @@ from songcast.serving.telemetry import ResponseMiddleware, Telemetry
 
 
 def create_app(
-    champion: Champion, limits: Limits, token: str | None = None, *, local: bool = False
+    champion: Champion,
+    limits: Limits,
+    token: str | None = None,
+    *,
+    local: bool = False,
+    records: Path | None = None,
 ) -> FastAPI:
     """Return the application.
 
     ``token``: the bearer token that clients must send; None: no token is needed. ``local``: the
-    server is for this machine only, see ``access_check``.
+    server is for this machine only, see ``access_check``. ``records``: the file of the records of
+    answered songs; None: no records.
     """
     queue, telemetry = JobQueue(limits), Telemetry(champion)
+    observer = Observer(telemetry, records)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         with champion:
             yield
         queue.stop()
+        observer.stop()
 
     dependencies = [Depends(access_check(token, local))]
     if token is not None:  # the "Authorize" button of /docs
@@ -66,8 +77,8 @@ def create_app(
     add_error_handlers(app)
     app.add_middleware(ResponseMiddleware, telemetry=telemetry, headers=HEADERS)
     _add_information(app, champion, telemetry)
-    _add_invocations(app, champion, queue, telemetry)
-    _add_continuation(app, champion, queue, telemetry)
+    _add_invocations(app, champion, queue, telemetry, observer)
+    _add_continuation(app, champion, queue, telemetry, observer)
     return app
 
 
@@ -83,7 +94,8 @@ def _add_information(app: FastAPI, champion: Champion, telemetry: Telemetry) -> 
 
     @app.get("/version", summary="Get the version that is served", responses=documented(401))
     async def version() -> schemas.VersionResponse:
-        served = {k: v for k, v in vars(champion.current).items() if k != "model"}
+        fields = schemas.VersionResponse.model_fields.keys() - {"songcast"}
+        served = {field: getattr(champion.current, field) for field in fields}
         return schemas.VersionResponse(songcast=songcast.__version__, **served)
 
     @app.get(
@@ -97,7 +109,7 @@ def _add_information(app: FastAPI, champion: Champion, telemetry: Telemetry) -> 
 
 
 def _add_invocations(
-    app: FastAPI, champion: Champion, queue: JobQueue, telemetry: Telemetry
+    app: FastAPI, champion: Champion, queue: JobQueue, telemetry: Telemetry, observer: Observer
 ) -> None:
     @app.post(
         "/invocations",
@@ -123,15 +135,17 @@ def _add_invocations(
                     f"params.seconds is {params.seconds:g}: "
                     f"request at most {queue.limits.continuation_seconds:g}",
                 )
-            model = champion.current.model
+            served = champion.current
 
             def task(decoder: Decoder) -> list[dict[str, Any]]:
                 predictions = []
                 for index, text in enumerate(songs):
-                    name = f"song {index}"
-                    song = decoder.decode(sent_bytes(text, name), name)
-                    predictions.append(run_task(model, song, params, job.check))
-                    telemetry.song_processed(song.seconds)
+                    name, start = f"song {index}", time.perf_counter()
+                    content = sent_bytes(text, name)
+                    song = decoder.decode(content, name)
+                    row = run_task(served.model, song, params, job.check)
+                    observer.answered(served, content, song, row, time.perf_counter() - start)
+                    predictions.append(row)
                 return predictions
 
             predictions = await queue.run(job, task, request.is_disconnected)
@@ -141,7 +155,7 @@ def _add_invocations(
 
 
 def _add_continuation(
-    app: FastAPI, champion: Champion, queue: JobQueue, telemetry: Telemetry
+    app: FastAPI, champion: Champion, queue: JobQueue, telemetry: Telemetry, observer: Observer
 ) -> None:
     max_seconds = queue.limits.continuation_seconds
 
@@ -166,16 +180,17 @@ def _add_continuation(
             job = resources.enter_context(queue.job())
             resources.enter_context(telemetry.in_progress())
             content = await _read(request, job, queue.limits)
-            model = champion.current.model
+            served = champion.current
 
             def task(decoder: Decoder) -> Iterator[bytes]:
+                start = time.perf_counter()
                 song = decoder.decode(content, "song")
-                blocks = continuation_blocks(model, song, params, job.check)
+                blocks = continuation_blocks(served.model, song, params, job.check)
                 frames = max(1, round(params.seconds * song.sample_rate_hz))
                 yield wav_header(frames, song.channels, song.sample_rate_hz)
                 for block in blocks:
                     yield block.astype("<i2").tobytes()
-                telemetry.song_processed(song.seconds)
+                observer.answered(served, content, song, {}, time.perf_counter() - start)
 
             blocks = queue.stream(job, task)
             # Errors of the song occur before the first block: they still get their status code.

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import math
 import threading
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import numpy as np
 from songcast.audio.songs import Song
 from songcast.errors import SongcastError
 from songcast.forecasting.distribution import BLOCK_FRAMES
+from songcast.registry.comparison import BITS, number_in
 from songcast.registry.models import REGISTRY_SCHEME, Model, load
 
 log = logging.getLogger("songcast.serve")
@@ -19,10 +21,16 @@ POLL_SECONDS = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class ServedModel:
-    """A loaded model and its identity; all but ``uri`` are None for an unregistered model."""
+    """A loaded model and its identity; most of it is unknown for an unregistered model.
+
+    ``pinned_uri``: the version, such as ``models:/songcast/3``, or ``uri``. ``expected_bits``: its
+    mean on held-out passages, NaN if unknown.
+    """
 
     model: Model
     uri: str
+    pinned_uri: str
+    expected_bits: float = math.nan
     alias: str | None = None
     version: int | None = None
     commit: str | None = None
@@ -94,7 +102,7 @@ def load_served(uri: str) -> ServedModel:
     Raises ``SongcastError`` as ``songcast.load`` does.
     """
     if not uri.startswith(REGISTRY_SCHEME):
-        return ServedModel(model=load_warm(uri), uri=uri)
+        return ServedModel(model=load_warm(uri), uri=uri, pinned_uri=uri)
     from songcast.registry.versions import URI, find_version
 
     version = find_version(uri)
@@ -102,6 +110,8 @@ def load_served(uri: str) -> ServedModel:
     return ServedModel(
         model=load_warm(version.uri),  # by number, because the alias may move meanwhile
         uri=uri,
+        pinned_uri=version.uri,
+        expected_bits=number_in(version.evaluation.get("summary") or {}, BITS),
         alias=match["alias"] if match else None,
         version=version.number,
         commit=version.tags.get("songcast.git_commit"),

@@ -9,11 +9,19 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from songcast.registry.live import Record
 from songcast.serving.champion import Champion
 
 # Other paths are counted together: a client must not be able to add labels.
 PATHS = ("/invocations", "/continue", "/ping", "/health", "/version", "/metrics", "/", "/docs")
 BUCKETS_SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300)
+# Measures of an answered song: a field of its record, its description and its buckets.
+MEASURES = {
+    "bits_per_sample": ("Bits per sample", range(1, 17)),
+    "prediction_gain_db": ("Prediction gain in dB, mean of the channels", range(0, 90, 10)),
+    "seconds": ("Duration in seconds", BUCKETS_SECONDS),
+    "work_seconds": ("Seconds of work", BUCKETS_SECONDS),
+}
 
 
 class Telemetry:
@@ -34,6 +42,19 @@ class Telemetry:
         self._song_seconds = Counter(
             "songcast_song_seconds", "Seconds of audio processed", registry=registry
         )
+        self._records_lost = Counter(
+            "songcast_records_lost", "Records that were not written", registry=registry
+        )
+        self._measures = {
+            field: Histogram(
+                f"songcast_answered_{field}",
+                f"{text} of an answered song",
+                ["version"],
+                buckets=buckets,
+                registry=registry,
+            )
+            for field, (text, buckets) in MEASURES.items()
+        }
         self._in_progress = Gauge(
             "songcast_requests_in_progress",
             "Requests that are received, queued or processed",
@@ -41,6 +62,11 @@ class Telemetry:
         )
         for name, description, value in (
             ("model_version", "Version served", lambda: champion.current.version or 0),
+            (
+                "expected_bits_per_sample",
+                "Mean of the served version on held-out passages; NaN if unknown",
+                lambda: champion.current.expected_bits,
+            ),
             ("model_reloads", "Model reloads since the start", lambda: champion.reloads),
             (
                 "resident_bytes",
@@ -54,9 +80,18 @@ class Telemetry:
         """Return all metrics in Prometheus's text format."""
         return generate_latest(self._registry)
 
-    def song_processed(self, seconds: float) -> None:
-        """Add the seconds of a processed song."""
-        self._song_seconds.inc(seconds)
+    def song_answered(self, record: Record) -> None:
+        """Count an answered song."""
+        self._song_seconds.inc(record.seconds)
+        version = record.model.rpartition("/")[2]
+        for field, histogram in self._measures.items():
+            value = getattr(record, field)
+            if value is not None:
+                histogram.labels(version).observe(value)
+
+    def record_lost(self, records: int = 1) -> None:
+        """Count records that could not be written."""
+        self._records_lost.inc(records)
 
     @contextmanager
     def in_progress(self) -> Iterator[None]:

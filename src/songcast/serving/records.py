@@ -1,0 +1,131 @@
+"""Record each answered song: in SQLite and in the Prometheus metrics. No audio is stored.
+
+A thread writes the records, so that a store that is full, locked or damaged neither delays nor
+loses a request; it only loses records, and counts them.
+"""
+
+import hashlib
+import logging
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from songcast.audio.songs import Song
+from songcast.registry.live import Record, add_record, open_records
+from songcast.serving.champion import ServedModel
+from songcast.serving.telemetry import Telemetry
+
+log = logging.getLogger("songcast.serve")
+
+# Records that may wait for a locked store; about 1 MB.
+MOST_WAITING = 1000
+WAIT_SECONDS = 5.0
+
+
+class Recorder:
+    """Writes records into ``path`` in a thread.
+
+    Each record is committed alone, so a killed process loses only those that wait. ``lost`` is
+    called with the number of records that were not written.
+    """
+
+    def __init__(self, path: Path, lost: Callable[[int], None]) -> None:
+        self.path, self._lost = path, lost
+        self._queue: queue.Queue[Record | None] = queue.Queue(MOST_WAITING)
+        self._stopping = threading.Event()
+        self._connection: sqlite3.Connection | None = None
+        self._message = ""
+        self._thread = threading.Thread(target=self._work, name="records", daemon=True)
+        self._thread.start()
+
+    def put(self, record: Record) -> None:
+        """Pass a record to the thread; drop it if too many wait."""
+        try:
+            self._queue.put_nowait(record)
+        except queue.Full:
+            self._lost(1)
+
+    def stop(self) -> None:
+        """Write the records that wait, unless the store stays locked; end the thread."""
+        self._stopping.set()
+        self._queue.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        locked = False
+        while (record := self._queue.get()) is not None:
+            while not (locked and self._stopping.is_set()):
+                locked = not self._write(record)
+                if not locked:
+                    break
+            else:
+                self._lost(1)
+        if self._connection:
+            self._connection.close()
+
+    def _write(self, record: Record) -> bool:
+        """Write a record; return False if the store is locked, True if it is written or lost."""
+        try:
+            self._connection = self._connection or open_records(self.path, WAIT_SECONDS)
+            add_record(self._connection, record)
+            self._message = ""
+        except (sqlite3.Error, OSError) as error:
+            if self._connection:
+                self._connection.close()
+                self._connection = None
+            if str(error) != self._message:  # log it once, not for every song
+                self._message = str(error)
+                log.warning("%s: served songs are not recorded: %s", self.path, error)
+            locked = getattr(error, "sqlite_errorcode", None) in (
+                sqlite3.SQLITE_BUSY,
+                sqlite3.SQLITE_LOCKED,
+            )
+            if not locked:
+                self._lost(1)
+            return not locked
+        return True
+
+
+class Observer:
+    """Is notified of each answered song. ``path``: of the records; None: no records."""
+
+    def __init__(self, telemetry: Telemetry, path: Path | None) -> None:
+        self._telemetry = telemetry
+        self._recorder = Recorder(path, telemetry.record_lost) if path else None
+
+    def answered(
+        self,
+        served: ServedModel,
+        content: bytes,
+        song: Song,
+        row: Mapping[str, Any],
+        work_seconds: float,
+    ) -> None:
+        """Record one song. ``content``: as it was sent. ``row``: the result of ``run_task``."""
+        gains = row.get("prediction_gain_db")
+        record = Record(
+            time=time.time(),
+            model=served.pinned_uri,
+            shadow=0,
+            song=hashlib.blake2b(content, digest_size=8).hexdigest(),
+            seconds=song.seconds,
+            sample_rate_hz=song.sample_rate_hz,
+            channels=song.channels,
+            bits_per_sample=row.get("bits_per_sample"),
+            prediction_gain_db=float(np.mean(gains)) if gains else None,
+            work_seconds=work_seconds,
+        )
+        self._telemetry.song_answered(record)
+        if self._recorder:
+            self._recorder.put(record)
+
+    def stop(self) -> None:
+        """Write what waits and end the threads."""
+        if self._recorder:
+            self._recorder.stop()
