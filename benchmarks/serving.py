@@ -5,6 +5,11 @@ the same while the alias champion moves. The output has latencies, songs per sec
 the number of each status. Run it after `make run`:
 
     .venv/bin/python benchmarks/serving.py
+
+With --observe, the same server runs with and without records and a shadow, in turns, with as many
+clients as keep its workers busy. The output has the ratios of throughput and p99:
+
+    .venv/bin/python benchmarks/serving.py --observe
 """
 
 import argparse
@@ -37,6 +42,8 @@ REFUSED = (429, 503)
 
 def main() -> int:
     arguments = parse_arguments()
+    if arguments.observe:
+        return observed(arguments)
     with copied_store(), served(arguments.model) as (url, server):
         bodies = list(songs(arguments.song_seconds))
         send(url, bodies[0])  # starts the decoder
@@ -61,8 +68,32 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60.0, help="duration of each load (60)")
     parser.add_argument("--song-seconds", type=float, default=5.0, help="length of a song (5)")
     parser.add_argument("--model", help="a bundle folder; the alias is then not moved")
+    parser.add_argument("--observe", action="store_true", help="compare with records and shadow")
+    parser.add_argument("--turns", type=int, default=4, help="of each kind with --observe (4)")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")
     return parser.parse_args()
+
+
+def observed(arguments: argparse.Namespace) -> int:
+    """Print load with records and shadow on and off, and the ratios of the medians of the turns."""
+    turns: dict[str, list[dict[str, Any]]] = {"off": [], "on": []}
+    with copied_store(), tempfile.TemporaryDirectory() as scratch:
+        for turn in range(2 * arguments.turns):
+            mode = "on" if turn % 4 in (1, 2) else "off"  # off, on, on, off: equal on the mean
+            os.environ["SONGCAST_RECORDS"] = str(Path(scratch) / "db") if mode == "on" else ""
+            with served(arguments.model, mode == "on") as (url, server):
+                bodies = list(songs(arguments.song_seconds))
+                send(url, bodies[0])
+                turns[mode].append(load(url, server, bodies, arguments))
+                print(f"{mode}: {describe(turns[mode][-1])}", file=sys.stderr)
+    ratios = {}
+    for key in ("songs_per_second", "p50_seconds", "p99_seconds", "cpu_seconds_per_song"):
+        medians = {mode: np.median([row[key] for row in rows]) for mode, rows in turns.items()}
+        ratios[key] = float(medians["on"] / medians["off"])
+    print(
+        json.dumps({"on_over_off": ratios, "turns": turns} if arguments.json else ratios, indent=2)
+    )
+    return 0
 
 
 def songs(seconds: float) -> Iterator[bytes]:
@@ -171,13 +202,14 @@ def copied_store() -> Iterator[None]:
 
 
 @contextmanager
-def served(model: str | None) -> Iterator[tuple[str, psutil.Process]]:
+def served(model: str | None, shadow: bool = False) -> Iterator[tuple[str, psutil.Process]]:
     """Run `songcast serve` and yield its URL and process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "songcast.cli", "serve", "--port", str(port)]
     command += ["--model", model] if model else []
+    command += ["--shadow", "challenger"] if shadow else []
     with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as server:
         try:
             line = server.stdout.readline() if server.stdout else b""

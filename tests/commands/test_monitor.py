@@ -24,6 +24,7 @@ from songcast.registry.versions import MEASURED
 from songcast.serving.app import create_app
 from songcast.serving.champion import ServedModel
 from songcast.serving.jobs import Limits
+from songcast.serving.records import Observation
 from songcast.tracking import store as tracking_store
 
 URI = "models:/songcast/1"
@@ -42,7 +43,9 @@ def serve(*batches):
     champion = FixedModel(Persistence())
     champion.current = ServedModel(model=Persistence(), uri=URI, pinned_uri=URI)
     medians = []
-    with running(create_app(champion, Limits(), records=records_path())) as client:
+    with running(
+        create_app(champion, Limits(), observation=Observation(records=records_path()))
+    ) as client:
         for batch in batches:
             texts, bits = [json.dumps(song) for song in batch], []
             for start in range(0, len(texts), 10):

@@ -280,7 +280,7 @@ def test_compare_says_who_is_better(repository, capfd):
     code, out, _ = told(capfd, "compare", "1", "2")
     assert code == 0
     assert out.splitlines()[-2:] == [
-        "mean -0.5000, 95 % interval -0.5000 to -0.5000",
+        "mean -0.5000, 95 % interval -0.5000 to -0.5000, 1 songs",
         "version 1 is better",
     ]
     said = json.loads(told(capfd, "compare", "2", "1", "--json")[1])

@@ -41,14 +41,21 @@ def add_command(
     return parser
 
 
-def version_number(text: str) -> int:
-    """Parse a version, also as ``v3`` or ``models:/songcast/3``. Raises ``ArgumentTypeError``."""
-    digits = text.removeprefix("models:/songcast/").removeprefix("v")
-    if not (digits.isascii() and digits.isdecimal() and len(digits) < 10):
+def version_uri(text: str) -> str:
+    """Return the URI of a version that is given as ``3``, ``v3``, ``challenger`` or URI.
+
+    Raises ``ArgumentTypeError``.
+    """
+    name = text.removeprefix("models:/songcast/").removeprefix("models:/songcast@")
+    digits = name.removeprefix("v")
+    if digits.isascii() and digits.isdecimal() and len(digits) < 10:
+        return f"models:/songcast/{int(digits)}"
+    if name not in ("champion", "challenger"):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a version number; `songcast models` lists them"
+            f"{text!r} is not a version number, champion or challenger; "
+            "`songcast models` lists them"
         )
-    return int(digits)
+    return f"models:/songcast@{name}"
 
 
 def port_number(text: str) -> int:

@@ -6,7 +6,7 @@ import math
 import time
 from typing import TYPE_CHECKING, Any
 
-from songcast.commands import Subparsers, add_command, version_number
+from songcast.commands import Subparsers, add_command, version_uri
 
 if TYPE_CHECKING:
     from songcast.registry.comparison import Comparison
@@ -38,7 +38,15 @@ def add(subparsers: Subparsers) -> None:
         "songcast compare 4 3",
     )
     for name in ("A", "B"):
-        parser.add_argument(name.lower(), metavar=name, type=version_number, help="a version")
+        parser.add_argument(
+            name.lower(), metavar=name, type=version_uri, help="such as 3, champion"
+        )
+    parser.add_argument(
+        "--live",
+        action="store_true",
+        help="compare them on the songs that a server answered with one and its shadow forecast "
+        "with the other, see `songcast serve --shadow`",
+    )
 
 
 def list_models(arguments: argparse.Namespace) -> int:
@@ -105,32 +113,36 @@ def compare_versions(arguments: argparse.Namespace) -> int:
     """Compare the versions."""
     from songcast.commands.loading import require_registry
     from songcast.errors import RegistryError
-    from songcast.registry.comparison import compare
-    from songcast.registry.versions import get_version
+    from songcast.registry.comparison import compare, summary
+    from songcast.registry.live import live_comparison
+    from songcast.registry.versions import find_version
     from songcast.report import console
 
     require_registry()
-    a, b = get_version(arguments.a), get_version(arguments.b)
-    result = compare(a.evaluation, b.evaluation)
+    a, b = find_version(arguments.a), find_version(arguments.b)
+    if arguments.live:
+        result = live_comparison(a.uri, b.uri)
+    else:
+        result = compare(a.evaluation, b.evaluation)
     if math.isnan(result.mean):
         raise RegistryError(
-            f"versions {a.number} and {b.number} have no evaluated song in common: "
-            "compare versions that were evaluated on the same songs"
+            f"versions {a.number} and {b.number} have no song in common: compare versions that "
+            "were evaluated on the same songs, or --live after `songcast serve --shadow`"
         )
     if arguments.json:
         document = {
             "a": a.number,
             "b": b.number,
-            "mean_bits": result.mean,
-            "low_bits": result.low,
-            "high_bits": result.high,
+            **summary(result),
             "songs": dict(result.songs),
         }
         console.print_json(document)
         return 0
-    rows = [[slug, f"{difference:+.4f}"] for slug, difference in result.songs.items()]
-    console.print_table(["song", f"bits/sample, {a.number} minus {b.number}"], rows)
-    print(f"mean {result.mean:+.4f}, 95 % interval {result.low:+.4f} to {result.high:+.4f}")
+    if not arguments.live:  # digests of songs mean nothing to a reader
+        rows = [[slug, f"{difference:+.4f}"] for slug, difference in result.songs.items()]
+        console.print_table(["song", f"bits/sample, {a.number} minus {b.number}"], rows)
+    interval = f"95 % interval {result.low:+.4f} to {result.high:+.4f}"
+    print(f"mean {result.mean:+.4f}, {interval}, {len(result.songs)} songs")
     print(verdict(result, a.number, b.number))
     return 0
 

@@ -142,7 +142,7 @@ def evaluated(champion: "Version", measure: str) -> list[float]:
 
 def verdicts(shifts: dict[str, "Shift"], songs: int) -> list[str]:
     """Return a line for each comparison of the bits per sample."""
-    from songcast.registry.live import LEAST_SONGS
+    from songcast.registry.gate import LEAST_SONGS
 
     if songs < LEAST_SONGS:
         return [f"too few songs for a verdict: {songs} in the window, {LEAST_SONGS} are needed"]

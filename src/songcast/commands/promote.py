@@ -4,7 +4,7 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from songcast.commands import Subparsers, add_command, version_number
+from songcast.commands import Subparsers, add_command, version_uri
 
 if TYPE_CHECKING:
     from songcast.registry.promotion import Move
@@ -21,7 +21,14 @@ def add(subparsers: Subparsers) -> None:
         "clipping, better than ridge, and significantly better than the present champion.",
         "songcast promote 3",
     )
-    parser.add_argument("version", metavar="VERSION", type=version_number, help="such as 3")
+    parser.add_argument(
+        "version", metavar="VERSION", type=version_uri, help="such as 3, or challenger"
+    )
+    parser.add_argument(
+        "--live",
+        action="store_true",
+        help="compare it with the champion on served songs, see `songcast serve --shadow`",
+    )
     parser.add_argument("--reason", metavar="TEXT", default="", help="reason for the history")
     parser.add_argument(
         "--force",
@@ -53,9 +60,11 @@ def promote(arguments: argparse.Namespace) -> int:
     """Promote the version."""
     from songcast.commands.loading import require_registry
     from songcast.registry import promotion
+    from songcast.registry.versions import find_version
 
     require_registry()
-    move = promotion.promote(arguments.version, arguments.reason, arguments.force)
+    number = find_version(arguments.version).number
+    move = promotion.promote(number, arguments.reason, arguments.force, arguments.live)
     return print_move(move, arguments.json)
 
 
@@ -77,6 +86,8 @@ def print_move(move: "Move", as_json: bool) -> int:
         return 0
     before = "none" if move.before is None else f"version {move.before}"
     print(f"champion: version {move.after} (before: {before})")
+    if move.live:
+        print(f"live evidence: {evidence(move.live)}")
     if move.overruled:
         print(f"forced although the gate rejected it: {'; '.join(move.overruled)}")
     return 0
@@ -101,9 +112,21 @@ def history(arguments: argparse.Namespace) -> int:
                 move.action,
                 console.MISSING if move.before is None else str(move.before),
                 str(move.after),
-                move.why + (f" (against: {'; '.join(move.overruled)})" if move.overruled else ""),
+                move.why
+                + (f" (live: {evidence(move.live)})" if move.live else "")
+                + (f" (against: {'; '.join(move.overruled)})" if move.overruled else ""),
             ]
             for move in moves
         ]
         console.print_table(["time", "user", "action", "from", "to", "reason"], rows, left=6)
     return 0
+
+
+def evidence(live: dict[str, float]) -> str:
+    """Return the evidence of served songs as text.
+
+    >>> evidence({"songs": 212, "mean_bits": -0.1, "low_bits": -0.15, "high_bits": -0.05})
+    '-0.1000 bits per sample, 95 % interval -0.1500 to -0.0500, 212 songs'
+    """
+    interval = f"95 % interval {live['low_bits']:+.4f} to {live['high_bits']:+.4f}"
+    return f"{live['mean_bits']:+.4f} bits per sample, {interval}, {live['songs']:g} songs"

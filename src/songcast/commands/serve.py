@@ -13,6 +13,7 @@ from songcast.commands import BUNDLE_HELP, Subparsers, add_command, port_number
 from songcast.commands.ui import check_free
 
 HOST, PORT = "127.0.0.1", 8000
+MOST_KEPT = 1000
 TOKEN = "SONGCAST_TOKEN"
 
 
@@ -35,29 +36,62 @@ def add(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--host", default=HOST, help=f"address to listen on (default: {HOST})")
     parser.add_argument("--model", metavar="URI", help=BUNDLE_HELP)
+    parser.add_argument(
+        "--shadow",
+        metavar="ALIAS",
+        help="a version, such as challenger, that forecasts the same songs when a worker is idle",
+    )
+    parser.add_argument(
+        "--keep-surprising",
+        metavar="N",
+        type=count,
+        default=0,
+        help="keep the N songs with the most bits per sample; by default no song is kept",
+    )
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
+
+
+def count(text: str) -> int:
+    """Parse the number of songs to keep. Raises ``ArgumentTypeError``."""
+    if not (text.isdecimal() and 1 <= int(text) <= MOST_KEPT):
+        raise argparse.ArgumentTypeError(f"{text!r}: use a number from 1 to {MOST_KEPT}")
+    return int(text)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM; finish the requests in progress first."""
     check_free(arguments.port, arguments.host, "serve")
     from songcast.commands.loading import CHAMPION_URI, check_model
+    from songcast.files import root
+    from songcast.registry.aliases import NAME
     from songcast.registry.live import records_path
+    from songcast.registry.models import REGISTRY_SCHEME
     from songcast.report.console import note
     from songcast.serving.app import create_app
     from songcast.serving.champion import Champion
+    from songcast.serving.idle import SurprisingSongs
     from songcast.serving.jobs import Limits
+    from songcast.serving.records import Observation
     from songcast.serving.security import is_loopback
 
     logging.basicConfig(format="songcast serve: %(message)s", stream=sys.stderr)
     uri = arguments.model or CHAMPION_URI
-    check_model(uri)
+    shadow = f"{REGISTRY_SCHEME}{NAME}@{arguments.shadow}" if arguments.shadow else None
+    for wanted in filter(None, (uri, shadow)):
+        check_model(wanted)
     token = os.environ.get(TOKEN) or None
     local = is_loopback(arguments.host)
     if token is None and not local:
         note(f"anyone who can reach {arguments.host} can use the model: set {TOKEN} to prevent it")
     limits = Limits()
-    app = create_app(Champion(uri), limits, token, local=local, records=records_path())
+    records = records_path()
+    keep = arguments.keep_surprising
+    observation = Observation(
+        records=records,
+        shadow=Champion(shadow) if shadow else None,
+        surprising=SurprisingSongs(root() / "served" / "surprising", keep) if keep else None,
+    )
+    app = create_app(Champion(uri), limits, token, local=local, observation=observation)
     with contextlib.suppress(KeyboardInterrupt):
         serve(app, arguments.host, arguments.port, limits.request_seconds, arguments.open)
     return 0

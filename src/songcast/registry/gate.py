@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from songcast.registry.comparison import Entry, compare, number_in
+from songcast.registry.comparison import Comparison, Entry, compare, number_in
 
 Numbers = Mapping[str, Any]
 
+# Fewer served songs give no verdict.
+LEAST_SONGS = 20
 FINITE = ("bits_per_sample", "prediction_gain_db")
 
 
@@ -20,14 +22,17 @@ class Gate:
     reasons: tuple[str, ...]
 
 
-def gate(candidate: Entry, ridge: Entry, champion: Entry | None) -> Gate:
+def gate(
+    candidate: Entry, ridge: Entry, champion: Entry | None, live: Comparison | None = None
+) -> Gate:
     """Apply the gate to the numbers of ``candidate`` on held-out passages.
 
     Each argument is a result of ``evaluation_log.measured``: ``{"summary": numbers, "songs":
     {SLUG: numbers}}``, numbers being ``prediction_gain_db``, ``bits_per_sample``, ``lag_samples``,
     ``clipped_samples`` (how many predicted samples lie outside int16). ``champion`` is None
     if there is no other champion. The candidate must be better than ridge on the mean over songs,
-    and better than the champion beyond chance (see ``comparison``).
+    and better than the champion beyond chance (see ``comparison``). ``live``: the comparison with
+    the champion on at least 20 served songs, which then replaces that on held-out passages.
 
     >>> def entry(bits):
     ...     good = {"prediction_gain_db": 40.0, "lag_samples": 0, "clipped_samples": 0}
@@ -41,17 +46,20 @@ def gate(candidate: Entry, ridge: Entry, champion: Entry | None) -> Gate:
     reasons = _own_objections(candidate["summary"])
     if any(key in reason for key in FINITE for reason in reasons):
         return Gate(passed=False, reasons=tuple(reasons))  # without numbers there is no comparison
-    reasons += _not_better(candidate, ridge, "ridge")
-    if champion is not None:
-        reasons += _not_better(candidate, champion, "the champion") or _by_chance(
-            candidate, champion
+    reasons += _objection(compare(candidate, ridge), "ridge")
+    if live is not None and len(live.songs) < LEAST_SONGS:
+        reasons.append(
+            f"compared with the champion on {len(live.songs)} served songs: "
+            f"{LEAST_SONGS} are needed"
         )
+    elif live is not None or champion is not None:
+        comparison = live or compare(candidate, champion or {})
+        reasons += _objection(comparison, "the champion") or _by_chance(comparison)
     return Gate(passed=not reasons, reasons=tuple(reasons))
 
 
-def _not_better(candidate: Entry, other: Entry, name: str) -> list[str]:
-    """Return the objection if ``candidate`` is not better than ``other`` on the mean."""
-    comparison = compare(candidate, other)
+def _objection(comparison: Comparison, name: str) -> list[str]:
+    """Return the objection if the first is not better than the other on the mean."""
     if comparison.mean < 0:
         return []
     if math.isnan(comparison.mean):  # NaN must never open the gate
@@ -63,8 +71,7 @@ def _not_better(candidate: Entry, other: Entry, name: str) -> list[str]:
     ]
 
 
-def _by_chance(candidate: Entry, champion: Entry) -> list[str]:
-    comparison = compare(candidate, champion)
+def _by_chance(comparison: Comparison) -> list[str]:
     if comparison.high < 0:
         return []
     return [

@@ -17,13 +17,12 @@ import numpy as np
 
 from songcast.errors import RegistryError
 from songcast.files import root
-from songcast.registry.comparison import BITS, Entry
+from songcast.registry.comparison import BITS, Comparison, compare
+from songcast.registry.gate import LEAST_SONGS
 
 ENVIRONMENT = "SONGCAST_RECORDS"
 # About 15 MB; then the oldest records are deleted.
 MOST_RECORDS = 100_000
-# Fewer songs give no verdict.
-LEAST_SONGS = 20
 # A shift is drift if chance gives it in fewer than one of a hundred runs of `songcast monitor`,
 # and if it matters: lossless files 0.1 bits per sample larger or smaller.
 LEVEL, LEAST_SHIFT_BITS = 0.01, 0.1
@@ -75,9 +74,13 @@ class Shift:
     p: float
 
 
-def records_path() -> Path:
-    """Return the file of the records: ``SONGCAST_RECORDS``, or served/records.db."""
-    return Path(os.environ.get(ENVIRONMENT) or root() / "served" / "records.db")
+def records_path() -> Path | None:
+    """Return the file of the records, served/records.db unless ``SONGCAST_RECORDS`` names another.
+
+    None if that variable is empty: then nothing is recorded.
+    """
+    name = os.environ.get(ENVIRONMENT)
+    return root() / "served" / "records.db" if name is None else Path(name) if name else None
 
 
 def open_records(path: Path, wait_seconds: float = 5.0) -> sqlite3.Connection:
@@ -99,14 +102,14 @@ def add_record(connection: sqlite3.Connection, record: Record) -> None:
         connection.execute("DELETE FROM songs WHERE id <= ?", [(row.lastrowid or 0) - MOST_RECORDS])
 
 
-def read_records(path: Path, model: str, shadow: bool = True) -> list[Record]:
+def read_records(path: Path | None, model: str, shadow: bool = True) -> list[Record]:
     """Return the forecasts of ``model``, oldest first; ``shadow``: also those after an answer.
 
     Raises ``RegistryError`` if there is no file of records or it cannot be read.
     """
-    if not path.is_file():
+    if path is None or not path.is_file():
         raise RegistryError(
-            f"{path}: no songs were served yet: `songcast serve` records them, "
+            f"{path or ENVIRONMENT}: no songs were served yet: `songcast serve` records them, "
             f"{ENVIRONMENT} names another file"
         )
     query = f"SELECT {COLUMNS} FROM songs WHERE model = ? AND shadow <= ? AND bits_per_sample >= 0"
@@ -114,20 +117,23 @@ def read_records(path: Path, model: str, shadow: bool = True) -> list[Record]:
         with contextlib.closing(sqlite3.connect(path, timeout=30.0)) as connection:
             rows = connection.execute(f"{query} ORDER BY id", [model, int(shadow)]).fetchall()
     except sqlite3.Error as error:
+        if "no such table" in str(error):  # the server is creating it
+            return []
         raise RegistryError(f"{path}: cannot be read ({error}): restore or move it") from None
     names = [field.name for field in fields(Record)]
     return [Record(**dict(zip(names, row, strict=True))) for row in rows]
 
 
-def live_entries(path: Path, first: str, second: str) -> tuple[Entry, Entry]:
-    """Return the bits of the songs that both models forecast, as entries for ``compare``.
+def live_comparison(first: str, second: str) -> Comparison:
+    """Compare two models, such as ``models:/songcast/3``, on the songs that both forecast.
 
     A song that was sent several times counts once. Raises ``RegistryError``.
     """
-    sides = [{r.song: r.bits_per_sample for r in read_records(path, m)} for m in (first, second)]
-    common = sides[0].keys() & sides[1].keys()
-    a, b = ({"songs": {song: {BITS: side[song]} for song in common}} for side in sides)
-    return a, b
+    a, b = (
+        {"songs": {r.song: {BITS: r.bits_per_sample} for r in read_records(records_path(), model)}}
+        for model in (first, second)
+    )
+    return compare(a, b)
 
 
 def measured_shift(values: Sequence[float], others: Sequence[float]) -> Shift:

@@ -23,8 +23,9 @@ from songcast.registry.aliases import (
     registered_model,
     set_alias,
 )
-from songcast.registry.comparison import compare
+from songcast.registry.comparison import Comparison, compare, summary
 from songcast.registry.gate import Gate, gate
+from songcast.registry.live import live_comparison
 from songcast.registry.versions import Version, get_version, list_versions
 from songcast.tracking.evaluation_log import measured
 from songcast.tracking.store import clear_errors, connect, locked, tracking_uri
@@ -38,7 +39,9 @@ class Move:
     """One entry of the history.
 
     ``before``: the previous champion, None for the first. ``overruled``: the objections of the
-    gate to a forced promotion.
+    gate to a forced promotion. ``live``: the evidence of served songs, if the gate used it: their
+    number, and the mean of the bits per sample of ``after`` minus those of ``before`` with its 95 %
+    interval.
     """
 
     number: int
@@ -49,6 +52,7 @@ class Move:
     after: int
     why: str
     overruled: tuple[str, ...] = ()
+    live: dict[str, float] | None = None
 
 
 def decide(evaluation: Mapping[str, Any], numbers: Mapping[str, int]) -> Gate:
@@ -86,12 +90,13 @@ def _better(best: int, present: int | None, rolled_back: Collection[int]) -> int
     return present if compare(known[best].evaluation, known[present].evaluation).mean >= 0 else best
 
 
-def promote(number: int, why: str = "", force: bool = False) -> Move:
+def promote(number: int, why: str = "", force: bool = False, live: bool = False) -> Move:
     """Make version ``number`` the champion if it passes the gate.
 
     ``force`` promotes it in any case; it requires a reason ``why``, and the objections of the gate
-    are recorded. Raises ``RegistryError`` if the gate is closed, the version is already champion
-    or does not exist, the reason is missing, or the champion has moved meanwhile.
+    are recorded. ``live``: the gate compares it with the champion on served songs. Raises
+    ``RegistryError`` if the gate is closed, the version is already champion or does not exist, the
+    reason is missing, or the champion has moved meanwhile.
     """
     if force and not why.strip():
         raise RegistryError("a forced promotion needs a reason: add --reason TEXT")
@@ -102,7 +107,12 @@ def promote(number: int, why: str = "", force: bool = False) -> Move:
         state = champion, past = _state(client)
         if champion == number:
             raise RegistryError(f"version {number} is already the champion")
-        verdict = judge(candidate, champion, past)
+        comparison = None
+        if live:
+            if champion is None:
+                raise RegistryError("there is no champion to compare with: promote without --live")
+            comparison = live_comparison(candidate.uri, get_version(champion).uri)
+        verdict = judge(candidate, champion, past, comparison)
         if not verdict.passed and not force:
             raise RegistryError(
                 f"version {number} does not pass the gate: {'; '.join(verdict.reasons)}. "
@@ -110,7 +120,8 @@ def promote(number: int, why: str = "", force: bool = False) -> Move:
             )
         with _unchanged(client, state):
             why = why.strip() or "it passed the gate"
-            return _move(client, "promote", champion, number, why, verdict.reasons)
+            evidence = summary(comparison) if comparison and comparison.songs else None
+            return _move(client, "promote", champion, number, why, verdict.reasons, evidence)
 
 
 def rollback(why: str = "") -> Move:
@@ -140,8 +151,10 @@ def history() -> list[Move]:
         return _state(connect(uri))[1]
 
 
-def judge(candidate: Version, champion: int | None, past: Sequence[Move]) -> Gate:
-    """Apply the gate to the numbers that are stored with the versions.
+def judge(
+    candidate: Version, champion: int | None, past: Sequence[Move], live: Comparison | None = None
+) -> Gate:
+    """Apply the gate to the numbers that are stored with the versions; ``live`` as in ``gate``.
 
     A version that was rolled back does not pass, because the next `make run` would otherwise undo
     the rollback. It needs a forced promotion.
@@ -151,7 +164,7 @@ def judge(candidate: Version, champion: int | None, past: Sequence[Move]) -> Gat
         other = get_version(champion).evaluation
     if not candidate.evaluation:
         return Gate(passed=False, reasons=("it was not evaluated: run `dvc repro register`",))
-    verdict = gate(candidate.evaluation, candidate.ridge, other)
+    verdict = gate(candidate.evaluation, candidate.ridge, other, live)
     if candidate.number not in rolled_back(past):
         return verdict
     return Gate(passed=False, reasons=(*verdict.reasons, "it was rolled back"))
@@ -200,6 +213,7 @@ def _move(
     after: int,
     why: str,
     overruled: tuple[str, ...] = (),
+    live: dict[str, float] | None = None,
 ) -> Move:
     """Write the entry, then move the alias, so that every move has an entry."""
     move = Move(
@@ -211,6 +225,7 @@ def _move(
         after=after,
         why=why,
         overruled=overruled,
+        live=live,
     )
     client.set_registered_model_tag(NAME, f"{HISTORY}{move.number:06d}", _entry(move))
     client.set_registered_model_alias(NAME, CHAMPION, str(after))

@@ -3,9 +3,8 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, nullcontext
 from importlib.resources import files
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Query, Request
@@ -23,7 +22,7 @@ from songcast.serving.decoder import Decoder
 from songcast.serving.errors import add_error_handlers, documented
 from songcast.serving.jobs import Job, JobQueue, Limits, RequestError
 from songcast.serving.payload import sent_bytes
-from songcast.serving.records import Observer
+from songcast.serving.records import Observation, Observer
 from songcast.serving.security import HEADERS, access_check
 from songcast.serving.streaming import WavStream, wav_header
 from songcast.serving.tasks import (
@@ -43,20 +42,21 @@ def create_app(
     token: str | None = None,
     *,
     local: bool = False,
-    records: Path | None = None,
+    observation: Observation | None = None,
 ) -> FastAPI:
     """Return the application.
 
     ``token``: the bearer token that clients must send; None: no token is needed. ``local``: the
-    server is for this machine only, see ``access_check``. ``records``: the file of the records of
-    answered songs; None: no records.
+    server is for this machine only, see ``access_check``. ``observation``: what is recorded
+    of the answered songs, and their shadow.
     """
     queue, telemetry = JobQueue(limits), Telemetry(champion)
-    observer = Observer(telemetry, records)
+    observation = observation or Observation()
+    observer = Observer(observation, telemetry, queue)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        with champion:
+        with champion, observation.shadow or nullcontext():
             yield
         queue.stop()
         observer.stop()

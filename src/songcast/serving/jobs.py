@@ -97,6 +97,16 @@ class JobQueue:
         self._decoders: list[Decoder] = []
         self._pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="worker")
 
+    @property
+    def idle(self) -> bool:
+        """Whether a worker has nothing to do."""
+        return self._jobs < self.limits.workers and not self.stopping
+
+    @property
+    def stopping(self) -> bool:
+        """Whether ``stop`` was called."""
+        return self._stopping.is_set()
+
     @contextmanager
     def job(self) -> Iterator[Job]:
         """Count a request as in progress within the block.
@@ -123,7 +133,7 @@ class JobQueue:
 
         def work() -> Result:
             job.check()
-            return task(self._decoder())
+            return task(self.decoder())
 
         future = asyncio.get_running_loop().run_in_executor(self._pool, work)
         while True:
@@ -152,7 +162,7 @@ class JobQueue:
         def work() -> None:
             try:
                 job.check()
-                for item in task(self._decoder()):
+                for item in task(self.decoder()):
                     job.check()
                     put(item)
                 put(None)
@@ -176,7 +186,8 @@ class JobQueue:
         for decoder in self._decoders:
             decoder.close()
 
-    def _decoder(self) -> Decoder:
+    def decoder(self) -> Decoder:
+        """Return the decoder of this thread."""
         if not hasattr(self._local, "decoder"):
             limits = self.limits
             self._local.decoder = Decoder(

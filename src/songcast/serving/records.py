@@ -1,4 +1,4 @@
-"""Record each answered song: in SQLite and in the Prometheus metrics. No audio is stored.
+"""Record each answered song in SQLite and in the Prometheus metrics; compare it with a shadow.
 
 A thread writes the records, so that a store that is full, locked or damaged neither delays nor
 loses a request; it only loses records, and counts them.
@@ -6,11 +6,13 @@ loses a request; it only loses records, and counts them.
 
 import hashlib
 import logging
+import math
 import queue
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,11 @@ import numpy as np
 
 from songcast.audio.songs import Song
 from songcast.registry.live import Record, add_record, open_records
-from songcast.serving.champion import ServedModel
+from songcast.serving.champion import Champion, ServedModel
+from songcast.serving.decoder import Decoder
+from songcast.serving.idle import IdleWorker, SurprisingSongs
+from songcast.serving.jobs import JobQueue
+from songcast.serving.tasks import Check, forecast
 from songcast.serving.telemetry import Telemetry
 
 log = logging.getLogger("songcast.serve")
@@ -92,12 +98,28 @@ class Recorder:
         return True
 
 
-class Observer:
-    """Is notified of each answered song. ``path``: of the records; None: no records."""
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """What the server observes of the songs that it answers.
 
-    def __init__(self, telemetry: Telemetry, path: Path | None) -> None:
+    ``records``: the file of the records; None: no records. ``shadow``: a second model that
+    forecasts them when a worker is idle. ``surprising``: the folder of the most surprising songs.
+    """
+
+    records: Path | None = None
+    shadow: Champion | None = None
+    surprising: SurprisingSongs | None = None
+
+
+class Observer:
+    """Is notified of each answered song."""
+
+    def __init__(self, observation: Observation, telemetry: Telemetry, jobs: JobQueue) -> None:
+        path = observation.records
         self._telemetry = telemetry
         self._recorder = Recorder(path, telemetry.record_lost) if path else None
+        self._shadow, self._surprising = observation.shadow, observation.surprising
+        self._idle = IdleWorker(jobs) if self._shadow or self._surprising else None
 
     def answered(
         self,
@@ -122,10 +144,54 @@ class Observer:
             work_seconds=work_seconds,
         )
         self._telemetry.song_answered(record)
+        self._put(record)
+        if self._idle and record.bits_per_sample is not None:
+            expected = 0.0 if math.isnan(served.expected_bits) else served.expected_bits
+            self._offer(record, content, record.bits_per_sample - expected)
+
+    def _offer(self, record: Record, content: bytes, excess_bits: float) -> None:
+        """Leave the song to the idle worker if it is surprising or the shadow can forecast it."""
+        kept = self._surprising if self._surprising else None
+        if kept and not kept.wanted(record.song, excess_bits):
+            kept = None
+        shadow = self._shadow.current if self._shadow else None
+        if shadow and shadow.pinned_uri == record.model:
+            shadow = None
+
+        def task(decoder: Decoder, check: Check) -> None:
+            song = decoder.decode(content, f"song {record.song}")
+            if kept:
+                kept.keep(song, record.song, excess_bits)
+            if shadow:
+                self._compare(shadow, song, record, check)
+
+        if (kept or shadow) and self._idle and not self._idle.offer(task):
+            self._telemetry.shadow_dropped()
+
+    def _compare(self, shadow: ServedModel, song: Song, record: Record, check: Check) -> None:
+        """Forecast the song of ``record`` with the shadow and record the result."""
+        start = time.perf_counter()
+        _, gains, bits = forecast(shadow.model, song, check)
+        self._put(
+            replace(
+                record,
+                time=time.time(),
+                model=shadow.pinned_uri,
+                shadow=1,
+                bits_per_sample=bits,
+                prediction_gain_db=float(np.mean(gains)),
+                work_seconds=time.perf_counter() - start,
+            )
+        )
+        self._telemetry.compared(bits - (record.bits_per_sample or 0.0))
+
+    def _put(self, record: Record) -> None:
         if self._recorder:
             self._recorder.put(record)
 
     def stop(self) -> None:
-        """Write what waits and end the threads."""
+        """Write what waits and end the threads, after ``JobQueue.stop``."""
+        if self._idle:
+            self._idle.stop()
         if self._recorder:
             self._recorder.stop()

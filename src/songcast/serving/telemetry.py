@@ -15,6 +15,7 @@ from songcast.serving.champion import Champion
 # Other paths are counted together: a client must not be able to add labels.
 PATHS = ("/invocations", "/continue", "/ping", "/health", "/version", "/metrics", "/", "/docs")
 BUCKETS_SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300)
+DIFFERENCES = (-1, -0.3, -0.1, -0.03, -0.01, 0, 0.01, 0.03, 0.1, 0.3, 1)
 # Measures of an answered song: a field of its record, its description and its buckets.
 MEASURES = {
     "bits_per_sample": ("Bits per sample", range(1, 17)),
@@ -44,6 +45,18 @@ class Telemetry:
         )
         self._records_lost = Counter(
             "songcast_records_lost", "Records that were not written", registry=registry
+        )
+        self._shadow = Counter(
+            "songcast_shadow_songs",
+            "Songs that the shadow forecast (compared), or that were dropped because others waited",
+            ["result"],
+            registry=registry,
+        )
+        self._difference = Histogram(
+            "songcast_shadow_difference_bits",
+            "Bits per sample of the shadow minus those of the served version",
+            buckets=DIFFERENCES,
+            registry=registry,
         )
         self._measures = {
             field: Histogram(
@@ -88,6 +101,15 @@ class Telemetry:
             value = getattr(record, field)
             if value is not None:
                 histogram.labels(version).observe(value)
+
+    def compared(self, difference_bits: float) -> None:
+        """Count a song that the shadow forecast."""
+        self._shadow.labels("compared").inc()
+        self._difference.observe(difference_bits)
+
+    def shadow_dropped(self) -> None:
+        """Count a song that the idle worker dropped."""
+        self._shadow.labels("dropped").inc()
 
     def record_lost(self, records: int = 1) -> None:
         """Count records that could not be written."""
