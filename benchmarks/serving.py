@@ -77,7 +77,13 @@ def parse_arguments() -> argparse.Namespace:
 def observed(arguments: argparse.Namespace) -> int:
     """Print load with records and shadow on and off, and the ratios of the medians of the turns."""
     turns: dict[str, list[dict[str, Any]]] = {"off": [], "on": []}
+    from songcast.registry.aliases import CHALLENGER, set_alias
+    from songcast.registry.versions import get_alias, list_versions
+    from songcast.tracking.store import connect
+
     with copied_store(), tempfile.TemporaryDirectory() as scratch:
+        versions = {version.number for version in list_versions()}
+        set_alias(connect(), CHALLENGER, max(versions - {get_alias("champion")}))
         for turn in range(2 * arguments.turns):
             mode = "on" if turn % 4 in (1, 2) else "off"  # off, on, on, off: equal on the mean
             os.environ["SONGCAST_RECORDS"] = str(Path(scratch) / "db") if mode == "on" else ""
