@@ -91,7 +91,7 @@ def test_forty_songs_of_one_kind_and_forty_of_another_get_the_right_verdicts(
         f"bits per sample {higher:.2f} higher than at registration, p < 0.001, 40 songs"
     )
     assert run(capfd, "--window", "80")[0] == monitor.DRIFT  # half of them are of the other kind
-    assert run(capfd, "--window", "1d")[1]["window"]["songs"] == 80
+    assert run(capfd, "--window", "1d")[1]["songs"] == 80
 
     with closing(open_records(records_path())) as connection, connection:
         connection.execute("DELETE FROM songs WHERE id > 40")
@@ -126,6 +126,10 @@ def test_without_records_or_with_another_window_it_is_one_line(tmp_path, monkeyp
     for window in ("0", "0d", "-1", "d", "7w", "1e3d"):
         assert "is not a window" in rejection("monitor", f"--window={window}")
     records_path().parent.mkdir()
+    open_records(records_path()).close()
+    assert "no/such/folder/p.png: cannot be written" in rejection(
+        "monitor", "--plot=no/such/folder/p.png"
+    )
     records_path().write_bytes(b"not a database" * 100)
     assert "cannot be read (file is not a database)" in rejection("monitor")
 

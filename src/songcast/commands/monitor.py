@@ -68,6 +68,7 @@ def window(text: str) -> tuple[float | None, int | None]:
 def run(arguments: argparse.Namespace) -> int:
     """Compare and print; return ``DRIFT`` for drift."""
     from songcast.commands.loading import CHAMPION_URI, require_registry
+    from songcast.errors import SongcastError
     from songcast.registry.live import is_drift, read_records, records_path
     from songcast.registry.versions import find_version
     from songcast.report import console
@@ -82,14 +83,16 @@ def run(arguments: argparse.Namespace) -> int:
     drift = any(is_drift(shift, len(bits)) for shift in bits.values())
     lines = verdicts(shifts["bits_per_sample"], len(now))
     if arguments.plot:
-        plot(arguments.plot, now, before, champion, lines[0])
+        try:
+            plot(arguments.plot, now, before, champion, lines[0])
+        except OSError as error:
+            raise SongcastError(f"{arguments.plot}: cannot be written ({error.strerror})") from None
     if arguments.log:
         log(champion.number, numbers(shifts, drift))
     if arguments.json:
         measures = {m: {k: finite(asdict(v)) for k, v in s.items()} for m, s in shifts.items()}
-        spans = {"window": span(now), "before": span(before)}
-        document = {"version": champion.number, "drift": drift, "verdict": lines, **spans}
-        console.print_json({**document, "measures": measures})
+        document = {"version": champion.number, "drift": drift, "songs": len(now)}
+        console.print_json({**document, "verdict": lines, "measures": measures})
     else:
         rows = [row(m, name, shift) for m, by in shifts.items() for name, shift in by.items()]
         columns = ["measure", "against", "median", "other", "shift", "effect", "p", "other songs"]
@@ -174,13 +177,6 @@ def row(measure: str, name: str, shift: "Shift") -> list[str]:
     texts = [number(value, digits) for value in values]
     strength = [number(shift.effect, 2), number(shift.p, 4), str(shift.other_songs)]
     return [words + unit.replace(" ", ", ", 1), name, *texts, *strength]
-
-
-def span(records: Sequence["Record"]) -> dict[str, Any]:
-    """Return the number of songs of a window, and its first and last time."""
-    times = sorted(record.time for record in records)
-    ends = [datetime.datetime.fromtimestamp(t, datetime.UTC) for t in (*times[:1], *times[-1:])]
-    return {"songs": len(records), "span": [t.isoformat(timespec="seconds") for t in ends]}
 
 
 def finite(values: dict[str, Any]) -> dict[str, Any]:

@@ -108,5 +108,7 @@ class SurprisingSongs:
 
     def _kept(self) -> list[tuple[float, str, Path]]:
         """Return excess, digest and file of each song, the least surprising first."""
-        found = ((KEPT.fullmatch(path.name), path) for path in self._folder.iterdir())
-        return sorted((float(m[2]), m[1], path) for m, path in found if m)
+        with suppress(OSError):  # a request must not fail because the folder is missing
+            found = [(KEPT.fullmatch(path.name), path) for path in self._folder.iterdir()]
+            return sorted((float(m[2]), m[1], path) for m, path in found if m)
+        return []

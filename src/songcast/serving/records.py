@@ -151,10 +151,9 @@ class Observer:
 
     def _offer(self, record: Record, content: bytes, excess_bits: float) -> None:
         """Leave the song to the idle worker if it is surprising or the shadow can forecast it."""
-        kept = self._surprising if self._surprising else None
+        kept, shadow = self._surprising, self._shadow.current if self._shadow else None
         if kept and not kept.wanted(record.song, excess_bits):
             kept = None
-        shadow = self._shadow.current if self._shadow else None
         if shadow and shadow.pinned_uri == record.model:
             shadow = None
 
