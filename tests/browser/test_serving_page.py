@@ -6,26 +6,27 @@ import httpx
 import numpy as np
 import pytest
 
-from helpers.serving_models import Echo, app_of, running
+from helpers.serving_models import Echo, Slow, app_of, running
 from helpers.small_models import music
 from helpers.small_models import song as song_of
-from songcast.audio.songs import write_song
+from helpers.waiting import wait_until
+from songcast.audio.songs import read_song, write_song
+from songcast.serving.jobs import Limits
 
 pytestmark = pytest.mark.browser
 
-PLAY = """async id => {
-  const audio = document.getElementById(id);
-  audio.muted = true;
-  await audio.play();
-  await new Promise(resolve => setTimeout(resolve, 400));
-  return audio.currentTime;
+MINUTES = 4
+IS_DRAWN = """([section, track]) => {
+  const host = document.querySelector(`${section} [data-track=${track}] .wave > div`);
+  return [...host.shadowRoot.querySelectorAll("canvas")].some((canvas) => {
+    const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+    const rows = new Set();
+    for (let i = 3; i < pixels.length; i += 4)
+      if (pixels[i]) rows.add(Math.floor(i / 4 / canvas.width));
+    return rows.size > 5;  // a flat line has fewer
+  });
 }"""
-DURATION = "id => document.getElementById(id).duration"
-HAS_WAVEFORM = """id => {
-  const canvas = document.querySelector(`[data-of=${id}]`);
-  const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
-  return pixels.some(value => value > 0);
-}"""
+SENT = "name => players[0].channels[name].map((x) => Array.from(x))"
 DROP = """async ([text, name]) => {
   const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0));
   const transfer = new DataTransfer();
@@ -43,27 +44,91 @@ def flac(tmp_path_factory):
     return path
 
 
-def test_a_chosen_song_is_predicted_and_continued(watched, flac):
+@pytest.fixture(scope="module")
+def long_mp3(tmp_path_factory):
+    path = tmp_path_factory.mktemp("song") / "long.mp3"
+    write_song(song_of(np.tile(music(6 * 44_100), (10 * MINUTES, 1))), path)
+    return path
+
+
+def forecast_seconds(page):
+    """The seconds of the song that are forecast, as the status line shows them."""
+    text = page.locator("#status").inner_text()
+    if not text.startswith("Forecast: "):
+        return 0
+    minutes, seconds = text.removeprefix("Forecast: ").split(" ")[0].split(":")
+    return 60 * int(minutes) + int(seconds)
+
+
+def test_a_four_minute_mp3_plays_its_prediction_before_the_whole_is_done(watched, long_mp3):
+    with running(app_of(Slow(0.02))) as client:  # 2 600 blocks: 52 s or more
+        page, watch = watched()
+        page.goto(str(client.base_url))
+        page.locator("#limits").get_by_text("80 MB").wait_for()
+        page.set_input_files("#file", long_mp3)
+        page.locator("#progress").wait_for(timeout=1000)  # within a second
+        page.locator("#song .play:enabled").click()
+        page.wait_for_function("() => players[0].playing && players[0].currentTime > 0.3")
+        assert page.evaluate("players[0].chosen") == "pred_song"
+        first = forecast_seconds(page)
+        page.keyboard.press("1")
+        gains = "Object.values(players[0].sources).map(({ volume }) => volume.gain.value)"
+        page.wait_for_function(f"() => String({gains}) === '1,0,0'")
+        page.wait_for_function(
+            "first => document.getElementById('progress').value > first + 3", arg=first
+        )
+        assert 0 < first < forecast_seconds(page) < 60 * MINUTES
+        assert " left" in page.locator("#status").inner_text()
+        assert page.evaluate("players[0].tracks.ready < players[0].tracks.frames")
+        assert all(page.evaluate(IS_DRAWN, ["#song", t]) for t in ("original", "pred_song"))
+        assert "8.0000" in page.locator("#metrics").inner_text()
+        page.get_by_role("button", name="Cancel").click()
+        page.get_by_text("Cancelled.").wait_for()
+    assert (watch.errors, watch.foreign) == ([], [])
+
+
+def test_cancel_frees_the_worker(watched, long_mp3, flac):
+    model = Slow(0.02)
+    with running(app_of(model, Limits(workers=1, max_requests=1))) as client:
+        page, _ = watched()
+        page.goto(str(client.base_url))
+        page.set_input_files("#file", long_mp3)
+        page.locator("#song .play:enabled").wait_for()
+        assert client.post("/forecast", content=flac.read_bytes()).status_code == 429
+        page.get_by_role("button", name="Cancel").click()
+        page.get_by_text("Cancelled.").wait_for()
+        wait_until(lambda: client.post("/forecast", content=flac.read_bytes()).is_success)
+        assert model.forecast_blocks < 2000  # of 2 600
+
+
+def test_song_prediction_and_error_arrive_exactly_and_the_song_is_continued(watched, flac):
     with running(app_of(Echo())) as client:
         page, watch = watched()
         page.goto(str(client.base_url))
         page.set_input_files("#file", flac)
         page.get_by_text("Done.").wait_for()
-        for name, seconds in (("original", 1.5), ("prediction", 1.5), ("continuation", 5.0)):
-            assert page.evaluate(DURATION, name) == pytest.approx(seconds, abs=0.01)
-            assert page.evaluate(PLAY, name) > 0.1
-            assert page.evaluate(HAS_WAVEFORM, name)
+        song = read_song(flac)
+        predicted = Echo().forecast(song).predicted
+        for name, samples in (("original", song.samples), ("pred_song", predicted)):
+            np.testing.assert_array_equal(np.array(page.evaluate(SENT, name)).T, samples)
+        error = page.evaluate("players[0].tracks.piece('residual', 5, 1005)[0]")
+        factor = page.evaluate("players[0].tracks.scale('residual')")
+        expected = (song.samples.astype(float) - predicted)[5:1005, 0] * factor
+        np.testing.assert_allclose(error, expected, rtol=1e-5, atol=1e-6)
         metrics = page.locator("#metrics").inner_text()
-        assert "bits per sample" in metrics and "44100 Hz" in metrics
+        assert "bits per sample" in metrics and "prediction gain" in metrics
         assert "my song.flac" in page.locator("#name").inner_text()
         served = page.request.get(f"{client.base_url}/version").json()
         assert served["uri"] in page.locator("#served").inner_text()
         page.fill("#seconds", "2")
+        page.get_by_role("button", name="Continue the song").click()
+        page.wait_for_function("() => players[1]?.tracks?.ready === 2 * 44100")
+        page.locator("#continuation .play").click()
+        page.wait_for_function("() => players[1].currentTime > 0.1")
+        page.wait_for_function(IS_DRAWN, arg=["#continuation", "continuation"])
         page.set_input_files("#file", [])
-        page.set_input_files("#file", flac)
-        page.wait_for_function(
-            "() => Math.abs(document.getElementById('continuation').duration - 2) < 0.01"
-        )
+        page.set_input_files("#file", flac)  # again: the old players are gone
+        page.wait_for_function("() => players.length === 1 && players[0].tracks?.ready === 66150")
     assert (watch.errors, watch.foreign) == ([], [])
 
 
@@ -85,6 +150,16 @@ def test_an_invalid_file_gives_one_line_and_a_dropped_song_works_afterwards(watc
     # The browser itself logs the response with status 422; there are no other errors.
     assert all("422" in line for line in watch.errors)
     assert watch.foreign == []
+
+
+def test_a_file_above_the_limit_is_not_sent(watched, flac):
+    with running(app_of(Echo(), Limits(body_bytes=1000))) as client:
+        page, watch = watched()
+        page.goto(str(client.base_url))
+        page.locator("#limits").get_by_text("up to").wait_for()
+        page.set_input_files("#file", flac)
+        page.locator("#status.error").get_by_text("choose a file of at most").wait_for()
+        assert watch.errors == []  # no response with status 413
 
 
 def test_the_page_asks_for_the_token(watched, flac):

@@ -9,7 +9,7 @@ from numpy.testing import assert_array_equal
 from helpers.small_models import BANK, RATE_HZ, music, randomised, song
 from songcast.forecasting.baselines import Cascade, Persistence
 from songcast.forecasting.distribution import BLOCK_FRAMES
-from songcast.forecasting.forecaster import forecast_blocks, forecast_together, prefetch
+from songcast.forecasting.forecaster import forecast_stream, forecast_together, prefetch
 
 
 def test_the_loop_equals_the_blocks_of_each_session_by_hand():
@@ -29,6 +29,16 @@ def test_the_loop_equals_the_blocks_of_each_session_by_hand():
         assert_array_equal(forecast.samples, x.samples[start:stop])
 
 
+def test_a_song_in_parts_is_forecast_as_the_whole():
+    x = music(2 * BLOCK_FRAMES + 300, 2)
+    whole = Cascade(BANK).forecast(song(x))
+    parts = np.split(x, [1, 70, BLOCK_FRAMES, 2 * BLOCK_FRAMES + 100])
+    blocks = list(Cascade(BANK).stream(parts, 2, RATE_HZ))
+    assert_array_equal(np.concatenate([block for block, _ in blocks]), x)
+    assert_array_equal(np.concatenate([d.mean for _, d in blocks]), whole.mean)
+    assert_array_equal(np.concatenate([d.bits(block) for block, d in blocks]), whole.bits)
+
+
 def test_the_caller_sees_progress_and_can_cancel():
     x = song(music(2 * BLOCK_FRAMES + 300, 1))
     frames = []
@@ -41,8 +51,8 @@ def test_the_caller_sees_progress_and_can_cancel():
     with pytest.raises(TimeoutError):
         Persistence().forecast(x, cancel)
     threads = set(threading.enumerate())
-    blocks = forecast_blocks([Persistence().session(1, RATE_HZ)], x)
-    assert next(blocks)[0] == 0
+    blocks = forecast_stream([Persistence().session(1, RATE_HZ)], [x.samples])
+    assert_array_equal(next(blocks)[0], x.samples[:BLOCK_FRAMES])
     blocks.close()
     assert set(threading.enumerate()) <= threads
 

@@ -1,11 +1,17 @@
 """Measures against numbers computed by hand and by numpy's correlation."""
 
 import numpy as np
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from helpers.small_models import music
-from songcast.forecasting.metrics import bits_per_sample, lag_samples, prediction_gain_db
+from songcast.forecasting.metrics import (
+    RunningMeasures,
+    bits_per_sample,
+    lag_samples,
+    prediction_gain_db,
+)
 
 
 def test_the_gain_is_ten_times_the_logarithm_of_the_energy_ratio_per_channel():
@@ -86,3 +92,35 @@ def test_very_short_and_constant_songs_have_lag_zero():
         assert lag_samples(x, x.astype(float)).tolist() == [0]
         flat = np.full((500, 1), 7, np.int16)
         assert lag_samples(flat, np.random.default_rng(0).normal(size=(500, 1))).tolist() == [0]
+
+
+def test_running_measures_equal_those_of_whole_arrays():
+    rng = np.random.default_rng(5)
+    cases = ((1, 1, 0), (100, 2, 0), (129, 1, 1), (3000, 2, 7), (4000, 1, -20))
+    for frames, channels, shift in cases:
+        x = np.cumsum(rng.integers(-90, 91, (frames, channels)), axis=0).astype(np.int16) + 5000
+        mean = np.roll(x, shift, axis=0) + rng.normal(0, 3, x.shape)
+        bits = rng.uniform(0, 16, x.shape)
+        for size in (1, 37, 4096):
+            running = RunningMeasures(channels)
+            for start in range(0, frames, size):
+                part = slice(start, start + size)
+                running.add(x[part], mean[part], bits[part])
+            np.testing.assert_allclose(
+                running.prediction_gain_db, prediction_gain_db(x, mean), rtol=1e-9
+            )
+            assert running.bits_per_sample == pytest.approx(bits_per_sample(bits), rel=1e-12)
+            assert running.lag_samples.tolist() == lag_samples(x, mean).tolist()
+
+
+def test_running_measures_of_silence_and_of_nothing():
+    running = RunningMeasures(1)
+    assert (running.bits_per_sample, running.prediction_gain_db.tolist()) == (0.0, [0.0])
+    for value, mean, gain in ((0, 0.0, 0.0), (9, 9.0, np.inf), (-32768, 0.5, None)):
+        running = RunningMeasures(1)
+        x = np.full((500, 1), value, np.int16)
+        forecast = x * 0.0 + mean + np.sin(np.arange(500.0))[:, None] * (gain is None)
+        running.add(x, forecast, x * 0.0)
+        expected = prediction_gain_db(x, forecast) if gain is None else [gain]
+        np.testing.assert_allclose(running.prediction_gain_db, expected)
+        assert running.lag_samples.tolist() == [0]

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from songcast.audio.songs import Song
 from songcast.errors import ContinuationError
 from songcast.forecasting.baselines import Persistence
+from songcast.forecasting.distribution import Distribution
+from songcast.forecasting.forecaster import ForecastSession
 from songcast.serving.app import create_app
 from songcast.serving.champion import Champion, ServedModel
 from songcast.serving.jobs import Limits
@@ -53,13 +55,58 @@ class Echo(Persistence):
             yield (rng.normal(0, 1000 * temperature, shape)).astype(np.int16)
 
 
+class Last(Distribution):
+    """The last sample, with 8 bits for each: takes no computing time."""
+
+    def __init__(self, mean: NDArray[np.float64]) -> None:
+        self._mean = mean
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        return self._mean
+
+    def bits(self, samples: NDArray[np.int16]) -> NDArray[np.float64]:
+        return np.full(samples.shape, 8.0)
+
+    def masses(self, frame: int, channel: int) -> NDArray[np.float64]:
+        raise NotImplementedError
+
+
+class Slow(Echo):
+    """Forecasts the last sample; each block takes ``block_seconds`` of waiting."""
+
+    def __init__(self, block_seconds: float) -> None:
+        super().__init__()
+        self.block_seconds = block_seconds
+        self.forecast_blocks = 0
+
+    def session(self, channels: int, sample_rate_hz: int) -> "SlowSession":
+        return SlowSession(self, channels)
+
+
+class SlowSession(ForecastSession):
+    """A session of ``Slow``."""
+
+    def __init__(self, model: Slow, channels: int) -> None:
+        self._model, self._last = model, np.zeros((1, channels))
+
+    def forecast_block(self, samples: NDArray[np.int16]) -> Last:
+        time.sleep(self._model.block_seconds)
+        self._model.forecast_blocks += 1
+        x = np.concatenate([self._last, samples])
+        self._last = x[-1:]
+        return Last(x[:-1])
+
+
 class FixedModel(Champion):
     """Serves one model that is not registered."""
 
     def __init__(self, model: Any) -> None:
         self.uri, self.reloads = "echo", 0
         self._stopping, self._watcher = threading.Event(), threading.Thread()
-        self.current = ServedModel(model=model, uri="echo", pinned_uri="echo")
+        self.current = ServedModel(
+            model=model, uri="echo", pinned_uri="echo", frames_per_second=96_000.0
+        )
 
 
 def app_of(

@@ -106,6 +106,46 @@ def test_params_choose_the_audio_format_and_the_task(client):
         assert prediction["bits_per_sample"] == scored["bits_per_sample"]
 
 
+def test_a_streamed_forecast_equals_the_invocation_and_reports_its_progress(
+    client, chord, tmp_path
+):
+    content = write(chord, tmp_path / "song.flac")
+    prediction = predict(client, base64.b64encode(content).decode())
+    streamed = client.post("/forecast", params={"job": "mine"}, content=content)
+    assert streamed.headers["content-type"] == "audio/wav"
+    assert streamed.content == audio_of(prediction)
+    progress = client.get("/jobs/mine").json()
+    assert (progress["state"], progress["error"]) == ("finished", None)
+    assert progress["received_bytes"] == progress["body_bytes"] == len(content)
+    assert progress["seconds_done"] == progress["seconds"] == chord.seconds
+    assert progress["seconds_left"] == 0.0
+    for key in ("prediction_gain_db", "bits_per_sample"):
+        assert progress[key] == prediction[key]
+    both = client.post("/forecast", params={"original": True}, content=content)
+    samples = np.frombuffer(both.content[44:], "<i2").reshape(-1, 2 * chord.channels)
+    np.testing.assert_array_equal(samples[:, : chord.channels], chord.samples)
+    predicted = decode_file(streamed.content, "predicted").samples
+    np.testing.assert_array_equal(samples[:, chord.channels :], predicted)
+    assert client.get("/jobs/other").json()["state"] == "unknown"
+    assert_error(client.post("/forecast", params={"job": "bad"}, content=b"just text"), 422)
+    progress = client.get("/jobs/bad").json()
+    assert progress["state"] == "failed" and "not supported audio" in progress["error"]
+
+
+def test_limits_follow_from_the_speed_of_the_model():
+    for speed, frames, seconds in (
+        (1e9, 600 * 48_000, 300.0),  # the shortest request limit
+        (48_000.0, 600 * 48_000, 60 + 2 * 600),
+        (24_000.0, 900 * 24_000, 60 + 2 * 900),
+        (1_000.0, 60 * 48_000, 60 + 2 * 2880),  # a minute of music is always allowed
+    ):
+        limits = Limits.for_speed(speed)
+        assert (limits.max_frames, limits.request_seconds) == (frames, seconds)
+    with running(app_of(Echo(), Limits.for_speed(24_000.0))) as client:
+        sent = client.get("/limits").json()
+        assert (sent["frames"], sent["request_seconds"]) == (21_600_000, 1860)
+
+
 def test_a_continuation_is_the_same_whether_streamed_or_not(client, chord, tmp_path):
     content = write(chord, tmp_path / "song.flac")
     settings = {"seconds": 0.3, "temperature": 0.5, "seed": 7}
@@ -218,7 +258,9 @@ def test_the_token_protects_all_but_the_pages_and_the_health_check():
         assert_error(invoke(client, SONG), 401)
         wrong = client.get("/version", headers={"authorization": "Bearer secrets"})
         assert (wrong.status_code, wrong.headers["www-authenticate"]) == (401, "Bearer")
-        assert [client.get(p).status_code for p in ("/", "/docs", "/ping")] == [200] * 3
+        public = ("/", "/docs", "/ping", "/assets/player.js")
+        assert [client.get(path).status_code for path in public] == [200] * 4
+        assert client.get("/assets/app.py").status_code == 404
         client.headers["authorization"] = "Bearer secret"
         assert client.get("/version").status_code == 200
         predict(client, SONG)
@@ -230,7 +272,7 @@ def test_pages_request_nothing_from_other_machines(client):
         assert page.status_code == 200
         assert "default-src 'self'" in page.headers["content-security-policy"]
         assert re.findall(r"(?:https?:)?//\w[\w.-]+\.\w+", page.text) == []
-        for link in re.findall(r'(?:src|href)="(/[^"]+)"', page.text):
+        for link in re.findall(r'(?:src|href)="(/[^"]+|assets/[^"]+)"', page.text):
             assert client.get(link).status_code == 200
 
 

@@ -12,7 +12,7 @@ from songcast.serving.jobs import Limits
 HEALTHY = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 # An empty line with the content type of JSON, as in MLflow's scoring server.
 EMPTY = ("/ping", "/health")
-NO_INPUT = ("/version", "/metrics")
+NO_INPUT = ("/version", "/metrics", "/limits")
 PHASES = (Phase.explicit, Phase.generate)
 
 

@@ -47,7 +47,9 @@ def walks(count, seed=0):
 def served(model, number):
     uri = f"models:/songcast/{number}"
     fixed = FixedModel(model)
-    fixed.current = ServedModel(model=model, uri=uri, pinned_uri=uri, expected_bits=5.0)
+    fixed.current = ServedModel(
+        model=model, uri=uri, pinned_uri=uri, frames_per_second=1e5, expected_bits=5.0
+    )
     return fixed
 
 

@@ -83,7 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
     local = is_loopback(arguments.host)
     if token is None and not local:
         note(f"anyone who can reach {arguments.host} can use the model: set {TOKEN} to prevent it")
-    limits = Limits()
+    champion = Champion(uri)
+    limits = Limits.for_speed(champion.current.frames_per_second)
     records = records_path()
     keep = arguments.keep_surprising
     observation = Observation(
@@ -91,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
         shadow=Champion(shadow) if shadow else None,
         surprising=SurprisingSongs(root() / "served" / "surprising", keep) if keep else None,
     )
-    app = create_app(Champion(uri), limits, token, local=local, observation=observation)
+    app = create_app(champion, limits, token, local=local, observation=observation)
     with contextlib.suppress(KeyboardInterrupt):
         serve(app, arguments.host, arguments.port, limits.request_seconds, arguments.open)
     return 0

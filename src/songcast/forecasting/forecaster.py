@@ -97,26 +97,25 @@ def prefetch(
         yield from ((last, future.result()) for last, future in pending)
 
 
-def forecast_blocks(
+def forecast_stream(
     sessions: Sequence[ForecastSession],
-    song: Song,
-    start: int = 0,
-    stop: int | None = None,
+    parts: Iterable[Samples],
     encode: Callable[[Samples], Any] | None = None,
-) -> Generator[tuple[int, Samples, list[Distribution]]]:
-    """Forecast the frames [start, stop) of ``song`` with new ``sessions``, block by block.
+) -> Generator[tuple[Samples, list[Distribution]]]:
+    """Forecast a song that arrives in ``parts`` (frames, channels) with new ``sessions``.
 
-    Yields the first frame of each block, its samples and one distribution per session. All sessions
-    decode the result of ``encode``, by default the first session's own; a thread encodes the next
-    block meanwhile. The caller can show progress after each block, and cancel by closing the
-    generator.
+    Yields blocks of up to ``BLOCK_FRAMES`` frames with one distribution per session, in constant
+    memory. All sessions decode the result of ``encode``, by default the first session's own; a
+    thread encodes the next block meanwhile. The caller can show progress after each block, and
+    cancel by closing the generator.
     """
-    stop = song.frames if stop is None else stop
-    encode = encode or sessions[0].encode
-    starts = range(start, stop, BLOCK_FRAMES)
-    blocks = (np.ascontiguousarray(song.samples[s : min(s + BLOCK_FRAMES, stop)]) for s in starts)
-    for first, (block, encoded) in zip(starts, prefetch(encode, blocks), strict=True):
-        yield first, block, [session.decode(encoded) for session in sessions]
+    blocks = (
+        np.ascontiguousarray(part[start : start + BLOCK_FRAMES])
+        for part in parts
+        for start in range(0, len(part), BLOCK_FRAMES)
+    )
+    for block, encoded in prefetch(encode or sessions[0].encode, blocks):
+        yield block, [session.decode(encoded) for session in sessions]
 
 
 def forecast_together(
@@ -131,20 +130,22 @@ def forecast_together(
 ) -> list[Forecast]:
     """Forecast the frames [start, stop) of ``song`` with each of the new ``sessions``.
 
-    The sessions process the song from frame ``first`` on. ``encode``: as in ``forecast_blocks``.
+    The sessions process the song from frame ``first`` on. ``encode``: as in ``forecast_stream``.
     ``on_block`` is called with the number of frames after each block; an exception that it raises
     cancels the forecast. Memory beyond the result does not grow with the song.
     """
     samples = song.samples[start:stop]
     mean = np.empty((len(sessions), *samples.shape), np.float64)
     bits = np.empty((len(sessions), *samples.shape), np.float64)
-    for at, block, distributions in forecast_blocks(sessions, song, first, stop, encode):
+    at = first
+    for block, distributions in forecast_stream(sessions, [song.samples[first:stop]], encode):
         skip = max(start - at, 0)
         if skip < len(block):
             rows = slice(at + skip - start, at + len(block) - start)
             for k, distribution in enumerate(distributions):
                 mean[k, rows] = distribution.mean[skip:]
                 bits[k, rows] = distribution.bits(block)[skip:]
+        at += len(block)
         if on_block:
             on_block(len(block))
     return [Forecast(samples=samples, mean=m, bits=b) for m, b in zip(mean, bits, strict=True)]
@@ -160,6 +161,17 @@ class Forecaster(ABC):
     @abstractmethod
     def session(self, channels: int, sample_rate_hz: int) -> ForecastSession:
         """Return a session for one song, at its first frame."""
+
+    def stream(
+        self, parts: Iterable[Samples], channels: int, sample_rate_hz: int
+    ) -> Generator[tuple[Samples, Distribution]]:
+        """Forecast a song that arrives in ``parts``: yields blocks and their distributions.
+
+        See ``forecast_stream``. ``metrics.RunningMeasures`` measures the result.
+        """
+        session = self.session(channels, sample_rate_hz)
+        for block, (distribution,) in forecast_stream([session], parts):
+            yield block, distribution
 
     def forecast(self, song: Song, on_block: Callable[[int], None] | None = None) -> Forecast:
         """Forecast every sample of ``song``, teacher-forced.

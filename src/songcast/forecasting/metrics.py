@@ -1,9 +1,12 @@
-"""Measures of a forecast: pure functions of arrays."""
+"""Measures of a forecast: of whole arrays, and as running sums over blocks."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+MAX_LAG = 64
 
 
 def prediction_gain_db(samples: NDArray[np.int16], mean: Floats) -> Floats:
@@ -17,8 +20,10 @@ def prediction_gain_db(samples: NDArray[np.int16], mean: Floats) -> Floats:
     array([20.])
     """
     x = samples.astype(np.float64)
-    signal = np.sum(x**2, axis=0)
-    error = np.sum((x - mean) ** 2, axis=0)
+    return _gain_db(np.sum(x**2, axis=0), np.sum((x - mean) ** 2, axis=0))
+
+
+def _gain_db(signal: Floats, error: Floats) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         gain = 10.0 * (np.log10(signal) - np.log10(error))
     return np.where((signal == 0) & (error == 0), 0.0, gain)
@@ -29,7 +34,9 @@ def bits_per_sample(bits: Floats) -> float:
     return float(np.mean(bits)) if bits.size else 0.0
 
 
-def lag_samples(samples: NDArray[np.int16], mean: Floats, max_lag: int = 64) -> NDArray[np.int64]:
+def lag_samples(
+    samples: NDArray[np.int16], mean: Floats, max_lag: int = MAX_LAG
+) -> NDArray[np.int64]:
     """Return the shift at which song and forecast correlate most: (channels,) int64.
 
     It is 0 for an honest predictor and 1 for one that repeats the last sample: positive lags mean
@@ -50,6 +57,68 @@ def _channel_lag(x: NDArray[np.int16], y: Floats, max_lag: int) -> int:
     if core.stop <= core.start:
         return 0
     a = x - np.mean(x)  # the mean of y would subtract the same from every score
-    shifts = sorted(range(-max_lag, max_lag + 1), key=abs)  # on a tie the lag nearest to 0
-    scores = [float(a[core] @ y[core.start + s : core.stop + s]) for s in shifts]
-    return shifts[int(np.argmax(scores))]
+    shifts = range(-max_lag, max_lag + 1)
+    return _best_lag([float(a[core] @ y[core.start + s : core.stop + s]) for s in shifts])
+
+
+def _best_lag(scores: Sequence[float] | Floats) -> int:
+    """Return the lag of the largest score; on a tie the lag nearest to 0."""
+    max_lag = len(scores) // 2
+    return max(range(-max_lag, max_lag + 1), key=lambda s: (scores[s + max_lag], -abs(s)))
+
+
+class RunningMeasures:
+    """The same measures of a forecast that is given block by block, in constant memory.
+
+    They equal those of the whole arrays up to rounding.
+    """
+
+    def __init__(self, channels: int, max_lag: int = MAX_LAG) -> None:
+        self.frames = 0
+        self._max_lag = max_lag
+        self._signal, self._error, self._sum = np.zeros((3, channels))
+        self._bits = 0.0
+        # Per channel and lag: the sum of x[t] y[t + lag], and of y[t + lag], over all t that have
+        # max_lag frames on both sides.
+        self._products, self._shifted = np.zeros((2, channels, 2 * max_lag + 1))
+        self._reference = np.zeros(channels)  # taken off x and y: a constant channel becomes zero
+        self._last: tuple[Floats, Floats] = (np.zeros((0, channels)), np.zeros((0, channels)))
+
+    def add(self, samples: NDArray[np.int16], mean: Floats, bits: Floats) -> None:
+        """Add the next block: (frames, channels) each, as in ``Forecast``."""
+        if not len(samples):
+            return
+        x = samples.astype(np.float64)
+        self._signal += np.sum(x**2, axis=0)
+        self._error += np.sum((x - mean) ** 2, axis=0)
+        self._bits += float(np.sum(bits))
+        if not self.frames:
+            self._reference = x[0].copy()
+        self.frames += len(x)
+        self._sum += np.sum(x - self._reference, axis=0)
+        x = np.concatenate([self._last[0], x - self._reference])
+        y = np.concatenate([self._last[1], mean - self._reference])
+        core = x[self._max_lag : len(x) - self._max_lag]
+        if len(core):
+            ones = np.ones(len(core))
+            for c in range(x.shape[1]):
+                self._products[c] += np.correlate(y[:, c], core[:, c], "valid")
+                self._shifted[c] += np.correlate(y[:, c], ones, "valid")
+        self._last = (x[-2 * self._max_lag :].copy(), y[-2 * self._max_lag :].copy())
+
+    @property
+    def prediction_gain_db(self) -> Floats:
+        """As ``prediction_gain_db``, (channels,)."""
+        return _gain_db(self._signal, self._error)
+
+    @property
+    def bits_per_sample(self) -> float:
+        """As ``bits_per_sample``."""
+        return self._bits / (self.frames * len(self._sum)) if self.frames else 0.0
+
+    @property
+    def lag_samples(self) -> NDArray[np.int64]:
+        """As ``lag_samples``, (channels,)."""
+        mean = self._sum / max(self.frames, 1)
+        scores = self._products - mean[:, None] * self._shifted
+        return np.array([_best_lag(row) for row in scores], dtype=np.int64)

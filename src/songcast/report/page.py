@@ -76,7 +76,7 @@ def page(passages: Sequence[Passage], report: Report) -> str:
         data="\n".join(_data(document) for _, document in songs),
         licence=_read("vendor/LICENSE"),
         library="\n".join(_read(f"vendor/{name}") for name in LIBRARY),
-        player=_read("player.js"),
+        player=_read("player.js") + _read("report.js"),
     )
 
 

@@ -1,11 +1,15 @@
 "use strict";
-// One player per song: all its tracks play in sync, and all but one are muted. A switch between
-// tracks therefore keeps the position. wavesurfer.js draws the waveforms.
+// The player of the listening report and of the page of `songcast serve`. One player per song: all
+// its tracks play in sync, and all but one are muted. A switch between tracks therefore keeps the
+// position. Tracks are scheduled in pieces, so a song can play while its end is still computed.
+// wavesurfer.js draws the waveforms.
 
 const SWITCH_SECONDS = 0.005; // fade at a switch; a step would click
 const LEAD_SECONDS = 0.03; // all tracks start together after this delay
+const PIECE_SECONDS = 1, AHEAD_SECONDS = 3, SCHEDULE_MS = 250; // pieces are scheduled that far ahead
+const ink = getComputedStyle(document.documentElement).getPropertyValue("--ink").trim();
 const LOOKS = {
-  original: ["#8d949c", "#1d2126"],
+  original: ["#8d949c", ink],
   pred_song: ["#7db8da", "#0072b2"],
   pred_song_updated: ["#ebab7f", "#c75000"],
   continuation: ["#7fcdb4", "#007a5a"],
@@ -15,29 +19,30 @@ const TOP_DB = 10, RANGE_DB = 90; // of a spectrogram; the same for all tracks
 
 let sound = null; // the AudioContext, which browsers allow after a click only
 let current = null; // the player that the keyboard controls
+const players = [];
 
-async function decode(base64, sampleRate) {
-  const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
-  // Decoded at the sample rate of the song, so the samples are those of the WAV file.
-  const buffer = await new OfflineAudioContext(1, 1, sampleRate).decodeAudioData(bytes.buffer);
-  return Array.from({ length: buffer.numberOfChannels }, (_, c) => buffer.getChannelData(c));
-}
-
-async function channelsOf(song) {
-  const names = Object.keys(song.tracks);
-  const decoded = await Promise.all(names.map((name) => decode(song.tracks[name], song.sampleRate)));
-  const channels = Object.fromEntries(names.map((name, i) => [name, decoded[i]]));
-  if (song.residualOf) {
-    const factor = 10 ** (song.amplifiedDb / 20);
-    channels.residual = channels.original.map(
-      (x, c) => x.map((value, i) => (value - channels[song.residualOf][c][i]) * factor));
+// The tracks of a song. `ready`: the number of frames that can be played so far.
+class Tracks {
+  constructor(sampleRate, frames, channels) {
+    Object.assign(this, { sampleRate, frames, channels, ready: frames });
   }
-  return channels;
+
+  get seconds() { return this.frames / this.sampleRate; }
+  get names() { return Object.keys(this.channels); }
+
+  // The frames [start, stop) of a track, a Float32Array per channel.
+  piece(name, start, stop) { return this.channels[name].map((samples) => samples.subarray(start, stop)); }
+
+  // What wavesurfer draws: the samples, or a maximum per pixel.
+  peaks(name) { return this.channels[name]; }
 }
 
 class Player {
-  constructor(section) {
+  // `load` returns a promise of the song's Tracks.
+  constructor(section, load) {
+    players.push(this);
     this.section = section;
+    this.load = load;
     this.find = (selector) => section.querySelector(selector);
     this.rows = [...section.querySelectorAll(".track")];
     this.chosen = this.rows[0].dataset.track;
@@ -46,20 +51,18 @@ class Player {
     this.sources = {};
     this.position = 0; // in seconds, while paused
     this.playing = false;
-    this.find(".play").addEventListener("click", () => this.toggle());
-    this.find(".seek").addEventListener("input", (event) => this.seek(Number(event.target.value)));
-    for (const row of this.rows) {
-      row.querySelector("input").addEventListener("change", () => this.choose(row.dataset.track));
-    }
+    this.waiting = false; // for samples that are not computed yet
+    this.listeners = new AbortController();
+    const on = (node, event, action) => node.addEventListener(event, action, { signal: this.listeners.signal });
+    on(this.find(".play"), "click", () => this.toggle());
+    on(this.find(".seek"), "input", (event) => this.seek(Number(event.target.value)));
+    for (const row of this.rows) on(row.querySelector("input"), "change", () => this.choose(row.dataset.track));
   }
 
   async prepare() {
     if (this.prepared) return this.prepared;
     this.prepared = (async () => {
-      const song = JSON.parse(document.getElementById(`data-${this.section.id}`).textContent);
-      this.sampleRate = song.sampleRate;
-      this.channels = await channelsOf(song);
-      this.seconds = this.channels.original[0].length / song.sampleRate;
+      this.tracks = await this.load();
       this.find(".seek").max = this.seconds;
       for (const row of this.rows) this.drawWave(row);
       this.find(".play").disabled = false;
@@ -69,12 +72,26 @@ class Player {
     return this.prepared;
   }
 
+  // Forget the song: the section can get another player.
+  remove() {
+    this.stop();
+    this.waiting = false;
+    this.listeners.abort();
+    for (const wave of Object.values(this.waves)) wave.destroy();
+    players.splice(players.indexOf(this), 1);
+    if (current === this) current = null;
+  }
+
+  get sampleRate() { return this.tracks.sampleRate; }
+  get channels() { return this.tracks.channels; }
+  get seconds() { return this.tracks.seconds; }
+
   drawWave(row) {
     const name = row.dataset.track;
     const [waveColor, progressColor] = LOOKS[name];
     const wave = WaveSurfer.create({
       container: row.querySelector(".wave"), height: 48, waveColor, progressColor,
-      cursorColor: "#1d2126", peaks: this.channels[name], duration: this.seconds,
+      cursorColor: ink, peaks: this.tracks.peaks(name), duration: this.seconds,
       dragToSeek: true,
     });
     wave.on("interaction", (seconds) => {
@@ -84,7 +101,18 @@ class Player {
     this.waves[name] = wave;
   }
 
+  // More samples are ready: draw them, and play on if the player waits for them.
+  grown() {
+    for (const [name, wave] of Object.entries(this.waves)) {
+      wave.load("", this.tracks.peaks(name), this.seconds);
+    }
+    const { ready, frames, sampleRate } = this.tracks;
+    const enough = ready === frames || ready >= (this.position + PIECE_SECONDS) * sampleRate;
+    if (this.waiting && enough) this.start();
+  }
+
   drawSpectrogram() {
+    if (!this.find(".picture")) return;
     for (const [name, picture] of Object.entries(this.pictures)) picture.hidden = name !== this.chosen;
     this.find(".shown").textContent = this.chosen;
     if (this.pictures[this.chosen] || !this.waves[this.chosen]) return;
@@ -107,35 +135,69 @@ class Player {
   async toggle() {
     makeCurrent(this);
     await this.prepare();
-    if (this.playing) this.stop();
+    if (this.playing || this.waiting) this.stop();
     else await this.start();
   }
 
   async start() {
+    if (sound && sound.sampleRate !== this.sampleRate) {
+      for (const other of players) if (other.playing) other.stop();
+      await sound.close();
+      sound = null;
+    }
     sound ??= new AudioContext({ sampleRate: this.sampleRate });
     await sound.resume();
-    for (const other of players) if (other.playing) other.stop();
-    this.startedAt = sound.currentTime + LEAD_SECONDS;
+    for (const other of players) if (other.playing || other.waiting) other.stop();
+    // A whole frame, so that pieces follow each other without a gap.
+    this.startedAt = Math.round((sound.currentTime + LEAD_SECONDS) * this.sampleRate) / this.sampleRate;
     this.startedFrom = this.position;
-    for (const [name, channels] of Object.entries(this.channels)) {
-      this.buffers ??= {};
-      this.buffers[name] ??= toBuffer(channels, this.sampleRate);
-      const source = new AudioBufferSourceNode(sound, { buffer: this.buffers[name], loop: true });
+    this.next = { at: this.startedAt, frame: Math.round(this.position * this.sampleRate) };
+    for (const name of this.tracks.names) {
       const volume = new GainNode(sound, { gain: name === this.chosen ? 1 : 0 });
-      source.connect(volume).connect(sound.destination);
-      source.start(this.startedAt, this.startedFrom);
-      this.sources[name] = { source, volume };
+      volume.connect(sound.destination);
+      this.sources[name] = { volume, nodes: new Set() };
     }
     this.playing = true;
+    this.schedule();
+    this.timer = setInterval(() => this.schedule(), SCHEDULE_MS);
     this.show();
     this.follow();
   }
 
+  // Schedule pieces of all tracks; at the end of the song it starts again.
+  schedule() {
+    const { frames, sampleRate } = this.tracks;
+    while (this.next.at < sound.currentTime + AHEAD_SECONDS) {
+      const start = this.next.frame;
+      const stop = Math.min(start + PIECE_SECONDS * sampleRate, this.tracks.ready);
+      if (stop <= start) break;
+      for (const [name, { volume, nodes }] of Object.entries(this.sources)) {
+        const buffer = toBuffer(this.tracks.piece(name, start, stop), sampleRate);
+        const node = new AudioBufferSourceNode(sound, { buffer });
+        node.connect(volume);
+        node.start(this.next.at);
+        node.onended = () => nodes.delete(node);
+        nodes.add(node);
+      }
+      this.next = { at: this.next.at + (stop - start) / sampleRate, frame: stop % frames };
+    }
+    if (this.next.at <= sound.currentTime) {
+      this.stop();
+      this.position = this.next.frame / sampleRate;
+      this.waiting = true;
+      this.show();
+    }
+  }
+
   stop() {
-    this.position = this.currentTime;
-    for (const { source } of Object.values(this.sources)) source.stop();
+    if (this.playing) this.position = this.currentTime;
+    clearInterval(this.timer);
+    for (const { volume, nodes } of Object.values(this.sources)) {
+      for (const node of nodes) node.stop();
+      volume.disconnect();
+    }
     this.sources = {};
-    this.playing = false;
+    this.playing = this.waiting = false;
     this.show();
   }
 
@@ -158,7 +220,7 @@ class Player {
   async seek(seconds) {
     makeCurrent(this);
     await this.prepare();
-    const wasPlaying = this.playing;
+    const wasPlaying = this.playing || this.waiting;
     if (wasPlaying) this.stop();
     this.position = Math.min(Math.max(seconds, 0), this.seconds - 1 / this.sampleRate);
     if (wasPlaying) await this.start();
@@ -172,10 +234,11 @@ class Player {
   }
 
   show() {
-    const now = this.currentTime;
+    if (!this.tracks) return;
+    const now = this.currentTime, active = this.playing || this.waiting;
     const button = this.find(".play");
-    button.textContent = this.playing ? "❚❚ Pause" : "▶ Play";
-    button.setAttribute("aria-pressed", String(this.playing));
+    button.textContent = this.waiting ? "… Waiting" : active ? "❚❚ Pause" : "▶ Play";
+    button.setAttribute("aria-pressed", String(active));
     this.find(".seek").value = now;
     this.find("output").textContent = `${now.toFixed(2)} of ${this.seconds.toFixed(2)} s`;
     for (const wave of Object.values(this.waves)) wave.setTime(now);
@@ -214,12 +277,4 @@ function onKey(event) {
   event.preventDefault();
 }
 
-const players = [...document.querySelectorAll("section.song")].map((section) => new Player(section));
-const near = new IntersectionObserver((entries) => {
-  for (const entry of entries.filter((entry) => entry.isIntersecting)) {
-    near.unobserve(entry.target);
-    players.find((player) => player.section === entry.target).prepare();
-  }
-}, { rootMargin: "600px" });
-for (const player of players) near.observe(player.section);
 document.addEventListener("keydown", onKey);

@@ -1,13 +1,14 @@
 """The job queue: a bounded number of requests, a few worker threads, a deadline for each job."""
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from songcast.serving.decoder import Decoder
 
@@ -16,16 +17,23 @@ Item = TypeVar("Item")
 
 # Interval of the check whether the client of a waiting request has disconnected.
 POLL_SECONDS = 0.5
+FIRST_POLL_SECONDS = 0.05
 # Number of blocks of a stream that may wait for a slow client.
 QUEUED_BLOCKS = 4
+# ``Limits.for_speed``: the longest forecast, and the range of the longest song: 1 to 10 minutes
+# at 48 kHz, because its samples are held in memory.
+FORECAST_SECONDS = 900.0
+FRAMES = (60 * 48_000, 600 * 48_000)
+# The number of named jobs, also finished ones, whose progress can be asked for.
+NAMED_JOBS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """Limits of one request, and of all requests together.
 
-    ``body_bytes``: enough for ``max_frames`` of stereo wav in base64. ``max_frames``: 300 s at
-    48 kHz; the computing time depends on frames, not on seconds. ``max_requests``: requests that
+    ``body_bytes``: enough for 300 s of stereo wav in base64. ``max_frames``: the computing time
+    depends on frames, not on seconds. ``max_requests``: requests that
     are received, queued or processed at a time; ``workers`` of them are processed.
     ``decoding_bytes``: address space of a decoder process.
     """
@@ -40,6 +48,22 @@ class Limits:
     decoding_seconds: float = 60.0
     decoding_bytes: int = 4 * 2**30
 
+    @classmethod
+    def for_speed(cls, frames_per_second: float) -> Self:
+        """Return the limits for a model that forecasts so many stereo frames per second.
+
+        A song may take ``FORECAST_SECONDS`` to forecast alone, within ``FRAMES``. A request may
+        take as long as the longest song with all workers busy, and a minute to arrive.
+
+        >>> limits = Limits.for_speed(48_000.0)
+        >>> limits.max_frames, limits.request_seconds
+        (28800000, 1260.0)
+        """
+        lowest, highest = FRAMES
+        frames = round(min(max(FORECAST_SECONDS * frames_per_second, lowest), highest))
+        seconds = 60.0 + cls.workers * frames / frames_per_second
+        return cls(max_frames=frames, request_seconds=max(math.ceil(seconds), cls.request_seconds))
+
 
 class RequestError(Exception):
     """A request ends with an error. ``status``: of HTTP; the message is one line."""
@@ -49,11 +73,29 @@ class RequestError(Exception):
         self.status = status
 
 
+@dataclass(kw_only=True)
+class Progress:
+    """How far a request is. ``seconds``: duration of the song, None before it is decoded."""
+
+    state: Literal[
+        "unknown", "receiving", "waiting", "decoding", "computing", "finished", "failed"
+    ] = "receiving"
+    received_bytes: int = 0
+    body_bytes: int | None = None
+    seconds: float | None = None
+    seconds_done: float = 0.0
+    seconds_left: float | None = None
+    prediction_gain_db: list[float] | None = None
+    bits_per_sample: float | None = None
+    error: str | None = None
+
+
 class Job:
-    """One request: its deadline and whether it is cancelled."""
+    """One request: its deadline, its progress and whether it is cancelled."""
 
     def __init__(self, seconds: float, stopping: threading.Event) -> None:
         self.seconds = seconds
+        self.progress = Progress()
         self._deadline = time.monotonic() + seconds
         self._stopping = stopping
         self._cancelled = threading.Event()
@@ -92,6 +134,7 @@ class JobQueue:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._jobs = 0
+        self._named: dict[str, Job] = {}
         self._stopping = threading.Event()
         self._local = threading.local()
         self._decoders: list[Decoder] = []
@@ -108,8 +151,8 @@ class JobQueue:
         return self._stopping.is_set()
 
     @contextmanager
-    def job(self) -> Iterator[Job]:
-        """Count a request as in progress within the block.
+    def job(self, name: str | None = None) -> Iterator[Job]:
+        """Count a request as in progress within the block; ``find`` returns it by ``name``.
 
         Raises ``RequestError`` (429) when ``max_requests`` are in progress already.
         """
@@ -117,11 +160,22 @@ class JobQueue:
             raise RequestError(429, "too many requests in progress: try again in a few seconds")
         self._jobs += 1
         job = Job(self.limits.request_seconds, self._stopping)
+        if name:
+            self._named[name] = job
+            while len(self._named) > NAMED_JOBS:
+                del self._named[next(iter(self._named))]
         try:
             yield job
+        except BaseException as error:
+            job.progress.state, job.progress.error = "failed", str(error) or "cancelled"
+            raise
         finally:
             job.cancel()
             self._jobs -= 1
+
+    def find(self, name: str) -> Job | None:
+        """Return one of the last ``NAMED_JOBS`` jobs with a name; it may be finished."""
+        return self._named.get(name)
 
     async def run(
         self,
@@ -146,9 +200,15 @@ class JobQueue:
                 raise job.late()
 
     async def stream(
-        self, job: Job, task: Callable[[Decoder], Iterator[Item]]
+        self,
+        job: Job,
+        task: Callable[[Decoder], Iterator[Item]],
+        disconnected: Callable[[], Awaitable[bool]],
     ) -> AsyncGenerator[Item]:
-        """Yield the items of ``task``; it runs in a worker thread, which waits for slow clients."""
+        """Yield the items of ``task``; it runs in a worker thread, which waits for slow clients.
+
+        ``disconnected`` is asked until the first item; later the response notices it.
+        """
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[Item | BaseException | None] = asyncio.Queue(QUEUED_BLOCKS)
 
@@ -162,6 +222,7 @@ class JobQueue:
         def work() -> None:
             try:
                 job.check()
+                job.progress.state = "decoding"
                 for item in task(self.decoder()):
                     job.check()
                     put(item)
@@ -169,8 +230,15 @@ class JobQueue:
             except BaseException as error:
                 put(error)
 
+        job.progress.state = "waiting"
         future = loop.run_in_executor(self._pool, work)
         try:
+            while queue.empty():
+                await asyncio.sleep(FIRST_POLL_SECONDS)
+                if queue.empty() and job.seconds_left <= -2 * POLL_SECONDS:
+                    raise job.late()
+                if queue.empty() and await disconnected():
+                    raise RequestError(503, "cancelled: the client disconnected")
             while (item := await queue.get()) is not None:
                 if isinstance(item, BaseException):
                     raise item

@@ -104,6 +104,20 @@ class VersionResponse(Schema):
     weights_sha256: str | None
 
 
+class LimitsResponse(Schema):
+    """What a request may contain, and how long it takes.
+
+    ``frames``: of a song. ``frames_per_second``: speed of a forecast of stereo, measured when the
+    model was loaded; mono is faster, and requests at the same time are slower.
+    """
+
+    body_bytes: int
+    frames: int
+    continuation_seconds: float
+    request_seconds: float
+    frames_per_second: float
+
+
 class ErrorResponse(Schema):
     """The reason of an error, in one line."""
 

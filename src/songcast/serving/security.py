@@ -9,6 +9,7 @@ from fastapi import Request
 from songcast.serving.jobs import RequestError
 
 PUBLIC_PATHS = ("/", "/docs", "/ping", "/health")
+ASSETS = "/assets/"  # of the page, public too
 # Pages may load only from this server, and no other page may embed them.
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; "
@@ -37,7 +38,8 @@ def access_check(token: str | None, local: bool) -> Callable[[Request], Awaitabl
         origin = request.headers.get("origin")
         if origin and origin.partition("://")[2] != request.headers.get("host"):
             raise RequestError(403, "request from a page of another site: use this server's page")
-        if token is None or request.url.path in PUBLIC_PATHS:
+        path = request.url.path
+        if token is None or path in PUBLIC_PATHS or path.startswith(ASSETS):
             return
         received = request.headers.get("authorization", "").encode()
         if not hmac.compare_digest(received, f"Bearer {token}".encode()):

@@ -44,12 +44,18 @@ class WavStream(StreamingResponse):
             async with asyncio.timeout(max(self._job.seconds_left, 0.0)):
                 await super().__call__(scope, receive, send)
         except RequestError as error:  # the status is sent already
-            log.warning("continuation aborted: %s", error)
+            self._abort(str(error))
         except TimeoutError:
-            log.warning("continuation aborted: not sent within %g s", self._job.seconds)
+            self._abort(f"not sent within {self._job.seconds:g} s")
         finally:
+            if self._job.progress.state != "finished":
+                self._job.progress.state = "failed"
             self._resources.close()
             await self._blocks.aclose()
+
+    def _abort(self, reason: str) -> None:
+        self._job.progress.error = reason
+        log.warning("stream aborted: %s", reason)
 
 
 def wav_header(frames: int, channels: int, sample_rate_hz: int) -> bytes:

@@ -1,6 +1,6 @@
 """The three tasks of a served model: forecast, continue, score."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from typing import Any, Literal, Self
 
@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from songcast.audio.songs import Song
 from songcast.errors import SongcastError
 from songcast.forecasting.distribution import to_int16
-from songcast.forecasting.forecaster import check_channels, forecast_blocks
+from songcast.forecasting.forecaster import check_channels
+from songcast.forecasting.metrics import RunningMeasures
 from songcast.registry.mlflow_model import DEFAULTS
 from songcast.registry.models import Model
 from songcast.serving.payload import encode_song
@@ -94,32 +95,25 @@ def continuation_blocks(
 
 
 def forecast(model: Model, song: Song, check: Check) -> tuple[Samples, list[float], float]:
-    """Return predicted samples as in `songcast predict`, gain per channel in dB, bits per sample.
+    """Return the samples of `songcast predict`, gain per channel in dB, bits per sample."""
+    measures = RunningMeasures(song.channels)
+    blocks = [predicted for _, predicted in forecast_blocks(model, song, measures, check)]
+    return np.concatenate(blocks), finite_gains_db(measures), measures.bits_per_sample
 
-    Sums are updated block by block, so that memory does not exceed that of the samples.
-    """
+
+def forecast_blocks(
+    model: Model, song: Song, measures: RunningMeasures, check: Check
+) -> Generator[tuple[Samples, Samples]]:
+    """Yield blocks of the song and of its prediction; ``measures`` are those of all so far."""
     check_channels(song)
-    session = model.session(song.channels, song.sample_rate_hz)
-    predicted = np.empty_like(song.samples)
-    power, error = np.zeros(song.channels), np.zeros(song.channels)
-    bits = 0.0
-    with closing(forecast_blocks([session], song)) as blocks:
-        for start, block, (mixture,) in blocks:
+    with closing(model.stream([song.samples], song.channels, song.sample_rate_hz)) as blocks:
+        for block, distribution in blocks:
             check()
-            mean = mixture.mean
-            predicted[start : start + len(block)] = to_int16(mean)
-            power += np.sum(block.astype(np.float64) ** 2, axis=0)
-            error += np.sum((block - mean) ** 2, axis=0)
-            bits += float(np.sum(mixture.bits(block)))
-    return predicted, gains_db(power, error), bits / song.samples.size
+            mean = distribution.mean
+            measures.add(block, mean, distribution.bits(block))
+            yield block, to_int16(mean)
 
 
-def gains_db(power: NDArray[np.float64], error: NDArray[np.float64]) -> list[float]:
-    """Return prediction gains in [-200, 200] dB, because JSON has no infinity; 0 for silence.
-
-    >>> gains_db(np.array([1e6, 0.0]), np.array([1e2, 0.0]))
-    [40.0, 0.0]
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        gains = 10.0 * np.log10(power / error)
-    return [float(g) for g in np.clip(np.nan_to_num(gains, nan=0.0), -200.0, 200.0)]
+def finite_gains_db(measures: RunningMeasures) -> list[float]:
+    """Return prediction gains in [-200, 200] dB, because JSON has no infinity."""
+    return [float(g) for g in np.clip(measures.prediction_gain_db, -200.0, 200.0)]

@@ -13,7 +13,10 @@ from songcast.registry.live import Record
 from songcast.serving.champion import Champion
 
 # Other paths are counted together: a client must not be able to add labels.
-PATHS = ("/invocations", "/continue", "/ping", "/health", "/version", "/metrics", "/", "/docs")
+PATHS = (
+    *("/invocations", "/forecast", "/continue", "/limits"),
+    *("/ping", "/health", "/version", "/metrics", "/", "/docs"),
+)
 BUCKETS_SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300)
 DIFFERENCES = (-1, -0.3, -0.1, -0.03, -0.01, 0, 0.01, 0.03, 0.1, 0.3, 1)
 # Measures of an answered song: a field of its record, its description and its buckets.
