@@ -33,5 +33,7 @@ def test_a_server_for_other_machines_without_a_token_is_warned_about(monkeypatch
         monkeypatch.setattr(serve, "serve", lambda app, *where, to=served: to.append(where))
         monkeypatch.setenv("SONGCAST_TOKEN", token)
         assert cli.main(["serve", "--model", "persistence", "--host", host]) == 0
-        assert served == [(host, serve.PORT, Limits().request_seconds, False)]
+        ((*where, seconds, opened),) = served
+        assert (where, opened) == ([host, serve.PORT], False)
+        assert seconds >= Limits().request_seconds  # longer for a slow machine
         assert ("set SONGCAST_TOKEN" in capfd.readouterr().err) == warning

@@ -62,7 +62,9 @@ class Limits:
         lowest, highest = FRAMES
         frames = round(min(max(FORECAST_SECONDS * frames_per_second, lowest), highest))
         seconds = 60.0 + cls.workers * frames / frames_per_second
-        return cls(max_frames=frames, request_seconds=max(math.ceil(seconds), cls.request_seconds))
+        return cls(
+            max_frames=frames, request_seconds=max(float(math.ceil(seconds)), cls.request_seconds)
+        )
 
 
 class RequestError(Exception):
