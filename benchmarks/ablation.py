@@ -24,7 +24,7 @@ from songcast.forecasting.adaptation import ModelAveraging
 from songcast.forecasting.distribution import BLOCK_FRAMES
 from songcast.forecasting.filter_bank import FilterBank
 from songcast.forecasting.filter_bank_settings import FilterBankSettings
-from songcast.forecasting.forecaster import forecast_blocks
+from songcast.forecasting.forecaster import forecast_stream
 from songcast.forecasting.lstm import LstmForecaster, LstmSession
 from songcast.forecasting.stacking import Stacking
 from songcast.report.console import note
@@ -103,7 +103,7 @@ def without(stage: str, model: LstmForecaster, song: Song) -> LstmSession:
 def bits_of(session: LstmSession, song: Song) -> tuple[float, float, float]:
     """Return bits per sample with and without the calibration, and of the stacking alone."""
     sums = np.zeros(3)
-    for _, block, (distribution,) in forecast_blocks([session], song):
+    for block, (distribution,) in forecast_stream([session], [song.samples]):
         average = distribution.average  # type: ignore[attr-defined]
         stacking = average.models[-2]
         bits = (distribution.bits(block), average.bits(block), -np.log2(stacking.mass + 1e-12))
