@@ -1,9 +1,10 @@
 """A shadow forecasts served songs, and only while a worker is idle; surprising songs are kept."""
 
+import itertools
 import json
-import shutil
 import threading
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -59,16 +60,20 @@ def send(client, songs):
         assert client.post("/invocations", json=body).status_code == 200
 
 
-def serve_both(first, second, songs):
-    """Serve ``songs`` with the first model and version; the second is its shadow."""
+@contextmanager
+def both(first, second):
+    """Serve with the first model and version, with the second as its shadow; yield a client."""
     observation = Observation(records=records_path(), shadow=served(*second))
-    app, sent = create_app(served(*first), Limits(), observation=observation), 0
-    with running(app) as client:
+    app, sent = create_app(served(*first), Limits(), observation=observation), itertools.count(1)
+
+    def serve(songs):
         for song in songs:
             send(client, [song])
-            sent += 1
-            compared = f'songcast_shadow_songs_total{{result="compared"}} {sent}.0'
+            compared = f'songcast_shadow_songs_total{{result="compared"}} {next(sent)}.0'
             wait_until(lambda compared=compared: compared in client.get("/metrics").text)
+
+    with running(app) as client:
+        yield serve
 
 
 def register(*bits):
@@ -90,10 +95,11 @@ def test_a_better_challenger_is_promoted_on_live_evidence_and_a_worse_one_refuse
     client.set_registered_model_alias("songcast", "challenger", "2")
     with pytest.raises(RegistryError, match="no songs were served yet"):
         promotion.promote(2, live=True)
-    serve_both((Shifted(), 1), (Persistence(), 2), walks(19))
-    with pytest.raises(RegistryError, match="19 served songs: 20 are needed"):
-        promotion.promote(2, live=True)
-    serve_both((Shifted(), 1), (Persistence(), 2), walks(25))  # 19 of them are known already
+    with both((Shifted(), 1), (Persistence(), 2)) as serve:
+        serve([*walks(19), *walks(3)])  # the last three are known already
+        with pytest.raises(RegistryError, match="19 served songs: 20 are needed"):
+            promotion.promote(2, live=True)
+        serve(list(walks(25))[19:])
     with pytest.raises(RegistryError, match="not better than the champion"):
         promotion.promote(2)
     assert cli.main(["promote", "challenger", "--live", "--json"]) == 0
@@ -111,7 +117,8 @@ def test_a_better_challenger_is_promoted_on_live_evidence_and_a_worse_one_refuse
     assert line.startswith(f"mean {truth.mean:+.4f}, ") and line.endswith(", 25 songs")
     assert verdict == "version 2 is better"
 
-    serve_both((Persistence(), 2), (Shifted(), 3), walks(25))
+    with both((Persistence(), 2), (Shifted(), 3)) as serve:
+        serve(walks(25))
     with pytest.raises(RegistryError, match=r"not better than the champion.*over 25 songs"):
         promotion.promote(3, live=True)
     forced = promotion.promote(3, "a test", force=True, live=True)
@@ -183,6 +190,6 @@ def test_a_server_keeps_songs_only_if_asked(tmp_path):
             send(client, songs)
             if keep:
                 wait_until(lambda: len(list(folder.glob("song-*.flac"))) >= 1)
-                shutil.rmtree(folder)
+                folder.rename(tmp_path / "moved")
                 send(client, songs)
         assert not folder.exists()
