@@ -1,5 +1,6 @@
 """Values of params.yaml are parsed to typed settings or refused with one line."""
 
+import json
 import re
 from pathlib import Path
 
@@ -22,8 +23,10 @@ GOOD = {
     "guard_seconds": "0.1",
     "held_out": "[]",
     "on_damage": "warn",
+    "on_leak": "warn",
 }
 REPOSITORY = Path(__file__).parents[1] / "params.yaml"
+GOOD["expect"] = json.dumps(yaml.safe_load(REPOSITORY.read_text())["prepare"]["expect"])
 
 
 def test_bounds_are_those_of_the_code():

@@ -250,7 +250,7 @@ def test_the_reference_of_settings_has_the_bounds_of_the_schema() -> None:
         bounds = [schema[b] for b in ("minimum", "maximum") if b in schema]
         for bound in bounds:
             if f"{bound:g}" != f"{2**32 - 1:g}":
-                numbers = re.findall(r"\d+(?:e\d+)?", allowed)
+                numbers = re.findall(r"-?\d+(?:e\d+)?", allowed)
                 assert float(bound) in map(float, numbers), f"{key}: {bound} is not in {allowed!r}"
         for choice in schema.get("enum", ()):
             assert choice in allowed, f"{key}: {choice}"

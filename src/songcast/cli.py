@@ -13,6 +13,7 @@ from typing import NoReturn
 import songcast
 from songcast.commands import (
     continue_,
+    inspect,
     models,
     monitor,
     predict,
@@ -33,6 +34,7 @@ COMMANDS = (
     score,
     predict,
     continue_,
+    inspect,
     models,
     promote,
     pull,

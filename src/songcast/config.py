@@ -143,6 +143,20 @@ HeadUnits = Annotated[int, Field(ge=1, le=4096)]
 Seed = Annotated[int, Field(ge=0, lt=1 << 32)]  # the range that Keras accepts
 
 
+class ExpectParams(Settings):
+    """What the data report expects of a song; it warns about any other."""
+
+    min_seconds: float = Field(ge=0, le=1e6)
+    min_loudness_lufs: float = Field(ge=-70, le=0)
+    min_low_pass_hz: float = Field(ge=0, le=192000)
+    min_effective_bits: float = Field(ge=0, le=16)
+    max_clipped_share: float = Field(ge=0, le=1)
+    max_silent_share: float = Field(ge=0, le=1)
+    max_dc_offset: float = Field(ge=0, le=1)
+    max_one_sided_seconds: float = Field(ge=0, le=1e6)
+    max_dropouts: int = Field(ge=0, le=1_000_000)
+
+
 class PrepareParams(Settings):
     """How songs are resampled, and split in time."""
 
@@ -153,6 +167,8 @@ class PrepareParams(Settings):
     guard_seconds: float = Field(ge=0, le=60)
     held_out: tuple[str, ...]
     on_damage: Literal["warn", "fail"]
+    on_leak: Literal["warn", "fail"]
+    expect: ExpectParams
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

@@ -1,12 +1,18 @@
 """A valid ``prepare`` section."""
 
+from pathlib import Path
 from typing import Any
 
-from songcast.config import PrepareParams
+import yaml
+
+from songcast.config import ExpectParams, PrepareParams
+
+SECTION = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())["prepare"]
+EXPECT = ExpectParams(**SECTION["expect"] | {"min_seconds": 0.0})
 
 
 def prepare_params(**changes: Any) -> PrepareParams:
-    """Return the values of params.yaml with ``changes``; the guard is short for short songs."""
+    """Return the values of params.yaml with ``changes``; they suit short songs."""
     settings = {
         "sample_rate_hz": 44100,
         "train_fraction": 0.7,
@@ -15,5 +21,7 @@ def prepare_params(**changes: Any) -> PrepareParams:
         "guard_seconds": 0.01,
         "held_out": (),
         "on_damage": "warn",
+        "on_leak": "warn",
+        "expect": EXPECT,
     }
     return PrepareParams(**{**settings, **changes})

@@ -88,6 +88,16 @@ def _encode_by_pydub(
             raise EncodingError(_PREFIXES.sub("", lines[0] if lines else "no reason")) from error
 
 
+def ffmpeg_program() -> str:
+    """Return the path of the ffmpeg program of imageio-ffmpeg. Raises ``EncodingError``."""
+    try:
+        import imageio_ffmpeg
+
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
+    except (ImportError, RuntimeError) as error:
+        raise EncodingError("no ffmpeg: pip install imageio-ffmpeg") from error
+
+
 @contextmanager
 def _pydub() -> Iterator[Any]:
     """Yield pydub's ``audio_segment``, set to the ffmpeg of imageio-ffmpeg.
@@ -98,12 +108,7 @@ def _pydub() -> Iterator[Any]:
         # No ffmpeg on the PATH, audioop is deprecated, invalid escapes in its expressions.
         warnings.simplefilter("ignore")
         from pydub import audio_segment
-    try:
-        import imageio_ffmpeg
-
-        binary = imageio_ffmpeg.get_ffmpeg_exe()
-    except (ImportError, RuntimeError) as error:
-        raise EncodingError("no ffmpeg: pip install imageio-ffmpeg") from error
+    binary = ffmpeg_program()
     with _PYDUB_LOCK, tempfile.TemporaryDirectory() as scratch, ExitStack() as opened:
 
         def temporary_file(mode: str, delete: bool) -> Any:  # noqa: ARG001

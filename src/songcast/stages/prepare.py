@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from songcast.audio.formats import SONG_SUFFIXES, check_regular, printable
 from songcast.config import Engine
@@ -37,11 +37,21 @@ from songcast.errors import AudioError, CorpusError, ParamsError
 from songcast.files import (
     CHECKPOINTS,
     DATA,
+    METRICS,
     PARAMS,
     PREPARED,
     TEMPORARY_PREFIX,
     sync_folder,
+    write_json,
     write_text,
+)
+from songcast.inspection.duplicates import duplicates
+from songcast.inspection.report import (
+    InspectTask,
+    check_leaks,
+    data_report,
+    inspect_task,
+    read_inspected,
 )
 from songcast.report.console import progress
 from songcast.stages import run_stage
@@ -52,6 +62,10 @@ if TYPE_CHECKING:
 INCOMING = ".incoming"
 # The modules that decode: a change of their code makes all arrays anew.
 CODE = ("songcast.data.decoding",)
+# The modules that measure songs for the data report.
+REPORT_CODE = ("songcast.inspection.report",)
+INSPECTED = "inspected"
+DATA_REPORT = "data.json"
 _NOT_SONGS = ("licences", "licenses", "SHA256SUMS")
 
 log = logging.getLogger("songcast.prepare")
@@ -89,8 +103,11 @@ def prepare(
             raise _all_problems(problems, data)
         arrays = {resume_log.place(song): song.path for song in decoded}
         songs = [replace(s, splits=splits_of(s, settings)) for s in [*plan.kept, *decoded]]
+        files = {wanted[source.name]: source for source in sources}
+        report = inspect_all(files, prepared, songs, settings, engine)
         _publish(prepared, settings.sample_rate_hz, arrays, plan.kept, songs)
         write_text(made_by, code)
+        write_json(prepared.parent / METRICS / DATA_REPORT, report)
     except OSError as error:
         raise CorpusError(disk_line(error, prepared)) from error
     log.info(
@@ -170,6 +187,53 @@ def check_held_out(held_out: tuple[str, ...], wanted: Mapping[str, str]) -> None
                 f"params.yaml: prepare.held_out names {name!r}, which is not a song; "
                 f"allowed: {', '.join(sorted(wanted.values()))}"
             )
+
+
+def inspect_all(
+    files: Mapping[str, Path],
+    prepared: Path,
+    songs: list[PreparedSong],
+    settings: "PrepareParams",
+    engine: Engine,
+) -> dict[str, Any]:
+    """Return the data report, and log its warnings; only new files are measured.
+
+    ``files``: slug to the song's file.
+
+    Raises ``CorpusError`` for a leak between splits, where ``prepare.on_leak`` is ``fail``.
+    """
+    songs = sorted(songs, key=lambda song: song.slug)
+    folder, code = prepared.parent / CHECKPOINTS / INSPECTED, code_digest(*REPORT_CODE)[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    places = {song.slug: folder / f"{song.sha256[:32]}-{code}.json" for song in songs}
+    tasks = {
+        place: InspectTask(source=files[song.slug], target=place)
+        for song in songs
+        if read_inspected(place := places[song.slug]) is None
+    }
+    with progress("inspect", len(tasks), "songs") as update:
+        for error in each(engine, inspect_task, list(tasks.values())):
+            update(advance=1)
+            if error:
+                raise error
+    for path in set(folder.iterdir()) - set(places.values()):
+        path.unlink()
+    found = {slug: read_inspected(place) for slug, place in places.items()}
+    measured = {slug: entry for slug, entry in found.items() if entry}
+    seconds = {
+        song.slug: {k: (a / song.sample_rate_hz, b / song.sample_rate_hz) for k, (a, b) in splits}
+        for song in songs
+        for splits in [song.splits.items()]
+    }
+    pairs = duplicates({slug: items for slug, (_, items) in measured.items()}, seconds)
+    if settings.on_leak == "fail":
+        check_leaks(pairs)
+    report = data_report({slug: e for slug, (e, _) in measured.items()}, pairs, settings.expect)
+    reported = {f"{slug}: {entry['damage']}" for slug, entry in report["songs"].items()}
+    for line in report["warnings"]:
+        if line not in reported:  # by _report_damage
+            log.warning("warning: %s", line)
+    return report
 
 
 def warn_about_copies(sources: list[Path], digests: list[str]) -> None:
