@@ -212,7 +212,14 @@ class ContinuationParams(Settings):
     seed: Seed
 
 
-class FitParams(Settings):
+class BudgetParams(Settings):
+    """How much of a long song is processed, see ``data.corpus.Budget``."""
+
+    seconds_per_song: float | None = Field(ge=1, le=1e6)
+    warm_up_seconds: float = Field(ge=0, le=600)
+
+
+class FitParams(BudgetParams):
     """How to fit a forecaster; a step reads ``batch_size`` crops of ``crop_frames``."""
 
     epochs: int = Field(ge=1, le=100_000)
@@ -258,8 +265,8 @@ class RetrainParams(FitParams):
     negative_slope: float = Field(ge=0, lt=1)
 
 
-class EvaluateParams(Settings):
-    """What the stage evaluate writes for listening."""
+class EvaluateParams(BudgetParams):
+    """What is measured of each song, and what is written for listening."""
 
     listening_seconds: float = Field(gt=0, le=600)
 

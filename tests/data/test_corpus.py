@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from helpers.records import assert_sealed
 from songcast.data.corpus import (
+    Budget,
     Corpus,
     Passages,
     PreparedSong,
@@ -340,3 +341,30 @@ def test_two_threads_never_parse_an_array_header_at_once(tmp_path, monkeypatch):
     for thread in threads:
         thread.join()
     assert most == [1] * 6
+
+
+@pytest.mark.parametrize("seconds", [None, 0.5, 9.0, 20.0, 33.0])
+def test_passages_of_a_budget_lie_in_the_split_and_cost_no_more_than_the_budget(seconds):
+    rng = np.random.default_rng(1)
+    for _ in range(300):
+        start, length = (int(n) for n in rng.integers([0, 1], [900, 3000]))
+        start = int(rng.choice([0, start]))
+        warm_up = float(rng.choice([0.0, 2.0, 15.0]))
+        budget = Budget(seconds=seconds, warm_up_seconds=warm_up)
+        spans = budget.spans(start, start + length, 10)
+        for first, begin, stop in spans:
+            assert 0 <= first <= begin < stop <= start + length
+            assert begin >= start
+            assert first == 0 or begin - first == 10 * warm_up
+        assert all(a[2] <= b[1] for a, b in itertools.pairwise(spans))
+        if seconds is None:
+            assert spans == [(0, start, start + length)]
+            continue
+        wanted = 10 * max(seconds, 10.0)
+        most = wanted + len(spans) * 10 * warm_up
+        cost = sum(stop - first for first, _, stop in spans)
+        assert cost <= max(most, max(round(seconds / 10), 1) * 10 * (max(seconds, 10) + warm_up))
+        # Spread over the whole split, unless all of it is used.
+        if len(spans) > 1:
+            assert (spans[0][1], spans[-1][2]) == (start, start + length)
+            assert sum(stop - begin for _, begin, stop in spans) == pytest.approx(wanted, abs=9)

@@ -15,7 +15,7 @@ from helpers.prepare_params import prepare_params
 from helpers.small_continuation import continuation_model
 from helpers.small_models import BANK, forecaster, randomised, untrained
 from songcast.audio.songs import write_song
-from songcast.config import FitParams, Params
+from songcast.config import EvaluateParams, FitParams, Params
 from songcast.data.corpus import Corpus
 from songcast.distributed import cluster, engine
 from songcast.errors import AudioError, CorpusError, ParamsError
@@ -152,16 +152,17 @@ def test_two_nodes_evaluate_the_same(two_nodes, data, tmp_path):
     prepare(data, tmp_path / "prepared", PARAMS)
     corpus = Corpus.open(tmp_path / "prepared")
     results = {}
+    params = EvaluateParams(seconds_per_song=None, warm_up_seconds=0.0, listening_seconds=0.02)
     for who in ("local", "ray"):
         evaluated = tmp_path / f"evaluated-{who}"
-        measures = evaluate_forecasters(BASELINES, models, corpus, evaluated, 0.02, who, ".flac")
+        measures = evaluate_forecasters(BASELINES, models, corpus, evaluated, params, who, ".flac")
         write_json(evaluated / BASELINES_FILE, measures)
         results[who] = evaluate(
             models,
             corpus,
             evaluated,
             tmp_path / who,
-            listening_seconds=0.02,
+            params,
             holdout_seconds=0.1,
             engine=who,
         )
@@ -222,6 +223,8 @@ def test_tasks_of_a_lost_worker_are_repeated_and_errors_are_raised(two_nodes, tm
 
 
 FIT = FitParams(
+    seconds_per_song=None,
+    warm_up_seconds=0.0,
     epochs=4,
     steps_per_epoch=5,
     batch_size=4,

@@ -1,13 +1,14 @@
 """Evaluation equals each model's own forecast; summaries equal sums by hand."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from helpers.small_models import BANK, forecaster, front_end, music, randomised, ridge, song
-from songcast.evaluation.forecasts import forecast_passage, front_end_of, measure_forecast
+from songcast.evaluation.forecasts import forecast_passage, front_end_of, joined, measure_forecast
 from songcast.evaluation.summary import finite, summarise_forecasts
 from songcast.forecasting.baselines import Cascade, Persistence
 from songcast.forecasting.distribution import BLOCK_FRAMES
@@ -58,6 +59,21 @@ def test_a_model_with_a_warm_up_starts_that_many_frames_before_the_passage():
     own = model.forecast(x).passage(22000, 23000)
     # The stacking forgets exponentially: the remainder is far below the reported digits.
     assert_allclose(results.bits.mean(), own.bits.mean(), atol=1e-3)
+
+
+def test_passages_of_a_long_song_are_measured_after_a_warm_up_and_together():
+    model, x = randomised("cascade", seed=1), song(music(3 * BLOCK_FRAMES, 2))
+    spans = [(0, 500, 900), (BLOCK_FRAMES, 2 * BLOCK_FRAMES - 100, 2 * BLOCK_FRAMES + 300)]
+    parts = [forecast_passage({"a": model}, x, *span[1:], span[0])["a"] for span in spans]
+    for (first, start, stop), part in zip(spans, parts, strict=True):
+        own = model.forecast(replace(x, samples=x.samples[first:])).passage(
+            start - first, stop - first
+        )
+        assert_array_equal(part.bits, own.bits)
+    together = measure_forecast(joined(parts))
+    assert together["bits_per_sample"] == pytest.approx(
+        np.mean([part.bits_per_sample for part in parts])
+    )
 
 
 def test_models_with_equal_front_ends_share_it():

@@ -1,6 +1,7 @@
 """The LSTM forecaster equals its front end when untrained; training and forecasting agree."""
 
 import hashlib
+import itertools
 import os
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from helpers.small_models import BANK, RATE_HZ, distributions, music, randomised, song, untrained
-from songcast.data.corpus import PreparedSong
+from songcast.data.corpus import Budget, PreparedSong
 from songcast.errors import CorpusError
 from songcast.forecasting import adaptation
 from songcast.forecasting.adaptation import BiasStage, Model, ModelAveraging
@@ -24,7 +25,7 @@ from songcast.forecasting.network import build_network, network_of, network_weig
 from songcast.forecasting.network_engine import NetworkSession, NetworkSettings
 from songcast.training import batches, feature_cache, feature_streams
 from songcast.training.batches import CropSampler, network_inputs, passage_batches
-from songcast.training.feature_cache import DTYPES, open_features
+from songcast.training.feature_cache import DTYPES, budgeted, open_features
 
 # TensorFlow's variables do not support NumPy 2's copy keyword, which Keras uses to save.
 pytestmark = pytest.mark.filterwarnings(
@@ -53,6 +54,12 @@ def prepared(folder, samples, slug="a", splits=None):
 
 def settings_of(model) -> FrontEndSettings:
     return model.front_end
+
+
+def seconds_of(frames, warm_up) -> Budget:
+    """A budget of ``frames``, in passages of at least half of them."""
+    seconds, warm_up_seconds = frames / RATE_HZ, warm_up / RATE_HZ
+    return Budget(seconds=seconds, warm_up_seconds=warm_up_seconds, passage_seconds=seconds / 2)
 
 
 # The network as a correction.
@@ -245,6 +252,37 @@ def test_features_end_before_the_held_out_passage_and_do_not_depend_on_it(tmp_pa
     for name, stream in results[0].streams.items():
         assert_array_equal(stream, results[1].streams[name], name)
     assert results[0].streams["unit"].shape == (2, 3600)
+
+
+def test_passages_of_a_long_song_have_the_features_of_a_pass_from_their_warm_up(tmp_path):
+    model, frame = untrained("cascade"), 16
+    x = music(70_000, 2)
+    splits = {"train": (0, 50_000), "validation": (50_100, 60_000), "test": (60_100, 70_000)}
+    song_on_disk = prepared(tmp_path, x, splits=splits)
+    # Two passages of the train split, and one of validation.
+    budget = seconds_of(16_000, 12_000)
+    results = open_features(
+        [song_on_disk], settings_of(model), frame, tmp_path / "f", budget=budget
+    )
+    assert [song.slug for song in results] == ["a+1", "a+2", "a"]
+    assert [list(song.splits) for song in results] == [["train"], ["train"], ["validation"]]
+    first_frames = 0
+    for part, (first, start, stop) in zip(
+        results, itertools.chain(*budgeted(song_on_disk, budget).values()), strict=True
+    ):
+        assert [(a + part.first, b + part.first) for a, b in part.splits.values()] == [
+            (start, stop)
+        ]
+        encoded = model.front_end.open(2).encode(x[first:stop])
+        extractor = FeatureExtractor(2, model.settings.experts, frame)
+        side = extractor.extract(encoded).side[:, part.first - first :]
+        assert_array_equal(part.streams["side"], side.astype(np.float16))
+        first_frames += stop - start
+    assert first_frames == pytest.approx(16_000, abs=3)
+    whole = seconds_of(48_000, 12_000)
+    (same,) = open_features([song_on_disk], settings_of(model), frame, tmp_path / "f", budget=whole)
+    (expected,) = open_features([song_on_disk], settings_of(model), frame, tmp_path / "f")
+    assert same == expected
 
 
 def test_features_are_computed_once_and_again_only_for_another_song_or_front_end(tmp_path):

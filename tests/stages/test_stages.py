@@ -365,6 +365,7 @@ class Named:
 
     def __init__(self, slug, frames, channels, split="train"):
         self.slug, self.frames, self.channels = slug, frames, channels
+        self.sample_rate_hz = RATE_HZ
         self.splits = {split: (0, frames)}
 
 

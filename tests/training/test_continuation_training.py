@@ -7,6 +7,7 @@ import pytest
 
 from helpers.small_continuation import SETTINGS, continuation_model, level_arrays
 from helpers.small_models import music
+from songcast.config import EvaluateParams
 from songcast.continuation.level_model import FEATURES, SOURCES, LevelNetwork, blended
 from songcast.continuation.prompt import Prompt
 from songcast.data.corpus import PreparedSong, first_holdout_frame, split_frames, usable_frames
@@ -22,6 +23,7 @@ from songcast.training.continuation import (
 )
 
 RATE_HZ = 8000
+LISTENING = EvaluateParams(seconds_per_song=None, warm_up_seconds=0.0, listening_seconds=0.5)
 FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 
 
@@ -64,14 +66,14 @@ def test_a_held_out_song_is_continued_from_its_later_part(tmp_path):
 @pytest.mark.parametrize("seconds", [8.0, 0.08, 2 / RATE_HZ, 1 / RATE_HZ])
 def test_held_out_songs_of_any_length_are_measured(tmp_path, seconds):
     song, model = prepared(tmp_path, seconds, held_out=True), continuation_model()
-    result = continue_song(model, song, 1.0, 0.5)
+    result = continue_song(model, song, 1.0, LISTENING)
     track = result.tracks["continuation.wav"]
-    start, stop = listening_frames(song, 0.5)
+    start, stop = listening_frames(song, LISTENING)
     prompt = Prompt(song.samples[:start], RATE_HZ)
     np.testing.assert_array_equal(track, model.generate(prompt, stop - start, 1.0, 0))
     known = [value is not None for value in result.measures["loop"]["log_mel_distance_db"]]
     assert known == [seconds >= 2.0, seconds >= 2.0, False, False]
-    others = continue_song(model, prepared(tmp_path, 8.0, seed=1), 1.0, 0.5)
+    others = continue_song(model, prepared(tmp_path, 8.0, seed=1), 1.0, LISTENING)
     summary = summarise_continuations({"a": result.measures, "b": others.measures})
     assert all(value is not None for value in summary["loop"]["log_mel_distance_db"][:2])
 

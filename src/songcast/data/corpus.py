@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from songcast.audio.songs import Song
 from songcast.errors import CorpusError
 from songcast.files import write_json
+
+if TYPE_CHECKING:
+    from songcast.config import BudgetParams
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 INDEX = "songs.json"
@@ -24,7 +27,12 @@ FORMAT = 2
 
 AGAIN = "run `dvc repro prepare`"
 
+# Passages of a song that is longer than its budget last about this long.
+PASSAGE_SECONDS = 10.0
+
 Splits = dict[str, tuple[int, int]]
+# Frames: the first one that a forecaster processes, and the passage [start, stop).
+Span = tuple[int, int, int]
 
 _opening = threading.Lock()
 
@@ -220,6 +228,59 @@ def split_frames(
         splits[name] = (start, start + length)
         start += length + guard
     return splits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How much of each song is processed: ``seconds``, or all of it for None.
+
+    A forecaster processes ``warm_up_seconds`` before each passage, of which nothing is learned or
+    measured. ``passage_seconds``: about how long a passage is, at least.
+    """
+
+    seconds: float | None
+    warm_up_seconds: float = 0.0
+    passage_seconds: float = PASSAGE_SECONDS
+
+    @classmethod
+    def of(cls, params: "BudgetParams", shortest_seconds: float = 0.0) -> "Budget":
+        """Return the budget of a section of params.yaml; passages have ``shortest_seconds``."""
+        return cls(
+            seconds=params.seconds_per_song,
+            warm_up_seconds=params.warm_up_seconds,
+            passage_seconds=max(PASSAGE_SECONDS, shortest_seconds),
+        )
+
+    def spans(self, start: int, stop: int, sample_rate_hz: int, share: float = 1.0) -> list[Span]:
+        """Return passages of the frames [start, stop) of a song, in ``share`` of the budget.
+
+        They are spread evenly. What costs no more is preferred: the song from its first frame, or
+        all of [start, stop) after one warm-up.
+
+        >>> Budget(seconds=20.0, warm_up_seconds=5.0).spans(300, 900, 10)
+        [(250, 300, 400), (750, 800, 900)]
+        >>> Budget(seconds=20.0, warm_up_seconds=5.0).spans(160, 200, 10)
+        [(0, 160, 200)]
+        """
+        if self.seconds is None:
+            return [(0, start, stop)]
+        seconds = self.seconds * share
+        count = max(round(seconds / self.passage_seconds), 1)
+        length = max(round(max(seconds / count, self.passage_seconds * share) * sample_rate_hz), 1)
+        warm_up = round(self.warm_up_seconds * sample_rate_hz)
+        if stop <= count * (length + warm_up):
+            return [(0, start, stop)]
+        if stop - start + warm_up <= count * (length + warm_up):
+            return [(max(start - warm_up, 0), start, stop)]
+        rest = stop - start - length
+        # A single passage of a song that is held out from its first frame needs a past.
+        places = [rest * i // (count - 1) for i in range(count)] if count > 1 else [0]
+        if count == 1 and start == 0:
+            places = [rest // 2]
+        return [(max(start + p - warm_up, 0), start + p, start + p + length) for p in places]
+
+
+WHOLE = Budget(seconds=None)
 
 
 def first_holdout_frame(song: PreparedSong, holdout_seconds: float) -> int:

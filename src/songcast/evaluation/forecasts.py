@@ -1,6 +1,6 @@
 """Forecasts of one passage by many models at once, and their measures."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -15,11 +15,11 @@ from songcast.forecasting.metrics import lag_samples
 
 
 def forecast_passage(
-    models: Mapping[str, Forecaster], song: Song, start: int, stop: int
+    models: Mapping[str, Forecaster], song: Song, start: int, stop: int, first: int = 0
 ) -> dict[str, Forecast]:
     """Forecast the frames [start, stop) of ``song`` with each model.
 
-    The models process the song from its first frame; one with ``warm_up_frames`` starts that
+    The models process the song from frame ``first``; one with ``warm_up_frames`` starts that
     many frames before the passage. Models with the same front end share it: its experts process
     the song once.
     """
@@ -35,11 +35,20 @@ def forecast_passage(
             song,
             start,
             stop,
-            first=max(start - warm_up, 0),
+            first=max(start - warm_up, first),
             encode=None if isinstance(shared, str) else shared.open(song.channels).encode,
         )
         forecasts |= dict(zip(names, results, strict=True))
     return {name: forecasts[name] for name in models}
+
+
+def joined(parts: Sequence[Forecast]) -> Forecast:
+    """Return the forecasts of several passages as one, to measure them together."""
+    return Forecast(
+        samples=np.concatenate([part.samples for part in parts]),
+        mean=np.concatenate([part.mean for part in parts]),
+        bits=np.concatenate([part.bits for part in parts]),
+    )
 
 
 def front_end_of(model: Forecaster, models: Iterable[Forecaster] = ()) -> FrontEndSettings | None:

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from songcast.config import EvaluateParams
 from songcast.continuation.model import ContinuationModel
 from songcast.continuation.prompt import Prompt
-from songcast.data.corpus import TEST, PreparedSong, first_holdout_frame
+from songcast.data.corpus import TEST, Budget, PreparedSong, Span, first_holdout_frame
 from songcast.evaluation.continuations import measure_continuations
-from songcast.evaluation.forecasts import forecast_passage, measure_forecast
-from songcast.forecasting.forecaster import Forecaster
+from songcast.evaluation.forecasts import forecast_passage, joined, measure_forecast
+from songcast.forecasting.forecaster import Forecast, Forecaster
 from songcast.forecasting.keras_backend import import_keras
 from songcast.forecasting.loading import load_forecaster
 
@@ -56,30 +57,36 @@ def load_continuation(folder: Path) -> ContinuationModel:
     return ContinuationModel.load(folder / "continuation")
 
 
+def held_out(song: PreparedSong, params: EvaluateParams) -> list[Span]:
+    """Return the passages of the test split to measure on, with the frame to start from."""
+    budget = Budget.of(params, params.listening_seconds)
+    return budget.spans(*song.splits[TEST], song.sample_rate_hz)
+
+
 def forecast_song(
-    models: Mapping[str, Forecaster], song: PreparedSong, listening_seconds: float
+    models: Mapping[str, Forecaster], song: PreparedSong, params: EvaluateParams
 ) -> SongEvaluation:
-    """Measure forecasters on the held-out passage; its beginning is for listening."""
-    first, last = song.splits[TEST]
-    forecasts = forecast_passage(models, song.song(), first, last)
-    start, stop = listening_frames(song, listening_seconds)
-    tracks = {
-        TRACKS[name]: forecast.passage(start - first, stop - first).predicted
-        for name, forecast in forecasts.items()
-        if name in TRACKS
-    }
-    measures = {name: measure_forecast(forecast) for name, forecast in forecasts.items()}
+    """Measure forecasters on the held-out passages; the beginning of one is for listening."""
+    parts: dict[str, list[Forecast]] = {name: [] for name in models}
+    tracks = {}
+    start, stop = listening_frames(song, params)
+    for begin, first, last in held_out(song, params):
+        for name, forecast in forecast_passage(models, song.song(), first, last, begin).items():
+            parts[name].append(forecast)
+            if name in TRACKS and first <= start < last:
+                tracks[TRACKS[name]] = forecast.passage(start - first, stop - first).predicted
+    measures = {name: measure_forecast(joined(forecasts)) for name, forecasts in parts.items()}
     return SongEvaluation(slug=song.slug, measures=measures, tracks=tracks)
 
 
 def continue_song(
-    model: ContinuationModel, song: PreparedSong, holdout_seconds: float, listening_seconds: float
+    model: ContinuationModel, song: PreparedSong, holdout_seconds: float, params: EvaluateParams
 ) -> SongEvaluation:
     """Measure continuations of the song's holdout; continue its held-out passage for listening.
 
     The tracks are the original and its continuation.
     """
-    start, stop = listening_frames(song, listening_seconds)
+    start, stop = listening_frames(song, params)
     prompt = Prompt(song.samples[:start], song.sample_rate_hz)
     track = model.generate(prompt, stop - start, temperature=1.0, seed=0)
     holdout = first_holdout_frame(song, holdout_seconds)
@@ -88,12 +95,13 @@ def continue_song(
     return SongEvaluation(slug=song.slug, measures=measures, tracks=tracks)
 
 
-def listening_frames(song: PreparedSong, listening_seconds: float) -> tuple[int, int]:
-    """Return the frames [start, stop) for listening: the beginning of the held-out passage.
+def listening_frames(song: PreparedSong, params: EvaluateParams) -> tuple[int, int]:
+    """Return the frames [start, stop) for listening: the beginning of a held-out passage.
 
-    In a song that is held out from its first frame they begin in its middle, because a
+    In a song that is measured from its first frame they begin in its middle, because a
     continuation needs a past.
     """
-    start, stop = song.splits[TEST]
-    start = start or stop // 2
-    return start, min(start + round(listening_seconds * song.sample_rate_hz), stop)
+    spans = held_out(song, params)
+    stop = song.splits[TEST][1]
+    start = next((start for _, start, _ in spans if start), stop // 2)
+    return start, min(start + round(params.listening_seconds * song.sample_rate_hz), stop)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from songcast.audio.songs import Song, read_song, write_song
-from songcast.config import Engine, Params
+from songcast.config import Engine, EvaluateParams, Params
 from songcast.data.corpus import Corpus, PreparedSong
 from songcast.distributed.engine import each, free_cores
 from songcast.evaluation.songs import (
@@ -22,6 +22,7 @@ from songcast.evaluation.songs import (
     SongEvaluation,
     continue_song,
     forecast_song,
+    held_out,
     load_continuation,
     load_models,
 )
@@ -47,7 +48,7 @@ def main() -> None:
         Corpus.open(Path(PREPARED).absolute()),
         Path(EVALUATED),
         Path(LISTENING),
-        listening_seconds=settings.evaluate.listening_seconds,
+        settings.evaluate,
         holdout_seconds=settings.continuation.holdout_seconds,
         engine=settings.engine,
     )
@@ -61,8 +62,8 @@ def evaluate(
     corpus: Corpus,
     evaluated: Path,
     listening: Path,
+    params: EvaluateParams,
     *,
-    listening_seconds: float,
     holdout_seconds: float,
     engine: Engine = "local",
 ) -> dict[str, Any]:
@@ -73,12 +74,12 @@ def evaluate(
 
     def generate(song: PreparedSong) -> SongEvaluation:
         model = load_continuation(models)
-        return continue_song(model, song, holdout_seconds, listening_seconds)
+        return continue_song(model, song, holdout_seconds, params)
 
     load_continuation.cache_clear()  # an earlier evaluation in this process may have filled it
     load_continuation(models)  # a missing bundle is an error before the work begins
     baselines = json.loads((evaluated / BASELINES_FILE).read_text(encoding="utf-8"))
-    trained = evaluate_forecasters(TRAINED, models, corpus, listening, listening_seconds, engine)
+    trained = evaluate_forecasters(TRAINED, models, corpus, listening, params, engine)
     songs = {slug: baselines[slug] | measures for slug, measures in trained.items()}
     for track in evaluated.glob("*/*.flac"):
         song = read_song(track)
@@ -86,6 +87,9 @@ def evaluate(
     for slug, measures in songs.items():
         log.info("%s: %s bits", slug, _bits(measures))
     evaluation = {"summary": summarise_forecasts(songs), "songs": songs}
+    evaluation["passages"] = {
+        song.slug: [[start, stop] for _, start, stop in held_out(song, params)] for song in corpus
+    }
     log.info("mean: %s bits", _bits(evaluation["summary"]))
     continued = measure_songs(generate, corpus, engine, free_cores(), listening, ".wav")
     evaluation["continuation"] = continuation_report(continued)
@@ -100,14 +104,14 @@ def evaluate_forecasters(
     models: Path,
     corpus: Corpus,
     folder: Path,
-    listening_seconds: float,
+    params: EvaluateParams,
     engine: Engine = "local",
     suffix: str = ".wav",
 ) -> dict[str, Any]:
     """Return the measures of forecasters by song; write their tracks to ``folder``/SLUG."""
 
     def forecast(song: PreparedSong) -> SongEvaluation:
-        return forecast_song(load_models(models, names), song, listening_seconds)
+        return forecast_song(load_models(models, names), song, params)
 
     load_models.cache_clear()
     load_models(models, names)

@@ -25,7 +25,7 @@ def main() -> None:
         Path(MODELS).absolute(),
         Corpus.open(Path(PREPARED).absolute()),
         folder,
-        settings.evaluate.listening_seconds,
+        settings.evaluate,
         settings.engine,
         ".flac",
     )

@@ -12,12 +12,13 @@ import math
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from songcast.audio.songs import read_song, write_song
 from songcast.bundle import read_history, read_manifest
-from songcast.data.corpus import TEST, Corpus
+from songcast.data.corpus import Corpus
 from songcast.files import LISTENING, METRICS, MODELS, PLOTS, PREPARED, REPORT, write_json
 from songcast.report.figures.files import draw_song, draw_summary
 from songcast.report.page import Report, write_report
@@ -65,9 +66,12 @@ def with_flac(evaluation: Mapping[str, Any], corpus: Corpus) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / f"passage.{CODEC}"
         for slug, measures in extended["songs"].items():
-            passage = corpus[slug].passage(TEST)
-            write_song(passage, path)
-            measures[CODEC] = {"bits_per_sample": 8.0 * path.stat().st_size / passage.samples.size}
+            song, size, samples = corpus[slug].song(), 0, 0
+            for start, stop in evaluation["passages"][slug]:
+                passage = replace(song, samples=song.samples[start:stop])
+                write_song(passage, path)
+                size, samples = size + path.stat().st_size, samples + passage.samples.size
+            measures[CODEC] = {"bits_per_sample": 8.0 * size / samples}
     return extended
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from songcast.bundle import read_manifest
 from songcast.config import Params
-from songcast.data.corpus import VALIDATION, Corpus
+from songcast.data.corpus import VALIDATION, Budget, Corpus
 from songcast.errors import ParamsError
 from songcast.files import METRICS, PREPARED, write_json
 from songcast.forecasting.keras_backend import import_keras
@@ -40,7 +40,8 @@ def main() -> None:
             "such as models/train"
         )
     selected = select_songs(corpus, params.songs, "retrain.songs")
-    shares = replay_shares(list(corpus), selected or list(corpus), params.replay_share)
+    new, budget = selected or list(corpus), Budget.of(params)
+    shares = replay_shares(list(corpus), new, params.replay_share, budget)
     songs = [song for song in corpus if shares[song.slug] > 0]
     manifest = read_manifest(folder)
     weights = str(manifest["weights_sha256"])

@@ -1,8 +1,9 @@
 """Features of the training songs, computed once and kept as memory maps.
 
-``features/<song>-<key>/`` holds one array per stream, up to the end of the validation passage;
-the key covers the samples, the settings and the code that computes the features, so a change
-recomputes only what it affects. The folder is a cache: it may be deleted at any time.
+``features/<song>-<key>/`` holds one array per stream, of the song up to the end of its validation
+passage, or of one passage of a longer song. The key covers the samples, the settings and the code
+that computes the features, so a change recomputes only what it affects. The folder is a cache: it
+may be deleted at any time.
 """
 
 import fcntl
@@ -10,7 +11,7 @@ import hashlib
 import json
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,10 +26,20 @@ from numpy.typing import NDArray
 from songcast.config import Engine
 from songcast.data.augmentation import AUGMENTATIONS, augment, augmented_frames
 from songcast.data.code_digest import code_digest
-from songcast.data.corpus import TEST, TRAIN, VALIDATION, PreparedSong, open_array
+from songcast.data.corpus import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    WHOLE,
+    Budget,
+    PreparedSong,
+    Span,
+    open_array,
+)
 from songcast.distributed.engine import each
 from songcast.errors import CorpusError
 from songcast.files import sync_file
+from songcast.forecasting.distribution import BLOCK_FRAMES
 from songcast.forecasting.front_end import FrontEndSettings
 from songcast.training.feature_streams import DTYPES, stream_path, write_streams
 
@@ -43,10 +54,11 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class SongFeatures:
-    """Streams of one song on disk, from its first frame on (see ``features.Features``).
+    """Streams of one song, or of a passage of it, on disk (see ``features.Features``).
 
-    ``splits``: train and validation of the prepared song. ``step_frames``: frames per step of
-    the LSTM. ``folder``: of the arrays.
+    ``first``: the frame of the song at which the streams begin. ``splits``: train and validation,
+    in frames of the streams. ``step_frames``: frames per step of the LSTM. ``folder``: of the
+    arrays.
     """
 
     slug: str
@@ -54,6 +66,7 @@ class SongFeatures:
     step_frames: int
     splits: dict[str, tuple[int, int]]
     folder: Path
+    first: int = 0
 
     @property
     def streams(self) -> dict[str, Array]:
@@ -92,13 +105,19 @@ def _layout(path: Path) -> tuple[tuple[int, ...], int]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Passage:
-    """Samples to compute features of: a song's train and validation part, or an augmentation."""
+    """Samples to compute features of: a part of a song, or an augmentation.
+
+    ``warm_up``: frames at the beginning of which nothing is kept. ``first``: the first one kept, in
+    frames of the song. ``splits`` count from there.
+    """
 
     slug: str
     key: str
     channels: int
     splits: dict[str, tuple[int, int]]
     read: Callable[[], NDArray[np.int16]]
+    warm_up: int = 0
+    first: int = 0
 
 
 def open_features(
@@ -107,17 +126,20 @@ def open_features(
     step_frames: int,
     folder: Path,
     *,
+    budget: Budget = WHOLE,
     augmentations: int = 0,
     augmentation_seconds: float = 9.0,
     engine: Engine = "local",
 ) -> list[SongFeatures]:
     """Return the features of ``songs``, computing those that ``folder`` does not have yet.
 
-    Songs without a train or validation passage are left out. ``augmentations``: how many of
+    Songs without a train or validation passage are left out. Of a song that is longer than
+    ``budget`` there is one entry per passage; those of the train split are named ``SLUG+1``, ``+2``
+    and so on. ``augmentations``: how many of
     ``AUGMENTATIONS`` follow each song, made of ``augmentation_seconds`` of its train passage each.
     """
     wanted = [song for song in songs if training_frames(song)]
-    passages = [_song_passage(song) for song in wanted]
+    passages = [passage for song in wanted for passage in _song_passages(song, budget)]
     passages += [
         _augmented_passage(song, number, augmentation_seconds)
         for number in range(augmentations)
@@ -161,14 +183,51 @@ def training_frames(song: PreparedSong) -> int:
     return max((stop for name, (_, stop) in song.splits.items() if name != TEST), default=0)
 
 
-def _song_passage(song: PreparedSong) -> _Passage:
-    frames = training_frames(song)
+def budgeted(song: PreparedSong, budget: Budget) -> dict[str, list[Span]]:
+    """Return the passages to learn from and to validate on, by split.
+
+    The splits share the budget in proportion to their lengths. A song of which all passages begin
+    with its first frame is used whole.
+    """
+    splits = {k: v for k, v in song.splits.items() if k in (TRAIN, VALIDATION)}
+    total = sum(stop - start for start, stop in splits.values())
+    rate = song.sample_rate_hz
+    spans = {k: budget.spans(a, b, rate, (b - a) / total) for k, (a, b) in splits.items()}
+    cost = sum(stop - first for parts in spans.values() for first, _, stop in parts)
+    if max(stop for _, stop in splits.values()) <= cost:
+        return {k: [(0, *split)] for k, split in splits.items()}
+    return spans
+
+
+def _song_passages(song: PreparedSong, budget: Budget) -> list[_Passage]:
+    spans = budgeted(song, budget)
+    if all(first == 0 for parts in spans.values() for first, _, _ in parts):
+        splits = {k: (start, stop) for k, [(_, start, stop)] in spans.items()}
+        return [_part(song, song.slug, 0, 0, splits)]
+    passages = []
+    for split, parts in spans.items():
+        for number, (first, start, stop) in enumerate(parts, 1):
+            slug = f"{song.slug}+{number}" if split == TRAIN else song.slug
+            # A block before the passage is kept: the network's inputs look back.
+            kept = max((start - first) // BLOCK_FRAMES - 1, 0) * BLOCK_FRAMES
+            passages.append(_part(song, slug, first, kept, {split: (start, stop)}))
+    return passages
+
+
+def _part(
+    song: PreparedSong, slug: str, first: int, warm_up: int, splits: Mapping[str, tuple[int, int]]
+) -> _Passage:
+    """Return a part of a song from frame ``first``, with ``splits`` in frames of the song."""
+    last = max(stop for _, stop in splits.values())
+    begin = first + warm_up
     return _Passage(
-        slug=song.slug,
-        key=f"{song.sha256} {song.sample_rate_hz} {frames}",
+        slug=slug,
+        key=f"{song.sha256} {song.sample_rate_hz} {first} {begin} {last}",
         channels=song.channels,
-        splits={k: v for k, v in song.splits.items() if k in (TRAIN, VALIDATION)},
-        read=lambda: song.samples[:frames],
+        splits={k: (start - begin, stop - begin) for k, (start, stop) in splits.items()},
+        read=lambda: song.samples[first:last],
+        warm_up=warm_up,
+        first=begin,
     )
 
 
@@ -199,7 +258,7 @@ def _open_passage(
         scratch = folder / f".{target.name}-{secrets.token_hex(4)}"
         scratch.mkdir(parents=True)
         try:
-            write_streams(passage.read(), settings, step_frames, scratch)
+            write_streams(passage.read(), settings, step_frames, scratch, passage.warm_up)
             for stream in scratch.iterdir():  # `done` must not survive a power cut without them
                 sync_file(stream)
             (scratch / "done").touch()
@@ -212,6 +271,7 @@ def _open_passage(
         step_frames=step_frames,
         splits=passage.splits,
         folder=target,
+        first=passage.first,
     )
 
 

@@ -32,13 +32,18 @@ def stream_path(folder: Path, name: str) -> Path:
 
 
 def write_streams(
-    samples: NDArray[np.int16], settings: FrontEndSettings, step_frames: int, folder: Path
+    samples: NDArray[np.int16],
+    settings: FrontEndSettings,
+    step_frames: int,
+    folder: Path,
+    warm_up: int = 0,
 ) -> None:
     """Write the features of ``samples`` (frames, channels) int16, see ``features.Features``.
 
     ``base`` is the stacking's mixture, see ``features.relative_mixture``. Each stream is
-    (channels, rows, …): a row per frame, for ``summary`` a row per ``step_frames`` frames. Memory
-    does not grow with the passage. Raises ``OSError``.
+    (channels, rows, …): a row per frame, for ``summary`` a row per ``step_frames`` frames. The
+    first ``warm_up`` frames, whole blocks, are not written. Memory does not grow with the passage.
+    Raises ``OSError``.
     """
     frames, channels = samples.shape
     front_end = settings.open(channels)
@@ -48,14 +53,16 @@ def write_streams(
         block = np.ascontiguousarray(samples[start : min(start + BLOCK_FRAMES, frames)])
         encoded = front_end.encode(block)
         extracted = extractor.extract(encoded)
+        if start < warm_up:
+            continue
         streams = {**vars(extracted), "base": relative_mixture(encoded, extracted.unit)}
         for name, dtype in DTYPES.items():
             stream = streams[name]
             per_row = step_frames if name == "summary" else 1
             if name not in maps:
-                shape = (channels, frames // per_row, *stream.shape[2:])
+                shape = (channels, (frames - warm_up) // per_row, *stream.shape[2:])
                 maps[name] = _create(stream_path(folder, name), dtype, shape)
-            first = start // per_row
+            first = (start - warm_up) // per_row
             maps[name][:, first : first + stream.shape[1]] = stream
 
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from songcast.config import Engine, FitParams, TrainParams
-from songcast.data.corpus import TRAIN, Corpus, PreparedSong
+from songcast.data.corpus import TRAIN, WHOLE, Budget, Corpus, PreparedSong
 from songcast.forecasting.front_end import FrontEndSettings
 from songcast.forecasting.lstm import LstmForecaster
 from songcast.training import feature_cache
 from songcast.training.batches import CropSampler
-from songcast.training.feature_cache import SongFeatures, open_features
+from songcast.training.feature_cache import SongFeatures, budgeted, open_features
 from songcast.training.fit import FitSettings
 
 # The modules that train a forecaster: a checkpoint depends on their code.
@@ -79,17 +79,21 @@ def warm_start(parent: LstmForecaster, negative_slope: float) -> LstmForecaster:
 
 
 def replay_shares(
-    songs: Sequence[PreparedSong], new: Sequence[PreparedSong], replay_share: float
+    songs: Sequence[PreparedSong],
+    new: Sequence[PreparedSong],
+    replay_share: float,
+    budget: Budget = WHOLE,
 ) -> dict[str, float]:
     """Return how often to draw each song, by slug, so that old ones get ``replay_share``.
 
-    Among the old and among the new songs, every frame of the train passages has the same weight.
+    Among the old and among the new songs, every frame to learn from has the same weight.
     """
     fresh = {song.slug for song in new}
     frames = {True: 0, False: 0}
     for song in songs:
-        start, stop = song.splits.get(TRAIN, (0, 0))
-        frames[song.slug in fresh] += (stop - start) * song.channels
+        if TRAIN in song.splits:
+            spans = budgeted(song, budget)[TRAIN]
+            frames[song.slug in fresh] += sum(b - a for _, a, b in spans) * song.channels
     if not (frames[False] and frames[True]):
         return {song.slug: 1.0 for song in songs}
     weight = {True: (1.0 - replay_share) / frames[True], False: replay_share / frames[False]}
@@ -113,6 +117,7 @@ def open_crops(
         model.front_end,
         model.settings.step_frames,
         folder,
+        budget=Budget.of(params),
         augmentations=params.augmentations,
         augmentation_seconds=params.augmentation_seconds,
         engine=engine,

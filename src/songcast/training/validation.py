@@ -46,7 +46,7 @@ def validation_measures(
     """Return bits per sample and prediction gain (dB, all channels together) on validation.
 
     ``samples``: (frames, channels) int16, the whole song. The front end has processed the song
-    from its first frame; the network starts at the passage.
+    from its first frame, or from a warm-up on; the network starts at the passage.
     """
     bits, errors, start = _errors(network, song, None)
     if not bits.size:
@@ -63,7 +63,7 @@ def validation_measures(
 def _errors(
     network: Any, song: SongFeatures, blocks: int | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
-    """Return bits and errors in LSB, (channels, frames) each, and the passage's first frame."""
+    """Return bits and errors in LSB, (channels, frames) each, and their first frame in the song."""
     look_back = network.get_layer("windows").look_back
     bits, errors = [np.empty((song.channels, 0))], [np.empty((song.channels, 0))]
     state = np.zeros((song.channels, *network.input_shape[-1][1:]), np.float32)
@@ -76,7 +76,7 @@ def _errors(
         bits.append(mixture.bits(samples))
         errors.append(samples - mixture.mean)
     start = -(-song.splits.get(VALIDATION, (0, 0))[0] // song.step_frames) * song.step_frames
-    return np.concatenate(bits, axis=1), np.concatenate(errors, axis=1), start
+    return np.concatenate(bits, axis=1), np.concatenate(errors, axis=1), song.first + start
 
 
 def absolute_mixture(output: NDArray[np.float32], unit: NDArray[np.float32]) -> LogisticMixture:
