@@ -18,6 +18,7 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV CONDA_PREFIX
 help:  ## show this list
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/\1\t\2/p' Makefile | expand -t 16
 run: writable .venv/installed data  ## run what is not up to date: songs to evaluated, registered models
+	@songcast estimate
 	@dvc repro
 	@songcast summary
 demo: writable .venv/installed  ## fetch the trained models of this commit, register and serve them

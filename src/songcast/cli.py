@@ -13,6 +13,7 @@ from typing import NoReturn
 import songcast
 from songcast.commands import (
     continue_,
+    estimate,
     inspect,
     models,
     monitor,
@@ -45,6 +46,7 @@ COMMANDS = (
     monitor,
     ui,
     summary,
+    estimate,
 )
 
 

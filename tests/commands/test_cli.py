@@ -3,18 +3,23 @@
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
 
 import songcast
-from songcast import cli, commands
-from songcast.commands import models
+from songcast import cli, commands, stages
+from songcast.audio.songs import Song, write_song
+from songcast.commands import estimate, models
 from songcast.errors import SongcastError
 from songcast.forecasting import keras_backend
 from songcast.report import console
+from songcast.stages import ESTIMATES
 
 
 def test_invalid_arguments_are_one_line_that_names_the_help(rejection):
@@ -117,6 +122,65 @@ def test_progress_is_shown_on_a_terminal_only(monkeypatch, capsys):
     assert out == ""
     assert "a [song]" in err
     assert "songcast: a line" in err
+
+
+def test_without_a_terminal_progress_is_logged_with_the_time_left(monkeypatch, caplog):
+    clock = iter(range(0, 4000, 20))
+    monkeypatch.setattr(console.time, "monotonic", lambda: float(next(clock)))
+    caplog.set_level("INFO", "songcast.progress")
+    with console.progress("train", 10.0, "steps") as update:
+        for step in range(4, 11):  # a training that resumes after three steps
+            update(completed=step)
+    lines = [record.getMessage() for record in caplog.records]
+    left = {5: "1:40", 7: "1:00", 9: "20.00 s"}  # 20 s per step
+    assert lines == [f"train: {step} of 10 steps, {time} left" for step, time in left.items()]
+
+
+REPOSITORY = Path(__file__).parents[2]
+STAGES = list(yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"])
+ESTIMATED = {"songs", "new_songs", "hours", "cores", "stages", "cpu_seconds", "disk_bytes"}
+
+
+def test_estimate_announces_new_songs_and_refuses_a_folder_without_songs(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(REPOSITORY / "params.yaml", tmp_path)
+    arguments = ["estimate", "--json"]
+    for folder in (False, True):
+        if folder:
+            (tmp_path / "data").mkdir()
+        assert cli.main(arguments) == 2
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+    # Ten minutes cost about as much as two: passages are learned from and measured.
+    results = {}
+    for minutes in (0.2, 2, 10):
+        silence = np.zeros((round(minutes * 60 * 8000), 2), np.int16)
+        song = Song(samples=silence, sample_rate_hz=8000, name="a")
+        write_song(song, tmp_path / "data" / "a.flac")
+        assert cli.main(arguments) == 0
+        results[minutes] = json.loads(capsys.readouterr().out)
+        assert results[minutes].keys() == ESTIMATED | {"free_disk_bytes"}
+        assert results[minutes]["songs"] == results[minutes]["new_songs"] == 1
+        assert results[minutes]["hours"] == pytest.approx(minutes / 60)
+        costs = results[minutes]["stages"]
+        assert list(costs) == STAGES
+        total = sum(stage["cpu_seconds"] for stage in costs.values())
+        assert results[minutes]["cpu_seconds"] == pytest.approx(total)
+    for name in ("train", "evaluate"):
+        short, middle, long = (r["stages"][name]["cpu_seconds"] for r in results.values())
+        assert short < middle
+        assert long == pytest.approx(middle, rel=0.01)
+    monkeypatch.setattr(estimate.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 8, 1))
+    cli.main(["estimate"])
+    assert "GB of disk, and 0.0 GB are free" in capsys.readouterr().err
+    # What a stage needed in truth corrects the next estimate.
+    expected = json.loads((tmp_path / ESTIMATES).read_text())["expected"]["train"]
+    stages._compare("train", 2.0 * expected)
+    cli.main(arguments)
+    again = json.loads(capsys.readouterr().out)["stages"]["train"]["cpu_seconds"]
+    assert again == pytest.approx(2.0 * expected)
 
 
 def test_the_package_offers_its_names_lazily():

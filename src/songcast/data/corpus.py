@@ -28,7 +28,7 @@ FORMAT = 2
 AGAIN = "run `dvc repro prepare`"
 
 # Passages of a song that is longer than its budget last about this long.
-PASSAGE_SECONDS = 10.0
+PASSAGE_SECONDS = 5.0
 
 Splits = dict[str, tuple[int, int]]
 # Frames: the first one that a forecaster processes, and the passage [start, stop).
@@ -257,9 +257,9 @@ class Budget:
         They are spread evenly. What costs no more is preferred: the song from its first frame, or
         all of [start, stop) after one warm-up.
 
-        >>> Budget(seconds=20.0, warm_up_seconds=5.0).spans(300, 900, 10)
-        [(250, 300, 400), (750, 800, 900)]
-        >>> Budget(seconds=20.0, warm_up_seconds=5.0).spans(160, 200, 10)
+        >>> Budget(seconds=10.0, warm_up_seconds=5.0).spans(300, 900, 10)
+        [(250, 300, 350), (800, 850, 900)]
+        >>> Budget(seconds=10.0, warm_up_seconds=5.0).spans(160, 200, 10)
         [(0, 160, 200)]
         """
         if self.seconds is None:

@@ -1,13 +1,18 @@
 """Output for the terminal: tables and JSON on stdout, notes and a progress bar on stderr."""
 
 import json
+import logging
 import math
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from typing import Any
 
+log = logging.getLogger("songcast.progress")
+# Between log lines about the progress of a stage.
+LOG_SECONDS = 30.0
 # Wider than any table, so that output for a file or another program is never cut.
 PIPED_COLUMNS = 10_000
 MISSING = "-"
@@ -92,7 +97,7 @@ def song_warnings_as_lines() -> Iterator[None]:
 
 @contextmanager
 def progress(label: str, total: float, unit: str) -> Iterator[Callable[..., None]]:
-    """Show a bar with the time left on stderr, if that is a terminal.
+    """Show a bar with the time left on stderr; without a terminal, log a line now and then.
 
     Yields ``update(advance=..., completed=..., description=...)``, all of them optional:
     ``advance`` and ``completed`` count in ``unit``, and ``description`` replaces ``label``.
@@ -107,6 +112,7 @@ def progress(label: str, total: float, unit: str) -> Iterator[Callable[..., None
         TimeRemainingColumn,
     )
 
+    on_terminal = sys.stderr.isatty()
     with Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -115,6 +121,22 @@ def progress(label: str, total: float, unit: str) -> Iterator[Callable[..., None
         TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
-        disable=not sys.stderr.isatty(),
+        disable=not on_terminal,
     ) as bar:
-        yield partial(bar.update, bar.add_task(label, total=total))
+        number = bar.add_task(label, total=total)
+        task, first = bar.tasks[0], None
+        began = said = time.monotonic()
+
+        def update(**change: Any) -> None:
+            nonlocal first, began, said
+            bar.update(number, **change)
+            now, done = time.monotonic(), task.completed
+            if first is None:  # a training may resume in its middle
+                first, began = done, now
+            elif not on_terminal and done > first and now - said > LOG_SECONDS:
+                said = now
+                left = duration((now - began) / (done - first) * max(total - done, 0.0))
+                count = f"{done:.0f} of {total:.0f} {unit}"
+                log.info("%s: %s, %s left", task.description, count, left)
+
+        yield update

@@ -5,15 +5,20 @@ in its working directory: `dvc exp run --temp` and `--queue` run it in a copy of
 Only the MLflow store and the feature cache, whose keys are digests, are those of the repository.
 """
 
+import json
 import logging
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
 from songcast.errors import run_program
-from songcast.files import METRICS, PLOTS, sweep
+from songcast.files import CHECKPOINTS, METRICS, PLOTS, root, sweep, write_json
+
+# What `songcast estimate` expects of each stage, and how far the last runs were from it.
+ESTIMATES = f"{CHECKPOINTS}/estimates.json"
 
 
 def run_stage(main: Callable[[], int | None]) -> None:
@@ -30,9 +35,23 @@ def run_stage(main: Callable[[], int | None]) -> None:
     def program() -> int | None:
         for folder in (".", METRICS, PLOTS):
             sweep(Path(folder))
-        return main()
+        code = main()
+        _compare(stage, time.process_time())
+        return code
 
     sys.exit(run_program(f"songcast {stage}", program))
+
+
+def _compare(stage: str, cpu_seconds: float) -> None:
+    """Correct later estimates of a stage that was announced; once per announcement."""
+    path = root() / ESTIMATES
+    try:
+        record = json.loads(path.read_text())
+        expected = record["expected"].pop(stage)
+        record.setdefault("factors", {})[stage] = min(max(cpu_seconds / expected, 0.25), 4.0)
+        write_json(path, record)
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        pass  # not announced
 
 
 class _Stderr(logging.StreamHandler[TextIO]):

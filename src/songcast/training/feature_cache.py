@@ -50,6 +50,8 @@ CODE = (
     "songcast.data.decoding",
 )
 Array = NDArray[Any]
+# Of the default filter bank and step, for `songcast estimate`.
+BYTES_PER_SAMPLE = 105.0
 
 
 @dataclass(frozen=True, kw_only=True)

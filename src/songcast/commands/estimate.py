@@ -1,0 +1,311 @@
+"""`songcast estimate`: songs, hours of music, CPU time and disk of each stage before it runs."""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from songcast.commands import Subparsers, add_command
+
+if TYPE_CHECKING:
+    from songcast.config import FitParams, Params
+    from songcast.data.corpus import PreparedSong
+
+# CPU seconds per second of stereo music, on a core that needs REFERENCE_SECONDS in `measure_speed`.
+DECODE, BANK, NETWORK, CASCADE, NOTEBOOK, SIMPLE = 0.01, 0.64, 0.42, 0.35, 4.1, 0.12
+# The continuation's training cuts each song and its augmented copies.
+CUTS = 0.05
+REFERENCE_SECONDS = 0.0115
+# CPU seconds: of a start of TensorFlow or Matplotlib, of a song's figures and continuations, per
+# million samples and windows that train and the notebook learn from, per step of continuation.
+START, FIGURES, CONTINUATIONS, SAMPLES, WINDOWS, LEVELS = 12.0, 6.0, 8.0, 4.5, 60.0, 0.1
+# A song's WAVs and figures and their copies in MLflow; a new song of unknown length is guessed
+# from its size.
+SONG_BYTES, GUESSED_BYTES_PER_SECOND = 15e6, 16_000
+# Estimates differ from the truth by up to this share: less free disk than that is a warning.
+MARGIN = 1.3
+# The stages in the order in which they run, and what DVC says of one that always runs.
+ORDER = (
+    "prepare",
+    "baselines",
+    "continuation",
+    "train",
+    "retrain",
+    "evaluate_baselines",
+    "evaluate",
+    "report",
+    "register",
+)
+ALWAYS = "always changed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageCost:
+    """What a stage needs: ``seconds`` of music that it processes, CPU seconds, bytes of disk."""
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    disk_bytes: float = 0.0
+
+
+def add(subparsers: Subparsers) -> None:
+    """Add the command."""
+    add_command(
+        subparsers,
+        "estimate",
+        run,
+        "print what `make run` will cost",
+        "Prints the songs and hours of music in data/, and the CPU time and disk of each stage "
+        "that is not up to date. The speed of this machine is measured once; each run of a "
+        "stage corrects its estimate.",
+        "songcast estimate",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the estimate. Raises ``CorpusError`` without songs, ``ParamsError``."""
+    from songcast import files
+    from songcast.config import Params
+    from songcast.distributed.engine import free_cores
+    from songcast.report.console import note, print_json, print_table
+    from songcast.stages import ESTIMATES
+
+    root = files.root()
+    params = Params.load(root / files.PARAMS)
+    songs, new = songs_of(root, params)
+    stages = outdated(root)
+    kept = _read(root / ESTIMATES)
+    speed = kept.get("speed_seconds") or measure_speed()
+    costs = stage_costs(root, params, songs, new)
+    factor = {name: kept.get("factors", {}).get(name, 1.0) for name in costs}
+    costs = {
+        name: StageCost(
+            seconds=cost.seconds,
+            cpu_seconds=cost.cpu_seconds * speed / REFERENCE_SECONDS * factor[name],
+            disk_bytes=cost.disk_bytes,
+        )
+        for name, cost in costs.items()
+        if name in stages
+    }
+    expected = {name: cost.cpu_seconds / factor[name] for name, cost in costs.items()}
+    record = {**kept, "speed_seconds": speed, "expected": expected}
+    files.write_json(root / ESTIMATES, record)
+    total = StageCost(
+        cpu_seconds=sum(cost.cpu_seconds for cost in costs.values()),
+        disk_bytes=sum(cost.disk_bytes for cost in costs.values()),
+    )
+    hours = sum(song.frames / song.sample_rate_hz for song in songs) / 3600
+    free, cores = shutil.disk_usage(root).free, free_cores()
+    if arguments.json:
+        document: dict[str, Any] = {
+            "songs": len(songs),
+            "new_songs": len(new),
+            "hours": hours,
+            "cores": cores,
+        }
+        document |= {"stages": {name: asdict(cost) for name, cost in costs.items()}}
+        document |= {"cpu_seconds": total.cpu_seconds, "disk_bytes": total.disk_bytes}
+        print_json({**document, "free_disk_bytes": free})
+    else:
+        print(f"{len(songs)} songs ({len(new)} new), {hours:.2f} hours of music, {cores} cores")
+        if not costs:
+            print("all stages are up to date")
+            return 0
+        rows = [
+            [name, f"{c.seconds:.0f}", f"{c.cpu_seconds:.0f}", f"{c.disk_bytes / 1e6:.0f}"]
+            for name, c in {**costs, "all": total}.items()
+        ]
+        rows[-1][1] = ""
+        print_table(["stage", "seconds of music", "CPU s", "MB of disk"], rows)
+        minutes = total.cpu_seconds / 60
+        print(f"about {minutes / cores:.0f} to {minutes:.0f} minutes, {free / 1e9:.0f} GB are free")
+    if total.disk_bytes * MARGIN > free:
+        needed, have = total.disk_bytes / 1e9, free / 1e9
+        note(f"warning: {root}: needs {needed:.1f} GB of disk, and {have:.1f} GB are free")
+    return 0
+
+
+def songs_of(root: Path, params: "Params") -> tuple[list["PreparedSong"], set[str]]:
+    """Return the songs in data/ with their splits, and the slugs of those that are not prepared.
+
+    The length of a new song is that of its header, or guessed from its last page or its size.
+    """
+    from songcast.audio.reading import open_song
+    from songcast.data.corpus import PreparedSong, read_index
+    from songcast.data.digests import digests_of
+    from songcast.data.slugs import slugs
+    from songcast.errors import AudioError, CorpusError
+    from songcast.files import CHECKPOINTS, DATA, PREPARED
+    from songcast.stages.prepare import find_songs, splits_of
+
+    sources, problems = find_songs(root / DATA)
+    if problems:
+        raise AudioError(problems[0])
+    try:
+        known = {song.sha256: song for song in read_index(root / PREPARED)[1]}
+    except CorpusError:
+        known = {}
+    digests = digests_of(sources, root / CHECKPOINTS / "digests.json")
+    names = slugs(source.name for source in sources)
+    rate = params.prepare.sample_rate_hz
+    songs, new = [], set()
+    for source, digest in zip(sources, digests, strict=True):
+        song = known.get(digest)
+        if song is None or song.sample_rate_hz != rate:
+            with open_song(source) as reader:
+                seconds = reader.declared_seconds or _guessed_seconds(source, reader.sample_rate_hz)
+                channels = reader.channels
+            song = PreparedSong(
+                slug=names[source.name],
+                source=source.name,
+                sha256=digest,
+                source_sample_rate_hz=0,
+                sample_rate_hz=rate,
+                frames=max(round(seconds * rate), 1),
+                channels=channels,
+                peak=0,
+                splits={},
+                path=root / PREPARED / f"{names[source.name]}.npy",
+            )
+            new.add(song.slug)
+        songs.append(replace(song, splits=splits_of(song, params.prepare)))
+    return songs, new
+
+
+def _guessed_seconds(source: Path, sample_rate_hz: int) -> float:
+    """Return the length of a song without one in its header, roughly."""
+    with source.open("rb") as file:
+        file.seek(max(source.stat().st_size - 65536, 0))
+        head, _, page = file.read().rpartition(b"OggS")
+    frames = int.from_bytes(page[2:10], "little") if head else 0
+    if 0 < frames < 1 << 40:  # the last page of an Ogg file has its length
+        return frames / sample_rate_hz
+    return source.stat().st_size / GUESSED_BYTES_PER_SECOND
+
+
+def stage_costs(
+    root: Path, params: "Params", songs: Sequence["PreparedSong"], new: set[str]
+) -> dict[str, StageCost]:
+    """Return the cost of each stage, at the reference speed; features that exist cost nothing."""
+    from songcast.data.corpus import Budget, usable_frames
+    from songcast.evaluation.songs import held_out
+    from songcast.files import FEATURES
+    from songcast.training.feature_cache import BYTES_PER_SAMPLE, budgeted, training_frames
+
+    rate = params.prepare.sample_rate_hz
+
+    def stereo_seconds(song: "PreparedSong", frames: int) -> float:
+        return frames / rate * song.channels / 2
+
+    def training(section: "FitParams", chosen: Sequence["PreparedSong"]) -> StageCost:
+        used, stored, budget = 0.0, 0.0, Budget.of(section)
+        for song in chosen:
+            if song.slug not in new and any((root / FEATURES).glob(f"{song.slug}[-+]*")):
+                continue
+            spans = [s for part in budgeted(song, budget).values() for s in part]
+            whole = all(first == 0 for first, _, _ in spans)
+            frames = [stop - first for first, _, stop in spans]
+            used += stereo_seconds(song, max(frames) if whole else sum(frames))
+            stored += stereo_seconds(song, sum(stop - start for _, start, stop in spans))
+        samples = section.epochs * section.steps_per_epoch * section.batch_size
+        samples *= section.crop_frames
+        cpu = START + (BANK + SIMPLE) * used + SAMPLES * samples / 1e6
+        return StageCost(
+            seconds=used, cpu_seconds=cpu, disk_bytes=stored * 2 * rate * BYTES_PER_SAMPLE
+        )
+
+    learned = [song for song in songs if training_frames(song)]
+    excluded = {name for song in songs for name in (song.slug, song.source)}
+    excluded &= set(params.train.exclude)
+    old = [song for song in learned if not excluded & {song.slug, song.source}]
+    spans = [(song, *span) for song in songs for span in held_out(song, params.evaluate)]
+    heard = sum(stereo_seconds(song, stop - first) for song, first, _, stop in spans)
+    measured = sum(stereo_seconds(song, stop - start) for song, _, start, stop in spans)
+    fresh = [song for song in songs if song.slug in new]
+    decoded = sum(stereo_seconds(song, song.frames) for song in fresh)
+    cut = sum(usable_frames(s, params.continuation.holdout_seconds) for s in songs) / rate
+    notebook, levels = params.baselines.notebook, params.continuation
+    fitted = sum(stereo_seconds(song, training_frames(song)) for song in songs)
+    windows = 2 * notebook.epochs * notebook.windows_per_epoch
+    bank = BANK + 2 * NETWORK
+    count = len(songs)
+    return {
+        "prepare": StageCost(
+            seconds=decoded,
+            cpu_seconds=2.0 + DECODE * decoded,
+            disk_bytes=decoded * 4 * rate,
+        ),
+        "baselines": StageCost(
+            seconds=fitted, cpu_seconds=START + 0.02 * fitted + WINDOWS * windows / 1e6
+        ),
+        "continuation": StageCost(
+            seconds=cut,
+            cpu_seconds=START + CUTS * cut + LEVELS * levels.epochs * levels.steps_per_epoch,
+        ),
+        "train": training(params.train, old),
+        "retrain": training(params.retrain, [song for song in learned if song not in old]),
+        "evaluate_baselines": StageCost(
+            seconds=heard, cpu_seconds=START + (CASCADE + SIMPLE) * heard + NOTEBOOK * measured
+        ),
+        "evaluate": StageCost(
+            seconds=heard,
+            cpu_seconds=START + bank * heard + CONTINUATIONS * count,
+            disk_bytes=SONG_BYTES * count / 2,
+        ),
+        "report": StageCost(cpu_seconds=START + FIGURES * count, disk_bytes=SONG_BYTES * count / 2),
+        "register": StageCost(cpu_seconds=START),
+    }
+
+
+def outdated(root: Path) -> set[str]:
+    """Return the stages that `dvc repro` will run; all of them where DVC cannot tell."""
+    import yaml
+
+    try:
+        stages = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
+        command = [sys.executable, "-m", "dvc", "status", "--json"]
+        report = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+        status = json.loads(report.stdout)
+    except (OSError, ValueError, KeyError, TypeError, subprocess.CalledProcessError):
+        return set(ORDER)
+    changed = {name for name, reasons in status.items() if set(map(str, reasons)) != {ALWAYS}}
+    for name in ORDER:  # in the order in which they run: each one changes those that follow
+        deps = set(stages[name]["deps"])
+        made = {
+            next(iter(out)) if isinstance(out, dict) else out
+            for other in changed & stages.keys()
+            for out in stages[other].get("outs", [])
+        }
+        if deps & made:
+            changed.add(name)
+    return changed & set(ORDER)
+
+
+def measure_speed() -> float:
+    """Return the CPU seconds of this machine for a filter of 1024 taps over a second of stereo."""
+    import time
+
+    import numpy as np
+
+    from songcast.forecasting.filter_bank import LmsFilter
+    from songcast.forecasting.filter_bank_settings import Lms
+
+    noise = np.random.default_rng(0).standard_normal((1, 88_200)).astype(np.float32)
+    times = []
+    for _ in range(4):
+        began = time.process_time()
+        LmsFilter(Lms(taps=1024, step=0.02)).predict(noise, 0)
+        times.append(time.process_time() - began)
+    return min(times)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
