@@ -360,10 +360,11 @@ def test_passages_of_a_budget_lie_in_the_split_and_cost_no_more_than_the_budget(
         if seconds is None:
             assert spans == [(0, start, start + length)]
             continue
-        wanted = 10 * max(seconds, 10.0)
-        most = wanted + len(spans) * 10 * warm_up
+        # A passage lasts five seconds or more.
+        count = max(round(seconds / 5.0), 1)
+        wanted = 10 * max(seconds, 5.0 * count)
         cost = sum(stop - first for first, _, stop in spans)
-        assert cost <= max(most, max(round(seconds / 10), 1) * 10 * (max(seconds, 10) + warm_up))
+        assert cost <= wanted + count * (10 * warm_up + 1)
         # Spread over the whole split, unless all of it is used.
         if len(spans) > 1:
             assert (spans[0][1], spans[-1][2]) == (start, start + length)

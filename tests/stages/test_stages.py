@@ -134,7 +134,7 @@ def test_every_stage_writes_its_outputs(home):
 
 def test_the_evaluation_covers_every_forecaster_and_song(home):
     evaluation = read(home / "metrics" / "evaluation.json")
-    assert list(evaluation) == ["summary", "songs", "continuation", "retraining"]
+    assert list(evaluation) == ["summary", "songs", "passages", "continuation", "retraining"]
     before, after = (
         {slug: song[kind]["bits_per_sample"] for slug, song in evaluation["songs"].items()}
         for kind in ("train", "retrain")
