@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,19 +79,47 @@ def write_song(song: Song, path: str | os.PathLike[str]) -> None:
     resampled to the next higher one. Raises ``AudioError`` for another suffix, a folder that
     cannot be written to, or a song that the format cannot hold.
     """
+    if song.frames == 0:
+        _check_target(Path(path))
+        raise audio_error(
+            Path(path), "there are no samples to write", "give a song of a frame or more"
+        )
+    _check_size(Path(path), song.samples.nbytes)
+    write_blocks(path, _blocks(song), song.sample_rate_hz, song.channels)
+
+
+def write_blocks(
+    path: str | os.PathLike[str],
+    blocks: Iterable[NDArray[np.int16]],
+    sample_rate_hz: int,
+    channels: int,
+) -> None:
+    """Write a song that arrives in ``blocks`` (frames, channels), as ``write_song`` does.
+
+    wav, flac and ogg are written in constant memory; mp3 and m4a hold the whole song.
+    """
     path = Path(path)
     _check_target(path)
-    if song.frames == 0:
-        raise audio_error(path, "there are no samples to write", "give a song of a frame or more")
-    suffix = path.suffix.lower()
-    if suffix in (".wav", ".mp3", ".m4a") and song.samples.nbytes > _WAV_LIMIT_BYTES:
-        raise audio_error(path, f"the song is too long for {suffix[1:]} (4 GB)", "use .flac")
     with _writing(path) as temporary:
         try:
-            encode(temporary, _blocks(song), song.sample_rate_hz, song.channels)
+            encode(temporary, _limited(path, blocks), sample_rate_hz, channels)
         except EncodingError as error:
-            why = f"{song.channels} channels at {song.sample_rate_hz} Hz: {error}"
+            why = f"{channels} channels at {sample_rate_hz} Hz: {error}"
             raise audio_error(path, f"cannot be written ({why})", "try .wav") from error
+
+
+def _limited(path: Path, blocks: Iterable[NDArray[np.int16]]) -> Iterator[NDArray[np.int16]]:
+    size = 0
+    for block in blocks:
+        size += block.nbytes
+        _check_size(path, size)
+        yield block
+
+
+def _check_size(path: Path, size_bytes: int) -> None:
+    suffix = path.suffix.lower()
+    if suffix in (".wav", ".mp3", ".m4a") and size_bytes > _WAV_LIMIT_BYTES:
+        raise audio_error(path, f"the song is too long for {suffix[1:]} (4 GB)", "use .flac")
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

@@ -1,13 +1,22 @@
 """Models for the commands: checked and loaded by URI, and run with a progress bar."""
 
-from collections.abc import Callable
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from songcast import files
-from songcast.audio.songs import Song
+from songcast.audio.conversion import Samples
+from songcast.audio.formats import printable
+from songcast.audio.reading import SongReader, open_song
+from songcast.audio.songs import SongWarning
 from songcast.bundle import read_manifest
 from songcast.errors import RegistryError
-from songcast.forecasting.forecaster import Forecast, Forecaster
+from songcast.forecasting.distribution import to_int16
+from songcast.forecasting.forecaster import Forecaster
+from songcast.forecasting.metrics import RunningMeasures
 from songcast.registry.aliases import CHAMPION, NAME
 from songcast.registry.models import REGISTRY_SCHEME, Model, load
 from songcast.tracking.embedded import database
@@ -56,10 +65,54 @@ def require_registry(uri: str = f"{REGISTRY_SCHEME}{NAME}") -> None:
         )
 
 
-def forecast(model: Forecaster, song: Song, label: str, update: Update) -> Forecast:
-    """Forecast ``song`` and report each block to ``update``, see ``console.progress``."""
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """The measures of a song that was forecast in a stream, and the seconds that it took."""
 
-    def on_block(frames: int) -> None:
-        update(description=label, advance=frames / song.sample_rate_hz)
+    name: str
+    channels: int
+    sample_rate_hz: int
+    measures: RunningMeasures
+    seconds: float
 
-    return model.forecast(song, on_block)
+
+def forecast(
+    model: Forecaster,
+    path: str | os.PathLike[str],
+    label: str,
+    update: Update,
+    write: Callable[[Iterator[Samples], SongReader], None] | None = None,
+) -> Measured:
+    """Forecast the song in a file block by block, in memory that does not grow with its length.
+
+    Reports each block to ``update``, see ``console.progress``. ``write`` receives the predicted
+    blocks and the open song. Gives one ``SongWarning`` as ``read_song`` does; raises
+    ``AudioError``. The seconds include decoding.
+    """
+    start = time.perf_counter()
+    with open_song(path) as reader:
+        measures = RunningMeasures(reader.channels)
+        name = printable(Path(reader.path.name))
+
+        def predicted() -> Iterator[Samples]:
+            blocks = model.stream(reader.blocks(), reader.channels, reader.sample_rate_hz)
+            for block, distribution in blocks:
+                measures.add(block, mean := distribution.mean, distribution.bits(block))
+                seconds = len(block) / reader.sample_rate_hz
+                update(description=f"{name}, {label}", advance=seconds)
+                yield to_int16(mean)
+
+        if write:
+            write(predicted(), reader)
+        else:
+            for _ in predicted():
+                pass
+    if reader.damage:
+        warnings.warn(f"{printable(reader.path)}: {reader.damage}", SongWarning, stacklevel=2)
+    return Measured(
+        name=name,
+        channels=reader.channels,
+        sample_rate_hz=reader.sample_rate_hz,
+        measures=measures,
+        seconds=time.perf_counter() - start,
+    )

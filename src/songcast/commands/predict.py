@@ -1,6 +1,7 @@
 """`songcast predict`: the forecast of a song as an audio file."""
 
 import argparse
+from typing import Any
 
 from songcast.commands import (
     BUNDLE_HELP,
@@ -34,21 +35,24 @@ def add(subparsers: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the predicted song; invalid input is rejected before anything is computed."""
     from songcast.audio.formats import printable
-    from songcast.audio.songs import Song, read_song, write_song
+    from songcast.audio.songs import write_blocks
     from songcast.commands.loading import CHAMPION_URI, forecast, load_model
     from songcast.report import console
 
     source, target, seconds = check_song_and_output(arguments)
     uri = arguments.model or CHAMPION_URI
     model = load_model(uri)
+
+    def write(blocks: Any, song: Any) -> None:
+        write_blocks(target, blocks, song.sample_rate_hz, song.channels)
+
     with console.song_warnings_as_lines(), console.progress("", seconds, "s of song") as update:
-        song = read_song(source)
-        result = forecast(model, song, f"{song.name}, {uri}", update)
-    predicted = result.predicted
-    write_song(Song(samples=predicted, sample_rate_hz=song.sample_rate_hz, name=song.name), target)
-    gains = " and ".join(console.number(gain, 2) for gain in result.prediction_gain_db.tolist())
+        result = forecast(model, source, uri, update, write)
+    measures = result.measures
+    gains = " and ".join(console.number(g, 2) for g in measures.prediction_gain_db.tolist())
     print(
-        f"{printable(target)}: {console.duration(song.seconds)} predicted by {uri}; "
-        f"prediction gain {gains} dB, {result.bits_per_sample:.4f} bits per sample"
+        f"{printable(target)}: {console.duration(measures.frames / result.sample_rate_hz)} "
+        f"predicted by {uri}; prediction gain {gains} dB, {measures.bits_per_sample:.4f} bits per "
+        "sample"
     )
     return 0

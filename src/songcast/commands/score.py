@@ -2,7 +2,7 @@
 
 import argparse
 import math
-import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from songcast.commands import SONG_HELP, Subparsers, add_command
 
 if TYPE_CHECKING:
-    from songcast.audio.songs import Song
     from songcast.commands.loading import Update
     from songcast.forecasting.forecaster import Forecaster
 
@@ -41,7 +40,6 @@ def add(subparsers: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Score the songs. Prints nothing on stdout if one of them fails."""
     from songcast.audio.reading import open_song
-    from songcast.audio.songs import read_song
     from songcast.report import console
 
     seconds = 0.0
@@ -53,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         console.song_warnings_as_lines(),
         console.progress("", seconds * len(models), "s of song") as update,
     ):
-        scores = [score_song(path, read_song(path), models, update) for path in arguments.songs]
+        scores = [score_song(path, models, update) for path in arguments.songs]
     if arguments.json:
         console.print_json({"songs": scores})
     else:
@@ -84,32 +82,30 @@ def load_models(named: list[str] | None) -> dict[str, "Forecaster"]:
     return {name: load_model(uri) for name, uri in uris.items()}
 
 
-def score_song(
-    path: str, song: "Song", models: Mapping[str, "Forecaster"], update: "Update"
-) -> dict[str, Any]:
+def score_song(path: str, models: Mapping[str, "Forecaster"], update: "Update") -> dict[str, Any]:
     """Return one entry of the JSON document. Raises ``AudioError``."""
+    from songcast.audio.songs import SongWarning
+    from songcast.commands.loading import forecast
+
+    forecasters: dict[str, Any] = {}
+    for name, model in models.items():
+        with warnings.catch_warnings():
+            if forecasters:  # the first pass has warned about the file
+                warnings.simplefilter("ignore", SongWarning)
+            result = forecast(model, path, name, update)
+        measures = result.measures
+        forecasters[name] = {
+            "prediction_gain_db": [_finite(gain) for gain in measures.prediction_gain_db],
+            "bits_per_sample": _finite(measures.bits_per_sample),
+            "lag_samples": measures.lag_samples.tolist(),
+            "seconds": result.seconds,
+        }
     return {
         "path": path,
-        "frames": song.frames,
-        "channels": song.channels,
-        "sample_rate_hz": song.sample_rate_hz,
-        "forecasters": {n: measured(n, model, song, update) for n, model in models.items()},
-    }
-
-
-def measured(name: str, model: "Forecaster", song: "Song", update: "Update") -> dict[str, Any]:
-    """Forecast ``song`` and return gain, bits, lag and the seconds that forecasting took."""
-    from songcast.commands.loading import forecast
-    from songcast.forecasting.metrics import lag_samples
-
-    start = time.perf_counter()
-    result = forecast(model, song, f"{song.name}, {name}", update)
-    seconds = time.perf_counter() - start
-    return {
-        "prediction_gain_db": [_finite(gain) for gain in result.prediction_gain_db],
-        "bits_per_sample": _finite(result.bits_per_sample),
-        "lag_samples": lag_samples(song.samples, result.mean).tolist(),
-        "seconds": seconds,
+        "frames": measures.frames,
+        "channels": result.channels,
+        "sample_rate_hz": result.sample_rate_hz,
+        "forecasters": forecasters,
     }
 
 
