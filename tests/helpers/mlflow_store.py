@@ -5,6 +5,8 @@ import functools
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,10 @@ def _template() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not database.exists():
             scratch = database.with_name("migrating.db")
-            tracking_store.connect(f"sqlite:///{scratch}")
+            # In a process of its own: the migration closes streams of logging, also pytest's.
+            code = "import sys; from songcast.tracking import store; store.connect(sys.argv[1])"
+            command = [sys.executable, "-c", code, f"sqlite:///{scratch}"]
+            subprocess.run(command, check=True, capture_output=True)
             scratch.rename(database)
     return database
 
