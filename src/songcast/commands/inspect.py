@@ -1,10 +1,21 @@
 """`songcast inspect`: properties, damage and surprising moments of recordings."""
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from songcast.commands import SONG_HELP, Subparsers, add_command
+from songcast.errors import SongcastError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from songcast.commands.loading import Update
+    from songcast.config import ExpectParams
+    from songcast.forecasting.forecaster import Forecaster
+    from songcast.inspection.events import Overview
 
 COLUMNS = {
     "peak dB": ("peak_dbfs", 1),
@@ -25,40 +36,112 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "inspect",
         run,
-        "print properties and damage of recordings",
-        "It warns about what prepare.expect in params.yaml does not allow.",
-        "songcast inspect song.mp3 other.flac",
+        "print properties, damage and surprising moments of recordings",
+        "It warns about what prepare.expect in params.yaml does not allow. Clicks and splices are "
+        "moments where the samples cost a model many bits.",
+        "songcast inspect song.mp3 --labels song.txt --plot song.png",
     )
     parser.add_argument("songs", metavar="SONG", nargs="+", help=SONG_HELP)
+    parser.add_argument(
+        "--model",
+        metavar="URI",
+        help="models:/songcast/3, a bundle folder, cascade, ...; default: the champion of the "
+        "registry, otherwise cascade",
+    )
+    parser.add_argument(
+        "--labels", metavar="FILE", type=Path, help="write the events as labels for Audacity"
+    )
+    parser.add_argument("--plot", metavar="FILE", type=Path, help="write a figure (PNG)")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Inspect the songs. Prints nothing on stdout if one of them fails."""
+    """Inspect the songs. Prints and writes nothing if one of them fails."""
     from songcast import files
     from songcast.audio.formats import printable
     from songcast.audio.reading import open_song
+    from songcast.commands.loading import CHAMPION_URI, has_registry, load_model
     from songcast.config import Params
-    from songcast.inspection.report import inspect_song, warnings_of
+    from songcast.inspection.events import labels
+    from songcast.registry.aliases import CHAMPION
+    from songcast.registry.versions import get_alias
     from songcast.report import console
 
+    check_outputs(arguments)
+    seconds = 0.0
     for path in arguments.songs:  # headers only, to reject invalid files early
-        with open_song(path):
-            pass
+        with open_song(path) as reader:
+            seconds += reader.declared_seconds
+    champion = not arguments.model and has_registry() and get_alias(CHAMPION)
+    model = load_model(CHAMPION_URI if champion else arguments.model or "cascade")
     params = files.root() / files.PARAMS
     expect = Params.load(params).prepare.expect if params.is_file() else None
     songs = []
-    with console.progress("", len(arguments.songs), "songs") as update:
+    with console.progress("", seconds, "s of song") as update:
         for path in arguments.songs:
             update(description=printable(Path(path)))
-            found = inspect_song(Path(path))
-            warnings, events = warnings_of(found.entry, expect), found.events
-            songs.append({"path": path, **found.entry, "warnings": warnings, "events": events})
-            update(advance=1)
+            song, overview = inspected(path, model, expect, update, bool(arguments.plot))
+            songs.append(song)
+    try:
+        if target := arguments.labels:
+            files.write_text(target, labels(song["events"]))
+        if target := arguments.plot:
+            plot(target, song, overview)
+    except OSError as error:
+        raise SongcastError(f"{target}: cannot be written ({error.strerror})") from None
     if arguments.json:
         console.print_json({"songs": songs})
     else:
         print_songs(songs)
     return 0
+
+
+def check_outputs(arguments: argparse.Namespace) -> None:
+    """Raise ``SongcastError`` for a file of --labels or --plot that must not be written."""
+    targets = [target for target in (arguments.labels, arguments.plot) if target]
+    if targets and len(arguments.songs) > 1:
+        raise SongcastError("--labels and --plot take one SONG: inspect the songs one by one")
+    if arguments.plot and arguments.plot.suffix.lower() != ".png":
+        raise SongcastError(f"{arguments.plot}: --plot writes a figure: use the suffix .png")
+    if len(targets) == 2 and targets[0].resolve() == targets[1].resolve():
+        raise SongcastError(f"{targets[0]}: --labels and --plot need different files")
+    for target in targets:
+        if not target.parent.is_dir() or target.is_dir():
+            raise SongcastError(f"{target}: cannot be written: name a file in an existing folder")
+        if target.resolve() == Path(arguments.songs[0]).resolve():
+            raise SongcastError(f"{target}: is the song itself: write to another file")
+
+
+def inspected(
+    path: str,
+    model: "Forecaster",
+    expect: "ExpectParams | None",
+    update: "Update",
+    with_overview: bool,
+) -> tuple[dict[str, Any], "Overview"]:
+    """Measure and forecast a song in one pass; return its entry in the document, and its curve."""
+    from songcast.audio.reading import open_song
+    from songcast.inspection.events import EventFinder, Overview, joined
+    from songcast.inspection.report import InspectionMeter, warnings_of
+
+    with open_song(path) as reader, InspectionMeter(reader) as meter:
+
+        def blocks() -> Iterator["NDArray[np.int16]"]:
+            for block in reader.blocks():
+                meter.add(block)
+                yield block
+
+        finder = EventFinder(reader.sample_rate_hz, reader.channels)
+        overview = Overview(reader.channels)
+        for block, distribution in model.stream(blocks(), reader.channels, reader.sample_rate_hz):
+            bits = distribution.bits(block)
+            finder.add(block, bits)
+            if with_overview:
+                overview.add(block, bits)
+            update(advance=len(block) / reader.sample_rate_hz)
+        found = meter.result()
+    events = joined(found.events, finder.result())
+    warnings = warnings_of(found.entry, expect)
+    return {"path": path, **found.entry, "warnings": warnings, "events": events}, overview
 
 
 def print_songs(songs: list[dict[str, Any]]) -> None:
@@ -86,3 +169,40 @@ def print_songs(songs: list[dict[str, Any]]) -> None:
     if events:
         print()
         print_table(["song", "event", *(key for key, _ in EVENT_NUMBERS)], events, left=2)
+
+
+def plot(path: Path, song: dict[str, Any], overview: "Overview") -> None:
+    """Draw the envelope and the code length over time, with the events as vertical lines."""
+    import numpy as np
+
+    from songcast.audio.formats import printable
+    from songcast.report.figures.style import (
+        BLUE,
+        GREY,
+        PURPLE,
+        VERMILION,
+        legend,
+        new_figure,
+        save_png,
+        styled,
+    )
+
+    colours = {"click": VERMILION, "splice": BLUE, "dropout": PURPLE}
+
+    def draw() -> None:
+        figure, axes = new_figure(printable(Path(song["path"])), 4.2, 2, 1)
+        low, high, bits = overview.bins.T
+        seconds = (np.arange(len(bits)) + 0.5) * overview.bin_frames / song["sample_rate_hz"]
+        axes[0, 0].fill_between(seconds, low, high, color=GREY, linewidth=0)
+        axes[1, 0].plot(seconds, bits, color=GREY, linewidth=0.8)
+        lines = {}
+        for event in song["events"]:
+            for ax in axes[:, 0]:
+                colour = colours[event["kind"]]
+                lines[event["kind"]] = ax.axvline(event["seconds"], color=colour, linewidth=0.8)
+        for ax, words in zip(axes[:, 0], ("sample, LSB", "bits per sample"), strict=True):
+            ax.set(ylabel=words, xlabel="s", xlim=(0, song["seconds"] or 1))
+        legend(figure, list(lines.values()), list(lines))
+        save_png(figure, path)
+
+    styled(draw)()
