@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import httpx
 import numpy as np
@@ -120,7 +121,9 @@ def running(app: Any) -> Iterator[httpx.Client]:
     """Serve ``app`` on a socket; yield a client."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        # Configuring logging closes all handlers; absl's would close the stream of pytest.
+        with mock.patch("logging.shutdown"):
+            server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         while not server.started and thread.is_alive():
