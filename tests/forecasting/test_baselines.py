@@ -242,7 +242,7 @@ def test_the_notebook_learns_a_sine_reproducibly():
             look_back=3,
             activation="leaky_relu",
             epochs=2,
-            windows_per_epoch=2000,
+            windows_per_epoch=3000,
             seed=3,
             on_epoch=lambda epoch, loss, log=log: log.append(loss),
         )

@@ -12,7 +12,8 @@ from songcast.serving.jobs import Limits
 HEALTHY = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 # An empty line with the content type of JSON, as in MLflow's scoring server.
 EMPTY = ("/ping", "/health")
-NO_INPUT = ("/version", "/metrics", "/limits")
+# No input, or any name: nothing is invalid.
+ALWAYS_VALID = ("/version", "/metrics", "/limits", "/jobs/{name}")
 PHASES = (Phase.explicit, Phase.generate)
 
 
@@ -28,7 +29,7 @@ def explore(schema, mode, examples):
     requests = 0
     for operation in (result.ok() for result in schema.get_all_operations()):
         if operation.path in EMPTY or (
-            mode is GenerationMode.NEGATIVE and operation.path in NO_INPUT
+            mode is GenerationMode.NEGATIVE and operation.path in ALWAYS_VALID
         ):
             continue
 
