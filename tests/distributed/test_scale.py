@@ -159,5 +159,7 @@ def test_prepare_killed_among_many_songs_resumes_and_then_decodes_only_a_new_one
     assert sum(" -> " in line for line in lines) == 1000 - finished
     generate(tmp_path / "data", 1, first=1000)
     lines = run(tmp_path)
-    assert [line.partition(" ")[0] for line in lines] == ["song-01000.wav", "1001"]
+    words = [line.partition(" ")[0] for line in lines]
+    # The songs are short: ten warnings, and the number of the others.
+    assert words == ["song-01000.wav", *["warning:"] * 10, "991", "1001"]
     assert len(Corpus.open(tmp_path / "prepared")) == 1001

@@ -149,7 +149,7 @@ def test_register_promote_pull_and_roll_back(restored, tmp_path, capfd):
     ]
     out = tmp_path / "mine"
     assert cli.main(["pull", str(out)]) == 0
-    assert (out / "model_card.md").read_text().startswith("# songcast, models:/songcast/1")
+    assert "\n# songcast, models:/songcast/1" in (out / "model_card.md").read_text()
     assert cli.main(["trace", "models:/songcast@champion"]) == 0
     assert '{"train.seed": 3}' in capfd.readouterr().out
 

@@ -66,6 +66,8 @@ CODE = ("songcast.data.decoding",)
 REPORT_CODE = ("songcast.inspection.report",)
 INSPECTED = "inspected"
 DATA_REPORT = "data.json"
+# So many are logged; all are in the data report.
+MOST_WARNINGS = 10
 _NOT_SONGS = ("licences", "licenses", "SHA256SUMS")
 
 log = logging.getLogger("songcast.prepare")
@@ -230,9 +232,12 @@ def inspect_all(
         check_leaks(pairs)
     report = data_report({slug: e for slug, (e, _) in measured.items()}, pairs, settings.expect)
     reported = {f"{slug}: {entry['damage']}" for slug, entry in report["songs"].items()}
-    for line in report["warnings"]:
-        if line not in reported:  # by _report_damage
-            log.warning("warning: %s", line)
+    lines = [line for line in report["warnings"] if line not in reported]  # by _report_damage
+    for line in lines[:MOST_WARNINGS]:
+        log.warning("warning: %s", line)
+    if len(lines) > MOST_WARNINGS:
+        rest = len(lines) - MOST_WARNINGS
+        log.warning("%d more warnings are in %s/%s", rest, METRICS, DATA_REPORT)
     return report
 
 
