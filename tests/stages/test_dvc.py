@@ -90,7 +90,8 @@ def test_a_clone_gets_models_figures_and_the_listening_page_without_training(pip
 def test_a_queued_experiment_changes_its_own_data_and_nothing_in_the_workspace(pipeline):
     def prepared(revision):
         lock = yaml.safe_load(run(pipeline, "git", "show", f"{revision}:dvc.lock"))
-        return lock["stages"]["prepare"]["outs"][0]["md5"]
+        outs = lock["stages"]["prepare"]["outs"]
+        return {out["path"]: out["md5"] for out in outs}["prepared"]
 
     before = pipeline.results()
     change = ("-S", "prepare.guard_seconds=0.06")
