@@ -194,6 +194,7 @@ function inPage(error) { return error.message.replace(/^song( 0)?:/, shown.name 
 async function forecast(file) {
   running.continue?.abort();
   const [signal, isCurrent] = newRequest("forecast");
+  for (const player of [...players]) player.remove(); // of the song before
   shown = file;
   $("name").textContent = file.name;
   $("song").hidden = $("more").hidden = $("continuation").hidden = $("metrics").hidden = true;
