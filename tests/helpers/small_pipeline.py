@@ -163,9 +163,13 @@ class Pipeline:
         return sorted(path.relative_to(self.folder).as_posix() for path in paths)
 
     def unfinished(self) -> list[str]:
-        """Return the files from which a stopped stage resumes."""
+        """Return the files from which a stopped stage resumes.
+
+        The measurements of songs in checkpoints/inspected are a cache, which stays.
+        """
         patterns = ("prepared/.incoming", "checkpoints/*/*")
         paths = [path for pattern in patterns for path in self.folder.glob(pattern)]
+        paths = [path for path in paths if path.parent.name != "inspected"]
         return sorted(path.relative_to(self.folder).as_posix() for path in paths)
 
     def runs(self) -> Counter[tuple[str, str]]:
