@@ -107,12 +107,12 @@ def test_a_song_is_coded_in_the_predicted_bits_and_decoded_without_loss():
     for channels in [1, 2]:
         for name in ["persistence", "ridge", "cascade"]:
             model = forecaster(name)
-            samples = music(1000 // channels, channels)
+            samples = music(2000 // channels, channels)
             words = encode(model, samples)
             assert_array_equal(decode(model, words, *samples.shape), samples)
             predicted = model.forecast(song(samples)).bits.sum()
             assert predicted / samples.size < 12.0
-            assert 32 * len(words) == pytest.approx(predicted, rel=0.01, abs=CODER_BITS)
+            assert 32 * len(words) == pytest.approx(predicted, rel=0.01)
 
 
 @pytest.mark.parametrize("name", ["lstm-cascade", "lstm-none"])
@@ -129,17 +129,16 @@ def test_the_lstm_codes_and_decodes_across_the_borders_of_its_steps(name):
 def test_a_longer_song_needs_the_bits_of_the_lstm_within_one_percent():
     for name in ["lstm-cascade", "lstm-none"]:
         model = forecaster(name)
-        samples = music(2500, 1)
+        samples = music(5000, 1)
         predicted = model.forecast(song(samples)).bits.sum()
-        bits = 32 * len(encode(model, samples))
-        assert bits == pytest.approx(predicted, rel=0.01)
+        assert 32 * len(encode(model, samples)) == pytest.approx(predicted, rel=0.01)
 
 
 def test_the_coder_uses_the_masses_of_the_forecaster():
     samples = music(300, 2)
     mixture = forecaster("cascade").session(2, RATE_HZ).forecast_block(samples)
     masses = mixture.masses(299, 1)
-    likely = np.argsort(masses)[-8:]
+    likely = np.flatnonzero(masses > 1e-3)
     model = coder_model(mixture, 299, 1)
     sizes = []
     for index in likely:
@@ -148,4 +147,4 @@ def test_the_coder_uses_the_masses_of_the_forecaster():
         sizes.append(encoder.num_bits() / 1000)
     # The coder has 2^24 parts and first gives one to each of the 65 536 values.
     np.testing.assert_allclose(sizes, -np.log2(masses[likely]), atol=0.08)
-    assert masses[likely].min() > 1e-3
+    assert len(likely) > 3

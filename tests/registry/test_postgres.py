@@ -28,6 +28,7 @@ from songcast.errors import RegistryError
 from songcast.registry import downloads, promotion
 from songcast.registry.versions import find_version, get_alias, list_versions
 from songcast.stages import register
+from songcast.tracking import lineage
 
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1:]
 pytestmark = [
@@ -115,7 +116,8 @@ def repository(server, tmp_path_factory):
         (folder / "params.yaml").write_text("train: {seed: 3}\n")
         for seed, kind in enumerate(("train", "retrain")):
             model = randomised(seed=seed)
-            model.save(folder / "models" / kind, {"sample_rate_hz": 44100, "channels": 2})
+            details = {"sample_rate_hz": 44100, "channels": 2, "provenance": lineage.provenance()}
+            model.save(folder / "models" / kind, details)
         entries = {"ridge": numbers(7.0), "train": numbers(6.0), "retrain": numbers(6.5)}
         write_evaluation(folder, evaluation_of(("a", "b"), **entries))
         register.main()
@@ -149,7 +151,9 @@ def test_register_promote_pull_and_roll_back(restored, tmp_path, capfd):
     ]
     out = tmp_path / "mine"
     assert cli.main(["pull", str(out)]) == 0
-    assert "\n# songcast, models:/songcast/1" in (out / "model_card.md").read_text()
+    result, title = (out / "model_card.md").read_text().split("\n\n")[:2]
+    assert result == "**train, 6.000 bits per sample, 0.0 dB over ridge**"
+    assert title == "# songcast, models:/songcast/1"
     assert cli.main(["trace", "models:/songcast@champion"]) == 0
     assert '{"train.seed": 3}' in capfd.readouterr().out
 
