@@ -5,7 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,24 +29,13 @@ START, FIGURES, CONTINUATIONS, SAMPLES, WINDOWS, LEVELS = 12.0, 6.0, 8.0, 4.5, 6
 SONG_BYTES, GUESSED_BYTES_PER_SECOND = 15e6, 16_000
 # Estimates differ from the truth by up to this share: less free disk than that is a warning.
 MARGIN = 1.3
-# The stages in the order in which they run, and what DVC says of one that always runs.
-ORDER = (
-    "prepare",
-    "baselines",
-    "continuation",
-    "train",
-    "retrain",
-    "evaluate_baselines",
-    "evaluate",
-    "report",
-    "register",
-)
+# The reason that `dvc status` gives for a stage that always runs.
 ALWAYS = "always changed"
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageCost:
-    """What a stage needs: ``seconds`` of music that it processes, CPU seconds, bytes of disk."""
+    """The cost of a stage: ``seconds`` of music that it processes, CPU seconds, bytes of disk."""
 
     seconds: float = 0.0
     cpu_seconds: float = 0.0
@@ -78,10 +67,10 @@ def run(arguments: argparse.Namespace) -> int:
     root = files.root()
     params = Params.load(root / files.PARAMS)
     songs, new = songs_of(root, params)
-    stages = outdated(root)
     kept = _read(root / ESTIMATES)
     speed = kept.get("speed_seconds") or measure_speed()
     costs = stage_costs(root, params, songs, new)
+    stages = outdated(root, costs)
     factor = {name: kept.get("factors", {}).get(name, 1.0) for name in costs}
     costs = {
         name: StageCost(
@@ -262,8 +251,11 @@ def stage_costs(
     }
 
 
-def outdated(root: Path) -> set[str]:
-    """Return the stages that `dvc repro` will run; all of them where DVC cannot tell."""
+def outdated(root: Path, order: Iterable[str]) -> set[str]:
+    """Return the stages of ``order`` that `dvc repro` will run; all of them if `dvc status` fails.
+
+    ``order``: all stages, in the order in which they run.
+    """
     import yaml
 
     try:
@@ -272,9 +264,9 @@ def outdated(root: Path) -> set[str]:
         report = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
         status = json.loads(report.stdout)
     except (OSError, ValueError, KeyError, TypeError, subprocess.CalledProcessError):
-        return set(ORDER)
+        return set(order)
     changed = {name for name, reasons in status.items() if set(map(str, reasons)) != {ALWAYS}}
-    for name in ORDER:  # in the order in which they run: each one changes those that follow
+    for name in order:  # each one changes those that follow
         deps = set(stages[name]["deps"])
         made = {
             next(iter(out)) if isinstance(out, dict) else out
@@ -283,7 +275,7 @@ def outdated(root: Path) -> set[str]:
         }
         if deps & made:
             changed.add(name)
-    return changed & set(ORDER)
+    return changed & set(order)
 
 
 def measure_speed() -> float:

@@ -208,11 +208,10 @@ def inspect_all(
     folder, code = prepared.parent / CHECKPOINTS / INSPECTED, code_digest(*REPORT_CODE)[:16]
     folder.mkdir(parents=True, exist_ok=True)
     places = {song.slug: folder / f"{song.sha256[:32]}-{code}.json" for song in songs}
-    tasks = {
-        place: InspectTask(source=files[song.slug], target=place)
-        for song in songs
-        if read_inspected(place := places[song.slug]) is None
-    }
+    found = {slug: read_inspected(place) for slug, place in places.items()}
+    missing = [slug for slug, measured in found.items() if measured is None]
+    # Equal files have one place.
+    tasks = {places[s]: InspectTask(source=files[s], target=places[s]) for s in missing}
     with progress("inspect", len(tasks), "songs") as update:
         for error in each(engine, inspect_task, list(tasks.values())):
             update(advance=1)
@@ -220,12 +219,14 @@ def inspect_all(
                 raise error
     for path in set(folder.iterdir()) - set(places.values()):
         path.unlink()
-    found = {slug: read_inspected(place) for slug, place in places.items()}
+    found |= {slug: read_inspected(places[slug]) for slug in missing}
     measured = {slug: entry for slug, entry in found.items() if entry}
     seconds = {
-        song.slug: {k: (a / song.sample_rate_hz, b / song.sample_rate_hz) for k, (a, b) in splits}
+        song.slug: {
+            split: (start / song.sample_rate_hz, stop / song.sample_rate_hz)
+            for split, (start, stop) in song.splits.items()
+        }
         for song in songs
-        for splits in [song.splits.items()]
     }
     pairs = duplicates({slug: items for slug, (_, items) in measured.items()}, seconds)
     if settings.on_leak == "fail":
