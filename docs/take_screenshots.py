@@ -49,6 +49,7 @@ def take_report(page: Page) -> None:
     """Take the listening report after one song has played."""
     page.goto((ROOT / "report.html").as_uri())
     song = page.locator("section.song").nth(1)
+    song.scroll_into_view_if_needed()  # a song is decoded when it is near
     song.locator(".play:enabled").click()
     page.wait_for_timeout(1500)
     song.locator(".play").click()
