@@ -40,12 +40,33 @@ def small_evaluation() -> dict:
     }
 
 
+def small_data() -> dict:
+    """The content of metrics/data.json for these songs, with a duplicate and a warning."""
+    entry = {
+        "seconds": SECONDS,
+        "sample_rate_hz": RATE_HZ,
+        "channels": 2,
+        "peak_dbfs": -3.25,
+        "loudness_lufs": -16.5,
+        "clipped_share": 0.0025,
+        "silent_share": 0.5,
+        "bandwidth_hz": 7000,
+        "low_pass_hz": None,
+        "effective_bits": 16.0,
+        "channel_relation": "stereo",
+        "dropouts": 3,
+    }
+    warnings = ["first and second share 1.5 s of the same recording", "second: 3 dropouts <b>"]
+    return {"songs": dict.fromkeys(PAGE_SONGS, entry), "duplicates": [], "warnings": warnings}
+
+
 def small_report(folder: Path) -> Report:
     """A report on these songs with one picture, which is written into ``folder``."""
     picture = folder / "bits.png"
     save_png(bits_per_song(small_evaluation()), picture)
     return Report(
         evaluation=small_evaluation(),
+        data=small_data(),
         figures={"bits of every song": picture},
         lineage={"songs": "0123.dir"},
         params={"train": {"epochs": "12", "units": "96"}, "retrain": {"epochs": "5"}},

@@ -119,6 +119,17 @@ def test_the_tables_hold_the_measured_numbers_and_mark_the_best(html):
     assert "12" in html[html.index("Settings of train") :]
 
 
+def test_the_data_report_names_every_song_and_warning_songs_with_warnings_first(html):
+    section = html[html.index('aria-labelledby="data"') : html.index('aria-labelledby="proven')]
+    first = section.index('<th scope="row">first</th>')
+    second = section[section.index('<th scope="row">second</th>') : first]
+    cells = ("16000 Hz, stereo", "1.50 s", "−3.2", "−16.5", "0.250", "50.0", "7000", "–", "16.0")
+    assert all(f"<td>{cell}</td>" in second for cell in cells)
+    assert second.endswith("<td>3</td><td>1</td></tr><tr>")  # dropouts, warnings
+    assert section.count("<li>") == 2 and "<li>second: 3 dropouts &lt;b&gt;</li>" in section
+    assert "<li>first and second share 1.5 s of the same recording</li>" in section
+
+
 def test_the_page_makes_no_requests_and_forbids_them(html):
     markup = re.sub(r"<script.*?</script>", "", html, flags=re.DOTALL)
     for target in re.findall(r'(?:src|href)="([^"]*)"', markup):

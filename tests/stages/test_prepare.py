@@ -12,6 +12,7 @@ import wave
 import numpy as np
 import pytest
 
+from helpers.mlflow_store import use_repository
 from helpers.prepare_params import prepare_params
 from helpers.waiting import wait_until
 from songcast.audio.conversion import resampled
@@ -331,14 +332,14 @@ def run_stage(home, **options):
 
 
 @pytest.fixture
-def repository(data):
+def repository(data, monkeypatch):
     """A folder with data/ and a params.yaml, as the stage finds it."""
     from pathlib import Path
 
     params = (Path(__file__).parents[2] / "params.yaml").read_text()
     short = params.replace("min_seconds: 2.0", "min_seconds: 0.0")
     (data.parent / "params.yaml").write_text(short)
-    return data.parent
+    return use_repository(data.parent, monkeypatch)
 
 
 def test_as_a_program_it_logs_and_refuses_with_one_line_and_2(repository):

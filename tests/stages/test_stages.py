@@ -284,13 +284,18 @@ def test_each_stage_is_one_run_with_its_epochs(home):
     assert sorted(result.info.run_name for result in runs) == [
         "baselines",
         "continuation",
+        "prepare",
         "retrain",
         "train",
     ]
     client = tracking_store.connect()
     for result in runs:
         assert result.info.status == "FINISHED"
-        if result.info.run_name in ("baselines", "continuation"):
+        if result.info.run_name == "prepare":
+            (report,) = client.list_artifacts(result.info.run_id)
+            assert report.path == "data.json"
+            assert result.data.metrics["songs"] == len(Corpus.open(home / "prepared"))
+        if result.info.run_name in ("baselines", "continuation", "prepare"):
             continue  # the songs are too short to train continuations
         history = client.get_metric_history(result.info.run_id, "train_bits_per_sample")
         # The metric of the logged model repeats the last step.
@@ -318,7 +323,7 @@ def test_registering_again_adds_no_version(home):
     was_runs, was_versions = runs_and_versions()
     run("register")
     runs, versions = runs_and_versions()
-    assert (len(runs), len(versions)) == (len(was_runs), len(was_versions)) == (4, 2)
+    assert (len(runs), len(versions)) == (len(was_runs), len(was_versions)) == (5, 2)
     assert read(home / "registered.json") == before
 
 

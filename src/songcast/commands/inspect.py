@@ -17,16 +17,6 @@ if TYPE_CHECKING:
     from songcast.forecasting.forecaster import Forecaster
     from songcast.inspection.events import Overview
 
-COLUMNS = {
-    "peak dB": ("peak_dbfs", 1),
-    "LUFS": ("loudness_lufs", 1),
-    "clipped %": ("clipped_share", 3),
-    "silent %": ("silent_share", 1),
-    "bandwidth Hz": ("bandwidth_hz", 0),
-    "low-pass Hz": ("low_pass_hz", 0),
-    "bits": ("effective_bits", 1),
-    "dropouts": ("dropouts", 0),
-}
 EVENT_NUMBERS = (("seconds", 4), ("channel", 0), ("strength", 1))
 
 
@@ -147,17 +137,11 @@ def inspected(
 def print_songs(songs: list[dict[str, Any]]) -> None:
     """Print a table of properties, then the warnings and the events of each song."""
     from songcast.audio.formats import printable
-    from songcast.report.console import duration, number, print_table
+    from songcast.report.console import number, print_table
+    from songcast.report.results import PROPERTY_COLUMNS, property_cells
 
-    rows = []
-    for song in songs:
-        numbers = (
-            number(song[key] and song[key] * (100 if key.endswith("share") else 1), digits)
-            for key, digits in COLUMNS.values()
-        )
-        sound = f"{song['sample_rate_hz']} Hz, {song['channel_relation']}"
-        rows.append([printable(Path(song["path"])), sound, duration(song["seconds"]), *numbers])
-    print_table(["song", "sound", "duration", *COLUMNS], rows, left=2)
+    rows = [[printable(Path(song["path"])), *property_cells(song)] for song in songs]
+    print_table(["song", *PROPERTY_COLUMNS], rows, left=2)
     for row, song in zip(rows, songs, strict=True):
         for line in song["warnings"]:
             print(f"{row[0]}: {line}")

@@ -159,6 +159,18 @@ def data_report(
     }
 
 
+def headline(report: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of the data report that the run of stage prepare logs."""
+    songs, pairs = report["songs"].values(), report["duplicates"]
+    return {
+        "songs": len(songs),
+        "seconds": sum(entry["seconds"] for entry in songs),
+        "warnings": len(report["warnings"]),
+        "duplicates": len(pairs),
+        "leak_seconds": sum(pair["leak_seconds"] for pair in pairs),
+    }
+
+
 def pair_line(pair: Mapping[str, Any]) -> str:
     """Return the warning about two songs with the same recording."""
     a, b = pair["songs"]

@@ -5,6 +5,7 @@ import html
 import json
 import os
 import string
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,12 @@ from songcast.files import atomic_path
 from songcast.report.console import BEST, MISSING
 from songcast.report.results import (
     COLUMNS,
+    PROPERTY_COLUMNS,
     Measures,
     best_of,
     bits_per_sample,
     mean_gain_db,
+    property_cells,
     result_rows,
     retraining_line,
 )
@@ -25,6 +28,7 @@ from songcast.report.tracks import CONTINUATION, ORIGINAL, Passage, encoded
 
 HERE = Path(__file__).parent
 NONE = "–"
+MOST_ROWS = 500  # of the data report; songs with many warnings come first
 LIBRARY = ("wavesurfer.min.js", "spectrogram.min.js")
 KEYS = {ORIGINAL: 1, "pred_song": 2, "pred_song_updated": 3, CONTINUATION: 4, "residual": 5}
 MODELS = {"pred_song": "train", "pred_song_updated": "retrain"}
@@ -40,11 +44,13 @@ TRACKS = {
 class Report:
     """The content of the page apart from the sound.
 
-    ``evaluation``: the content of metrics/evaluation.json. ``figures``: description to PNG.
-    ``lineage``: name to value. ``params``: stage to its flat settings.
+    ``evaluation``, ``data``: the content of metrics/evaluation.json and metrics/data.json.
+    ``figures``: description to PNG. ``lineage``: name to value. ``params``: stage to its flat
+    settings.
     """
 
     evaluation: Mapping[str, Any]
+    data: Mapping[str, Any]
     figures: Mapping[str, Path]
     lineage: Mapping[str, str]
     params: Mapping[str, Mapping[str, str]]
@@ -71,9 +77,10 @@ def page(passages: Sequence[Passage], report: Report) -> str:
         songs="\n".join(_song(passage, by_song.get(passage.slug, {})) for passage, _ in songs),
         summary=_table(summary, f"Means over the held-out passages of {len(by_song)} songs"),
         figures="\n".join(_figure(text, picture) for text, picture in report.figures.items()),
+        properties=_properties(report.data),
         lineage=_pairs(report.lineage),
         params=_settings(report.params),
-        data="\n".join(_data(document) for _, document in songs),
+        tracks="\n".join(_data(document) for _, document in songs),
         licence=_read("vendor/LICENSE"),
         library="\n".join(_read(f"vendor/{name}") for name in LIBRARY),
         player=_read("player.js") + _read("report.js"),
@@ -156,6 +163,30 @@ def _cell(text: str) -> str:
     value = text.removeprefix(BEST)
     shown = NONE if value == MISSING else value.replace("-", "−")
     return f'<td class="best">{shown}</td>' if text.startswith(BEST) else f"<td>{shown}</td>"
+
+
+def _properties(data: Mapping[str, Any]) -> str:
+    """Return the warnings and the table of the data report."""
+    songs, warnings = data["songs"], data["warnings"]
+    counts = Counter(line.partition(": ")[0] for line in warnings)  # no slug has a colon
+    shown = sorted(songs, key=lambda slug: -counts[slug])[:MOST_ROWS]
+    head = "".join(
+        f'<th scope="col">{name}</th>' for name in ("song", *PROPERTY_COLUMNS, "warnings")
+    )
+    rows = "".join(
+        f'<tr><th scope="row">{slug}</th>'
+        f"{''.join(map(_cell, [*property_cells(songs[slug]), str(counts[slug])]))}</tr>"
+        for slug in shown
+    )
+    lines = [f"<li>{html.escape(line)}</li>" for line in warnings[:MOST_ROWS]]
+    for kind, count, most in (("warnings", len(warnings), lines), ("songs", len(songs), shown)):
+        if count > len(most):
+            lines.append(f"<li>{count - len(most)} more {kind} are in metrics/data.json</li>")
+    return (
+        f'<ul class="warnings">{"".join(lines) or "<li>no warnings</li>"}</ul>'
+        f'<div class="wide dense"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+    )
 
 
 def _figure(text: str, picture: Path) -> str:

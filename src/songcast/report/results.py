@@ -1,4 +1,4 @@
-"""The results of stage evaluate: metrics/evaluation.json, and the table of forecasters."""
+"""The results of the stages as tables: metrics/evaluation.json and metrics/data.json."""
 
 import json
 import math
@@ -8,10 +8,22 @@ from typing import Any
 
 from songcast.errors import RegistryError
 from songcast.files import METRICS
-from songcast.report.console import BEST, MISSING, number
+from songcast.report.console import BEST, MISSING, duration, number
 
 EVALUATION = f"{METRICS}/evaluation.json"
 COLUMNS = ("forecaster", "prediction gain, dB", "bits per sample", "lag, samples")
+# Columns of the data report: key of the entry of a song, digits.
+PROPERTIES = {
+    "peak dB": ("peak_dbfs", 1),
+    "LUFS": ("loudness_lufs", 1),
+    "clipped %": ("clipped_share", 3),
+    "silent %": ("silent_share", 1),
+    "bandwidth Hz": ("bandwidth_hz", 0),
+    "low-pass Hz": ("low_pass_hz", 0),
+    "bits": ("effective_bits", 1),
+    "dropouts": ("dropouts", 0),
+}
+PROPERTY_COLUMNS = ("sound", "duration", *PROPERTIES)
 
 Measures = Mapping[str, Mapping[str, Any]]  # forecaster: its entry in metrics/evaluation.json
 
@@ -70,6 +82,16 @@ def result_rows(measures: Measures) -> list[list[str]]:
         ]
         for name, entry in measures.items()
     ]
+
+
+def property_cells(entry: Mapping[str, Any]) -> list[str]:
+    """Return the cells of ``PROPERTY_COLUMNS`` for a song of the data report."""
+    sound = f"{entry['sample_rate_hz']} Hz, {entry['channel_relation']}"
+    cells = [sound, duration(entry["seconds"])]
+    for key, digits in PROPERTIES.values():
+        percent = 100 if key.endswith("share") else 1
+        cells.append(number(entry[key] and entry[key] * percent, digits))
+    return cells
 
 
 def retraining_line(entry: Mapping[str, Any]) -> str:

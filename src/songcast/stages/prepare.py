@@ -37,7 +37,7 @@ from songcast.errors import AudioError, CorpusError, ParamsError
 from songcast.files import (
     CHECKPOINTS,
     DATA,
-    METRICS,
+    DATA_REPORT,
     PARAMS,
     PREPARED,
     TEMPORARY_PREFIX,
@@ -50,6 +50,7 @@ from songcast.inspection.report import (
     InspectTask,
     check_leaks,
     data_report,
+    headline,
     inspect_task,
     read_inspected,
 )
@@ -65,7 +66,6 @@ CODE = ("songcast.data.decoding",)
 # The modules that measure songs for the data report.
 REPORT_CODE = ("songcast.inspection.report",)
 INSPECTED = "inspected"
-DATA_REPORT = "data.json"
 # So many are logged; all are in the data report.
 MOST_WARNINGS = 10
 _NOT_SONGS = ("licences", "licenses", "SHA256SUMS")
@@ -74,19 +74,26 @@ log = logging.getLogger("songcast.prepare")
 
 
 def main() -> None:
-    """Bring prepared/ up to date with data/ and params.yaml."""
+    """Bring prepared/ up to date with data/ and params.yaml; log the data report to MLflow."""
     prestart(decode_task)
     from songcast.config import Params
+    from songcast.tracking.stage_run import stage_run
 
     home = Path.cwd()
     params = Params.load(home / PARAMS)
-    prepare(home / DATA, home / PREPARED, params.prepare, params.engine)
+    report = prepare(home / DATA, home / PREPARED, params.prepare, params.engine)
+    # Only now, because the datasets of a run are those of prepared/.
+    with stage_run("prepare", params.prepare.model_dump(mode="json")) as run:
+        run.log_metrics(headline(report), 0)
+        run.log_artifact(home / DATA_REPORT)
 
 
 def prepare(
     data: Path, prepared: Path, settings: "PrepareParams", engine: Engine = "local"
-) -> None:
+) -> dict[str, Any]:
     """Decode the new and changed songs of ``data``, publish them, forget the removed ones.
+
+    Returns the data report, which it writes to metrics/data.json.
 
     Raises ``AudioError`` for songs that cannot be used, after all others are decoded, or
     ``CorpusError``. Nothing in ``prepared`` but ``.incoming`` has changed then.
@@ -109,13 +116,14 @@ def prepare(
         report = inspect_all(files, prepared, songs, settings, engine)
         _publish(prepared, settings.sample_rate_hz, arrays, plan.kept, songs)
         write_text(made_by, code)
-        write_json(prepared.parent / METRICS / DATA_REPORT, report)
+        write_json(prepared.parent / DATA_REPORT, report)
     except OSError as error:
         raise CorpusError(disk_line(error, prepared)) from error
     log.info(
         "%d songs: %d decoded, %d as before, %d removed",
         *(len(songs), len(plan.new), len(plan.kept), plan.removed),
     )
+    return report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,7 +246,7 @@ def inspect_all(
         log.warning("warning: %s", line)
     if len(lines) > MOST_WARNINGS:
         rest = len(lines) - MOST_WARNINGS
-        log.warning("%d more warnings are in %s/%s", rest, METRICS, DATA_REPORT)
+        log.warning("%d more warnings are in %s", rest, DATA_REPORT)
     return report
 
 

@@ -19,7 +19,16 @@ from typing import Any
 from songcast.audio.songs import read_song, write_song
 from songcast.bundle import read_history, read_manifest
 from songcast.data.corpus import Corpus
-from songcast.files import LISTENING, METRICS, MODELS, PLOTS, PREPARED, REPORT, write_json
+from songcast.files import (
+    DATA_REPORT,
+    LISTENING,
+    METRICS,
+    MODELS,
+    PLOTS,
+    PREPARED,
+    REPORT,
+    write_json,
+)
 from songcast.report.figures.files import draw_song, draw_summary
 from songcast.report.page import Report, write_report
 from songcast.report.results import EVALUATION, best_of, read_evaluation
@@ -51,7 +60,11 @@ def main() -> None:
     write_bits(Path(PLOTS) / "bits.csv", extended["songs"])
     write_json(Path(METRICS) / "summary.json", short_summary(evaluation))
     report = Report(
-        evaluation=evaluation, figures=figures, lineage=lineage_of(), params=params_of()
+        evaluation=evaluation,
+        data=json.loads(Path(DATA_REPORT).read_text()),
+        figures=figures,
+        lineage=lineage_of(),
+        params=params_of(),
     )
     write_report(REPORT, passages, report)
     log.info("report: %s written, %.1f MB", REPORT, Path(REPORT).stat().st_size / 1e6)
