@@ -77,8 +77,7 @@ def parse_arguments() -> argparse.Namespace:
 def observed(arguments: argparse.Namespace) -> int:
     """Print load with records and shadow on and off, and the ratios of the medians of the turns."""
     turns: dict[str, list[dict[str, Any]]] = {"off": [], "on": []}
-    from songcast.registry.aliases import CHALLENGER, set_alias
-    from songcast.registry.versions import get_alias, list_versions
+    from songcast.registry.versions import CHALLENGER, get_alias, list_versions, set_alias
     from songcast.tracking.store import connect
 
     with copied_store(), tempfile.TemporaryDirectory() as scratch:
@@ -230,8 +229,7 @@ def served(model: str | None, shadow: bool = False) -> Iterator[tuple[str, psuti
 def moving_champion(every_seconds: float = MOVE_EVERY_SECONDS) -> Iterator[list[int]]:
     """Move the alias between the two newest versions within the block."""
     from songcast.registry import promotion
-    from songcast.registry.aliases import CHAMPION
-    from songcast.registry.versions import get_alias, list_versions
+    from songcast.registry.versions import CHAMPION, get_alias, list_versions
 
     newest = [version.number for version in list_versions()[:2]]
     done = threading.Event()

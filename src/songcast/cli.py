@@ -19,14 +19,12 @@ from songcast.commands import (
     monitor,
     predict,
     promote,
-    pull,
-    reproduce,
     score,
     serve,
     summary,
     sweep,
-    trace,
     ui,
+    versions,
 )
 from songcast.errors import INVALID_INPUT, run_program
 from songcast.forecasting.keras_backend import prepare_backend
@@ -38,9 +36,7 @@ COMMANDS = (
     inspect,
     models,
     promote,
-    pull,
-    trace,
-    reproduce,
+    versions,
     sweep,
     serve,
     monitor,

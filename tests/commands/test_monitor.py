@@ -12,7 +12,6 @@ from helpers.serving_models import FixedModel, running
 from songcast import cli
 from songcast.commands import monitor
 from songcast.forecasting.baselines import Persistence
-from songcast.registry.aliases import ensure_model
 from songcast.registry.live import (
     is_drift,
     measured_shift,
@@ -20,7 +19,7 @@ from songcast.registry.live import (
     read_records,
     records_path,
 )
-from songcast.registry.versions import MEASURED
+from songcast.registry.versions import MEASURED, ensure_model
 from songcast.serving.app import create_app
 from songcast.serving.champion import ServedModel
 from songcast.serving.jobs import Limits

@@ -10,15 +10,13 @@ def use_champion(monkeypatch, evaluation=None):
     version = Version(
         number=3,
         kind="train",
-        weights_sha256="ab",
         run_id="r1",
         source="",
         aliases=("champion",),
         created_ms=0,
-        evaluation=evaluation or {},
-        ridge={},
         tags={},
     )
+    version.__dict__["lineage"] = {"weights_sha256": "ab", "evaluation": evaluation}
     monkeypatch.setattr(loading, "has_registry", lambda: True)
     monkeypatch.setattr("songcast.registry.versions.get_alias", {"champion": 3}.get)
     monkeypatch.setattr("songcast.registry.versions.list_versions", lambda: [version])

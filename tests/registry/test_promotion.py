@@ -13,9 +13,9 @@ from helpers.records import assert_sealed
 from songcast import cli
 from songcast.errors import RegistryError
 from songcast.registry import promotion
-from songcast.registry.aliases import ensure_model
 from songcast.registry.promotion import Move, earlier_champion, rolled_back
-from songcast.registry.versions import MEASURED, RIDGE, get_alias, list_versions
+from songcast.registry.versions import MEASURED, RIDGE, ensure_model, get_alias, list_versions
+from songcast.tracking import lineage
 from songcast.tracking import store as tracking_store
 from songcast.tracking.run_data import KIND
 
@@ -116,9 +116,9 @@ def test_the_history_says_who_moved_the_champion(repository, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ada")
     promotion.promote(1)
     monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")
-    monkeypatch.setattr(promotion.getpass, "getuser", lambda: "grace")
+    monkeypatch.setattr(lineage.getpass, "getuser", lambda: "grace")
     promotion.promote(2)
-    monkeypatch.setattr(promotion.getpass, "getuser", nobody)
+    monkeypatch.setattr(lineage.getpass, "getuser", nobody)
     promotion.promote(3)
     assert [move.who for move in promotion.history()] == ["ada", "grace", "unknown"]
 

@@ -9,7 +9,7 @@ import pytest
 
 from helpers.mlflow_store import use_repository
 from songcast.registry import state
-from songcast.registry.aliases import ensure_model
+from songcast.registry.versions import ensure_model
 from songcast.tracking import store as tracking_store
 
 URI = "http://ada:secret@127.0.0.1:9"

@@ -34,7 +34,7 @@ class FakeRegistry:
             number=self.champion,
             uri=f"models:/songcast/{self.champion}",
             evaluation={},
-            tags={},
+            lineage={},
             weights_sha256="ab",
         )
 

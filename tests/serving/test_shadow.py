@@ -17,9 +17,8 @@ from songcast.audio.songs import read_song
 from songcast.errors import RegistryError
 from songcast.forecasting.baselines import Persistence
 from songcast.registry import promotion
-from songcast.registry.aliases import ensure_model
 from songcast.registry.live import live_comparison, read_records, records_path
-from songcast.registry.versions import MEASURED, RIDGE
+from songcast.registry.versions import MEASURED, RIDGE, ensure_model
 from songcast.serving.app import create_app
 from songcast.serving.champion import ServedModel
 from songcast.serving.idle import IdleWorker, SurprisingSongs

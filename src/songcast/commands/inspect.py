@@ -52,8 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     from songcast.commands.loading import CHAMPION_URI, has_registry, load_model
     from songcast.config import Params
     from songcast.inspection.events import labels
-    from songcast.registry.aliases import CHAMPION
-    from songcast.registry.versions import get_alias
+    from songcast.registry.versions import CHAMPION, get_alias
     from songcast.report import console
 
     check_outputs(arguments)

@@ -17,8 +17,8 @@ from songcast.errors import RegistryError
 from songcast.forecasting.distribution import to_int16
 from songcast.forecasting.forecaster import Forecaster
 from songcast.forecasting.metrics import RunningMeasures
-from songcast.registry.aliases import CHAMPION, NAME
 from songcast.registry.models import REGISTRY_SCHEME, Model, load
+from songcast.registry.versions import CHAMPION, NAME
 from songcast.tracking.embedded import database
 from songcast.tracking.store import tracking_uri
 

@@ -66,8 +66,7 @@ def load_models(named: list[str] | None) -> dict[str, "Forecaster"]:
     """
     from songcast.bundle import MANIFEST
     from songcast.commands.loading import CHAMPION_URI, fitted_folder, has_registry, load_model
-    from songcast.registry.aliases import CHAMPION
-    from songcast.registry.versions import get_alias
+    from songcast.registry.versions import CHAMPION, get_alias
     from songcast.report.console import note
 
     if named:

@@ -63,9 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
     check_free(arguments.port, arguments.host, "serve")
     from songcast.commands.loading import CHAMPION_URI, check_model
     from songcast.files import root
-    from songcast.registry.aliases import NAME
     from songcast.registry.live import records_path
     from songcast.registry.models import REGISTRY_SCHEME
+    from songcast.registry.versions import NAME
     from songcast.report.console import note
     from songcast.serving.app import create_app
     from songcast.serving.champion import Champion

@@ -91,8 +91,8 @@ def registry_line(path: Path) -> str:
 
     ``path``: of registered.json, which knows the objections of the gate to the last candidate.
     """
-    from songcast.registry.aliases import CHALLENGER, CHAMPION
     from songcast.registry.state import read_state
+    from songcast.registry.versions import CHALLENGER, CHAMPION
 
     state = read_state()
     champion, challenger = (state.aliases.get(alias) for alias in (CHAMPION, CHALLENGER))

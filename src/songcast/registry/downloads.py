@@ -1,4 +1,4 @@
-"""Download the files of a registered version: its package, its model card, its lineage.
+"""Download the package of a registered version and its model card.
 
 Paths from a server are checked: one that would leave its folder is refused. The sha256 of
 bundle.json, which holds that of every other file, must be the registered one.
@@ -8,19 +8,19 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from songcast.bundle import MANIFEST, read_manifest
 from songcast.errors import BundleError, RegistryError
 from songcast.files import TEMPORARY_PREFIX, sha256_of_file
-from songcast.registry.versions import Version, find_version
+from songcast.registry.versions import Version, find_version, read_attached, repository
 from songcast.tracking.embedded import local_path
 from songcast.tracking.run_data import BUNDLE
-from songcast.tracking.store import clear_errors, import_mlflow, tracking_uri
+from songcast.tracking.store import clear_errors, tracking_uri
 
-CARD, LINEAGE = "model_card.md", "lineage.json"
+CARD = "model_card.md"
 # The folder in which MLflow keeps the files of a model from code.
 BUNDLES = "artifacts"
 # The deepest file is artifacts/train/continuation/weights.safetensors.
@@ -73,29 +73,6 @@ def pull(uri: str, folder: Path) -> Version:
     return version
 
 
-def attach(version: Version, files: Mapping[str, str]) -> None:
-    """Store text files (name to content) beside the version's model, replacing older ones."""
-    with clear_errors(tracking_uri()), tempfile.TemporaryDirectory() as scratch:
-        repository = _repository(version)
-        for name, text in files.items():
-            path = Path(scratch) / name
-            path.write_text(text, encoding="utf-8")
-            repository.log_artifact(str(path))
-
-
-def read_attached(version: Version, name: str) -> str | None:
-    """Return a file that ``attach`` wrote, None if the version has no such file."""
-    with clear_errors(tracking_uri()), tempfile.TemporaryDirectory() as scratch:
-        folder = local_path(version.source)
-        if folder:
-            file = folder / name
-            return file.read_text(encoding="utf-8") if file.is_file() else None
-        repository = _repository(version)
-        if name not in (info.path for info in repository.list_artifacts(None)):
-            return None
-        return Path(repository.download_artifacts(name, scratch)).read_text(encoding="utf-8")
-
-
 def _fetch(version: Version) -> Path:
     """Return the package folder inside the version's artifacts, downloaded if necessary."""
     with clear_errors(tracking_uri()):
@@ -105,15 +82,15 @@ def _fetch(version: Version) -> Path:
         folder = local_path(version.source)
         if folder:  # in place, without a copy
             return _only_bundle(folder / BUNDLES)
-        repository = _repository(version)
+        source = repository(version)
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "songcast"
         target = cache / proof
         if _is_complete(target, version):
             return target
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as scratch:
-            for path in listing(repository, BUNDLES):
-                repository.download_artifacts(path, scratch)
+            for path in listing(source, BUNDLES):
+                source.download_artifacts(path, scratch)
             bundle = _only_bundle(Path(scratch) / BUNDLES)
             read_manifest(bundle)
             # Another process may have downloaded it meanwhile and be reading it.
@@ -139,14 +116,6 @@ def listing(repository: Any, folder: str) -> Iterator[str]:
             yield from listing(repository, info.path)
         else:
             yield info.path
-
-
-def _repository(version: Version) -> Any:
-    import_mlflow()
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    uri = tracking_uri()
-    return get_artifact_repository(version.source, tracking_uri=uri, registry_uri=uri)
 
 
 def _only_bundle(artifacts: Path) -> Path:

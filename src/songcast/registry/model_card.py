@@ -11,7 +11,26 @@ from songcast.report.results import bits_per_sample, markdown_table, mean_gain_d
 
 BASELINES = ("persistence", "ridge", "cascade")
 TITLE = "Learns songs from their raw amplitude and predicts what comes next."
-LIMITS = """\
+CARD = """\
+{result}
+
+# songcast, {uri}
+
+{title} This version is `{kind}`: {what}.
+
+## Accuracy
+
+On the held-out passage at the end of each song. Gain in dB: more is better. Bits per sample: \
+fewer is better.
+
+{accuracy}
+
+## Training data
+
+{songs}
+
+## Limits
+
 - It processes samples of 16 bits in one or two channels, at any sample rate. It was trained at
   {rate}.
 - The filter bank adapts to every song. The network is frozen and was trained on {count} songs. On
@@ -20,8 +39,9 @@ LIMITS = """\
   other numbers: `songcast score song.flac` measures them.
 - A continuation imitates the texture of the song. It is not a composition, and it may resemble
   its source: the licence of the song applies to it.
-"""
-CALL = """\
+
+## Usage
+
 ```sh
 songcast predict song.flac -o predicted.wav --model {uri}
 songcast pull {uri} my_model           # the files, verified
@@ -34,6 +54,10 @@ model = songcast.load("{uri}")
 forecast = model.forecast(songcast.read_song("song.flac"))
 forecast.prediction_gain_db, forecast.bits_per_sample
 ```
+
+## Lineage
+
+{lineage}
 """
 
 
@@ -41,47 +65,27 @@ def model_card(
     uri: str,
     kind: str,
     evaluation: Mapping[str, Any],
-    songs: Sequence[Mapping[str, Any]],
-    tags: Mapping[str, str],
+    lineage: Mapping[str, Any],
     sample_rate_hz: int | None,
 ) -> str:
     """Return the card as markdown.
 
-    ``evaluation``: the content of metrics/evaluation.json. ``songs``: see ``lineage.songs``.
-    ``tags``: those of the version.
+    ``evaluation``: the content of metrics/evaluation.json. ``lineage``: see ``Version.lineage``.
     """
-    learned = [song for song in songs if song["learned"]]
+    learned = [song for song in lineage.get("songs", ()) if song["learned"]]
     rate = f"{sample_rate_hz} Hz" if sample_rate_hz else "the rate of its training songs"
-    return "\n".join(
-        [
-            _result(evaluation["summary"], kind),
-            "",
-            f"# songcast, {uri}",
-            "",
-            f"{TITLE} This version is `{kind}`: {_what(kind, tags)}.",
-            "",
-            "## Accuracy",
-            "",
-            "On the held-out passage at the end of each song. Gain in dB: more is better. "
-            "Bits per sample: fewer is better.",
-            "",
-            _accuracy(evaluation, kind),
-            "",
-            "## Training data",
-            "",
-            *_songs(learned),
-            "",
-            "## Limits",
-            "",
-            LIMITS.format(rate=rate, count=len(learned) or "few"),
-            "## Usage",
-            "",
-            CALL.format(uri=uri),
-            "## Lineage",
-            "",
-            *(f"- {key.removeprefix('songcast.')}: {_cell(tags[key])}" for key in sorted(tags)),
-            "",
-        ]
+    facts = {key: value for key, value in lineage.items() if not isinstance(value, dict | list)}
+    return CARD.format(
+        result=_result(evaluation["summary"], kind),
+        uri=uri,
+        kind=kind,
+        title=TITLE,
+        what=_what(kind, lineage),
+        accuracy=_accuracy(evaluation, kind),
+        songs=_songs(learned),
+        rate=rate,
+        count=len(learned) or "few",
+        lineage="\n".join(f"- {key}: {_cell(facts[key])}" for key in sorted(facts)),
     )
 
 
@@ -94,44 +98,35 @@ def _result(summary: Mapping[str, Any], kind: str) -> str:
     return f"**{line}**"
 
 
-def _what(kind: str, tags: Mapping[str, str]) -> str:
+def _what(kind: str, lineage: Mapping[str, Any]) -> str:
     if kind != "retrain":
         return "trained from scratch"
-    parent = tags.get("songcast.parent_version")
+    parent = lineage.get("parent_version")
     return "a warm start" + (f" from version {parent}" if parent else "")
 
 
 def _accuracy(evaluation: Mapping[str, Any], kind: str) -> str:
     names = [n for n in (*BASELINES, kind) if n in evaluation["summary"]]
-    rows = [
-        [
-            slug,
-            *(
-                text
-                for measures in (entry.get(name, {}) for name in names)
-                for text in (
-                    number(mean_gain_db(measures), 2),
-                    number(bits_per_sample(measures), 4),
-                )
-            ),
-        ]
-        for slug, entry in {**evaluation["songs"], "**mean**": evaluation["summary"]}.items()
-    ]
+    rows = []
+    for slug, entry in {**evaluation["songs"], "**mean**": evaluation["summary"]}.items():
+        measures = [entry.get(name, {}) for name in names]
+        pairs = ((number(mean_gain_db(m), 2), number(bits_per_sample(m), 4)) for m in measures)
+        rows.append([slug, *(text for pair in pairs for text in pair)])
     columns = [f"{name}, {unit}" for name in names for unit in ("dB", "bits")]
     return markdown_table(["song", *columns], rows)
 
 
-def _songs(songs: Sequence[Mapping[str, Any]]) -> list[str]:
+def _songs(songs: Sequence[Mapping[str, Any]]) -> str:
     if not songs:
-        return ["Not recorded."]
+        return "Not recorded."
     rows = [
         f"| {_cell(song['source'])} | {song['seconds']} | `{song['sha256'][:12]}` "
         f"| {_cell(song['licence'] or 'not stated in data/SOURCES.md')} |"
         for song in songs
     ]
-    return ["| song | seconds | sha256 | licence |", "|---|--:|---|---|", *rows]
+    return "\n".join(["| song | seconds | sha256 | licence |", "|---|--:|---|---|", *rows])
 
 
-def _cell(text: str) -> str:
+def _cell(text: object) -> str:
     """Return text for one cell of a table: on one line, with escaped bars."""
     return " ".join(str(text).split()).replace("|", "\\|")

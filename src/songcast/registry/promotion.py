@@ -6,31 +6,33 @@ any MLflow server, and visible in MLflow's UI.
 
 import contextlib
 import datetime
-import getpass
 import json
 import math
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from songcast.errors import RegistryError
-from songcast.registry.aliases import (
-    CHALLENGER,
-    CHAMPION,
-    NAME,
-    all_aliases,
-    registered_model,
-    set_alias,
-)
 from songcast.registry.comparison import Comparison, compare, summary
 from songcast.registry.gate import Gate, gate
 from songcast.registry.live import live_comparison
-from songcast.registry.versions import Version, get_version, list_versions
+from songcast.registry.registration import tag_version
+from songcast.registry.versions import (
+    CHALLENGER,
+    CHAMPION,
+    NAME,
+    Version,
+    get_alias,
+    get_version,
+    list_versions,
+    registered_model,
+    set_alias,
+)
 from songcast.tracking.evaluation_log import measured
+from songcast.tracking.lineage import user
 from songcast.tracking.store import clear_errors, connect, locked, tracking_uri
 
-HISTORY = "songcast.history."
+HISTORY, GATE = "songcast.history.", "songcast.gate"
 LONGEST_ENTRY, LONGEST_REASON, MOST_OVERRULED = 5000, 1000, 8
 
 
@@ -74,11 +76,15 @@ def decide(evaluation: Mapping[str, Any], numbers: Mapping[str, int]) -> Gate:
     with clear_errors(uri), locked(uri):
         client = connect(uri)
         champion, past = _state(client)
-        present = all_aliases(client).get(CHALLENGER)
+        present = get_alias(CHALLENGER)
         set_alias(client, CHALLENGER, _better(best, present, rolled_back(past)))
         verdict = judge(get_version(best), champion, past)
         if verdict.passed and champion != best:
             _move(client, "promote", champion, best, "it passed the gate")
+        for version in map(get_version, set(numbers.values())):
+            own = verdict if version.number == best else judge(version, get_alias(CHAMPION), past)
+            text = "passed" if own.passed else f"closed: {own.reasons[0]}"
+            tag_version(client, version, {GATE: text})
     return verdict
 
 
@@ -219,7 +225,7 @@ def _move(
     move = Move(
         number=_next_number(client),
         when=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        who=_who(),
+        who=user(),
         action=action,
         before=before,
         after=after,
@@ -260,10 +266,3 @@ def _unchanged(client: Any, state: tuple[int | None, list[Move]]) -> Iterator[No
                 "the champion has moved meanwhile: see `songcast history`, then decide again"
             )
         yield
-
-
-def _who() -> str:
-    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
-    with contextlib.suppress(OSError, KeyError):  # a container may have no user name
-        return user or getpass.getuser()
-    return "unknown"

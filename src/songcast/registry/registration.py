@@ -1,31 +1,35 @@
-"""Register packages: one version for each, with its evaluation and lineage as tags.
+"""Register packages: one version for each, with its lineage as an artifact.
 
 A package is registered once, also if the same model was trained again at another time or place:
-then the version keeps its first origin. The tags suffice to judge it and to build it again.
+then the version keeps its first origin. lineage.json suffices to judge it and to build it again.
 """
 
 import contextlib
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from songcast.bundle import MANIFEST, content_sha256, read_manifest
 from songcast.errors import BundleError, RegistryError
 from songcast.files import sha256_of_file
-from songcast.registry.aliases import NAME, ensure_model
 from songcast.registry.comparison import Entry
 from songcast.registry.downloads import resolve
 from songcast.registry.mlflow_model import log_model
 from songcast.registry.versions import (
-    MEASURED,
-    PARENT_VERSION,
-    PARENT_WEIGHTS,
-    RIDGE,
+    LINEAGE,
+    LINEAGE_SHA256,
+    NAME,
     Version,
-    search,
+    attach,
+    ensure_model,
+    get_version,
+    list_versions,
 )
-from songcast.tracking.evaluation_log import EVALUATION as RUN_EVALUATION
+from songcast.report.results import bits_per_sample, mean_gain_db
+from songcast.tracking.embedded import database, set_creator
+from songcast.tracking.lineage import ORIGIN, seeds, user
 from songcast.tracking.run_data import BUNDLE, KIND, MODEL, WEIGHTS, send_tags
 from songcast.tracking.store import as_default, clear_errors, connect, locked, tracking_uri
 
@@ -34,75 +38,115 @@ LINK = "mlflow.modelVersions"
 
 
 def register_bundle(
-    run_id: str,
-    bundle: Path,
-    kind: str,
-    metrics: Entry,
-    ridge: Entry | None = None,
-    tags: Mapping[str, str] | None = None,
+    run_id: str, bundle: Path, kind: str, metrics: Entry, ridge: Entry | None = None
 ) -> int:
     """Log the package ``bundle`` as a model of ``run_id`` and register it; return the version.
 
-    A package that is already registered keeps its version: ``metrics`` and ``ridge`` are updated,
-    missing ``tags`` are added. ``kind``: train or retrain. ``tags``: added to those of the run.
-    Raises ``RegistryError`` if the run has other weights, ``TrackingError`` if the store cannot
-    be reached, ``BundleError`` for a bundle that is missing or altered.
+    A package that is already registered keeps its version and its origin: ``metrics`` and
+    ``ridge`` are updated. ``kind``: train or retrain. Raises ``RegistryError`` if the run has other
+    weights, ``TrackingError`` if the store cannot be reached, ``BundleError`` for a bundle that is
+    missing or altered.
     """
     manifest = read_manifest(bundle)
-    sha256 = str(manifest["weights_sha256"])
     proof = sha256_of_file(bundle / MANIFEST)
-    measured = {MEASURED: _compact(metrics), RIDGE: _compact(ridge or {})}
+    measured = {"evaluation": metrics, "ridge": ridge or {}}
     uri = tracking_uri()
     with clear_errors(uri), locked(uri), as_default(uri):
         client = connect(uri)
-        records = search(client)
-        tags = {**(tags or {}), **_parent_tags(manifest, records)}
-        known = next((v for v in records if v.tags.get(BUNDLE) == proof), None)
-        if known is None:
-            known = _trained_before(bundle, [v for v in records if v.tags.get(WEIGHTS) == sha256])
-        if known is not None:
-            for key, value in {**tags, **known.tags, **measured}.items():
-                if known.tags.get(key) != value:
-                    client.set_model_version_tag(NAME, known.version, key, value)
-            return int(known.version)
-        of_run = client.get_run(run_id).data.tags
-        if of_run.get(WEIGHTS) != sha256:
-            raise RegistryError(
-                f"run {run_id} did not train the weights of {bundle}: log it again with `make run`"
-            )
-        model_id = of_run.get(MODEL)
-        if of_run.get(BUNDLE) != proof:
-            name = f"{kind}-{sha256[:8]}"  # models of several executions are one list in the UI
-            model_id = log_model(client, run_id, name, bundle, {WEIGHTS: sha256, BUNDLE: proof})
-            send_tags(client, run_id, {MODEL: model_id, BUNDLE: proof})
-        ensure_model(client)
-        identity = {KIND: kind, WEIGHTS: sha256, BUNDLE: proof}
-        version = client.create_model_version(
-            NAME,
-            source=f"models:/{model_id}",
-            run_id=run_id,
-            model_id=model_id,
-            tags={**_lineage(of_run), **tags, **identity, **measured},
+        known = list_versions()
+        record = {**_record(manifest, kind, known), **measured}
+        version = next((v for v in known if v.tags.get(BUNDLE) == proof), None)
+        version = version or _trained_before(bundle, manifest["weights_sha256"], known)
+        if version is None:
+            version = get_version(_create(client, run_id, bundle, kind, proof))
+        else:
+            with contextlib.suppress(RegistryError):  # its record is missing or altered
+                record = {**record, **version.lineage, **measured}
+        text = json.dumps(record, indent=2, sort_keys=True)
+        tags = {LINEAGE_SHA256: hashlib.sha256(text.encode()).hexdigest(), **_headline(measured)}
+        if version.tags.get(LINEAGE_SHA256) != tags[LINEAGE_SHA256]:
+            attach(version, LINEAGE, text)
+        tag_version(client, version, tags)
+        return version.number
+
+
+def tag_version(client: Any, version: Version, tags: Mapping[str, str]) -> None:
+    """Set the tags that differ."""
+    for key, value in tags.items():
+        if version.tags.get(key) != value:
+            client.set_model_version_tag(NAME, str(version.number), key, value)
+
+
+def _create(client: Any, run_id: str, bundle: Path, kind: str, proof: str) -> int:
+    """Log the package, unless an interrupted registration did, and create its version."""
+    weights = str(read_manifest(bundle, verify=False)["weights_sha256"])
+    of_run = client.get_run(run_id).data.tags
+    if of_run.get(WEIGHTS) != weights:
+        raise RegistryError(
+            f"run {run_id} did not train the weights of {bundle}: log it again with `make run`"
         )
-        _link(client, model_id, version.version)
-        return int(version.version)
+    model_id = of_run.get(MODEL)
+    if of_run.get(BUNDLE) != proof:
+        name = f"{kind}-{weights[:8]}"  # models of several executions are one list in the UI
+        model_id = log_model(client, run_id, name, bundle, {WEIGHTS: weights, BUNDLE: proof})
+        send_tags(client, run_id, {MODEL: model_id, BUNDLE: proof})
+    ensure_model(client)
+    tags = {KIND: kind, BUNDLE: proof}
+    version = client.create_model_version(
+        NAME, source=f"models:/{model_id}", run_id=run_id, model_id=model_id, tags=tags
+    )
+    # The page of the logged model shows its version, as after ``mlflow.register_model``.
+    links = json.loads(client.get_logged_model(model_id).tags.get(LINK, "[]"))
+    links += [{"name": NAME, "version": str(version.version)}]
+    client.set_logged_model_tags(model_id, {LINK: json.dumps(links)})
+    file = database(str(client.tracking_uri))
+    if file:
+        set_creator(file, NAME, int(version.version), user())
+    return int(version.version)
 
 
-def _link(client: Any, model_id: str, number: str) -> None:
-    """Let the page of the logged model show its version, as ``mlflow.register_model`` does."""
-    known = json.loads(client.get_logged_model(model_id).tags.get(LINK, "[]"))
-    entry = {"name": NAME, "version": str(number)}
-    client.set_logged_model_tags(model_id, {LINK: json.dumps([*known, entry])})
+def _record(manifest: Mapping[str, Any], kind: str, known: Sequence[Version]) -> dict[str, Any]:
+    """Return the lineage of a package, see ``Version.lineage``; unknown values are absent."""
+    origin = manifest.get("provenance") or {}
+    params, parent = origin.get("params") or {}, manifest.get("parent_weights_sha256")
+    record = {
+        "kind": kind,
+        "weights_sha256": manifest["weights_sha256"],
+        "parent_weights_sha256": parent,
+        "parent_version": next((v.number for v in _with_weights(parent, known)), None),
+        "params": params,
+        "seeds": seeds(params),
+        "songs": origin.get("songs", []),
+        **{key: origin.get(key) for key in ORIGIN},
+    }
+    return {key: value for key, value in record.items() if value is not None}
 
 
-def _trained_before(bundle: Path, records: list[Any]) -> Any:
-    """Return the first record whose package differs from ``bundle`` at most in its provenance."""
+def _with_weights(weights: str | None, known: Sequence[Version]) -> list[Version]:
+    """Return the versions with these weights whose record can be read."""
+    found = []
+    for version in known if weights else ():
+        with contextlib.suppress(RegistryError):
+            found += [version] if version.weights_sha256 == weights else []
+    return found
+
+
+def _trained_before(bundle: Path, weights: str, known: Sequence[Version]) -> Version | None:
+    """Return the first version whose package differs from ``bundle`` at most in its provenance."""
     content = content_sha256(bundle)
-    for record in records:
+    for version in reversed(_with_weights(weights, known)):
         with contextlib.suppress(BundleError):  # its files are missing or altered
-            if content_sha256(resolve(f"models:/{NAME}/{record.version}")) == content:
-                return record
+            if content_sha256(resolve(version.uri)) == content:
+                return version
     return None
+
+
+def _headline(measured: Mapping[str, Entry]) -> dict[str, str]:
+    """Return the tags that the registry page shows: bits per sample, and the gain over ridge."""
+    own, ridge = (measured[key].get("summary") or {} for key in ("evaluation", "ridge"))
+    gain_db = mean_gain_db(own) - mean_gain_db(ridge)
+    numbers = {"bits_per_sample": bits_per_sample(own), "gain_over_ridge_db": gain_db}
+    return {f"songcast.{key}": f"{value:.4g}" for key, value in numbers.items()}
 
 
 def set_description(version: Version, text: str) -> None:
@@ -110,33 +154,3 @@ def set_description(version: Version, text: str) -> None:
     uri = tracking_uri()
     with clear_errors(uri):
         connect(uri).update_model_version(NAME, str(version.number), text[:LONGEST_DESCRIPTION])
-
-
-def _parent_tags(manifest: Mapping[str, Any], records: list[Any]) -> dict[str, str]:
-    """Return the tags that name the parent of a retrained model, and its version if registered."""
-    weights = manifest.get("parent_weights_sha256")
-    if not weights:
-        return {}
-    parents = [str(v.version) for v in records if v.tags.get(WEIGHTS) == weights]
-    version = {PARENT_VERSION: parents[-1]} if parents else {}
-    return {PARENT_WEIGHTS: str(weights), **version}
-
-
-def _compact(entry: Entry) -> str:
-    """Return an evaluation as a tag: of each song only the number that versions are compared by.
-
-    MLflow accepts 100 000 characters, about 1 500 songs.
-    """
-    if not entry:
-        return "{}"
-    songs = {
-        slug: {"bits_per_sample": numbers.get("bits_per_sample")}
-        for slug, numbers in entry["songs"].items()
-    }
-    return json.dumps({"summary": entry["summary"], "songs": songs}, sort_keys=True)
-
-
-def _lineage(tags: Mapping[str, str]) -> dict[str, str]:
-    """Return the tags of a run that describe the lineage of its model."""
-    own = ("songcast.stage", MODEL, RUN_EVALUATION)
-    return {k: v for k, v in tags.items() if k.startswith("songcast.") and k not in own}

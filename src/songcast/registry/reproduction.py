@@ -4,6 +4,7 @@ The commit is checked out into a scratch folder, the recorded params and songs a
 the pipeline runs without its caches, and weights and metrics are compared.
 """
 
+import copy
 import json
 import os
 import re
@@ -23,21 +24,14 @@ from songcast.bundle import read_manifest
 from songcast.errors import RegistryError
 from songcast.registry.comparison import bits_of_songs
 from songcast.registry.downloads import resolve
-from songcast.registry.versions import (
-    PARAMS,
-    PARENT_WEIGHTS,
-    Version,
-    find_version,
-    list_versions,
-)
+from songcast.registry.versions import Version, find_version, list_versions
 from songcast.tracking import lineage
 from songcast.tracking.evaluation_log import measured
 
 # Another machine may add numbers in another order, and training amplifies the difference. Its
 # size has not been measured: the tolerance is a choice.
 TOLERANCE_BITS = 0.02
-SONGS = "songcast.data_hash"
-MACHINE = ("songcast.hardware", "songcast.device")
+MACHINE = ("hardware", "device")
 # These values reach git's command line and data.dvc, so values from a registry are checked.
 COMMIT, DATA_HASH = re.compile(r"[0-9a-f]{40,64}"), re.compile(r"([0-9a-f]{32}(\.dir)?)?")
 
@@ -72,10 +66,10 @@ def reproduce(uri: str, say: Callable[[str], None]) -> Reproduction:
     stage fails.
     """
     version = find_version(uri)
-    commit = version.tags.get("songcast.git_commit")
+    commit = version.lineage.get("git_commit")
     if not commit:
         raise RegistryError(f"{uri}: no git commit was recorded: it cannot be built again")
-    songs = version.tags.get(SONGS, "")
+    songs = version.lineage.get("data_hash", "")
     if not COMMIT.fullmatch(commit) or not DATA_HASH.fullmatch(songs):
         raise RegistryError(f"{uri}: the record of its commit or songs is invalid")
     with tempfile.TemporaryDirectory(prefix="songcast-reproduce-") as scratch:
@@ -106,12 +100,12 @@ def checkout(commit: str, folder: Path, uri: str) -> None:
 
 def restore_params(version: Version, folder: Path) -> None:
     """Write the recorded params; a registered parent is replaced by its local bundle."""
-    recorded = json.loads(version.tags.get(PARAMS, "{}"))
+    recorded = copy.deepcopy(version.lineage.get("params"))
     if not recorded:
         return
     retrain = recorded.get("retrain", {})
     if str(retrain.get("parent", "")).startswith("models:/"):
-        weights = version.tags.get(PARENT_WEIGHTS)
+        weights = version.lineage.get("parent_weights_sha256")
         known = {v.weights_sha256: v.uri for v in list_versions()}
         if weights in known:  # by weights, because the alias may have moved
             shutil.copytree(resolve(known[weights]), folder / "parent")
@@ -121,7 +115,7 @@ def restore_params(version: Version, folder: Path) -> None:
 
 def restore_songs(version: Version, folder: Path) -> None:
     """Fetch the songs from this repository's cache, else from the commit's DVC remote."""
-    wanted = version.tags.get(SONGS)
+    wanted = version.lineage.get("data_hash")
     pointer = folder / "data.dvc"
     there = lineage.data_hash(folder)
     if wanted and there and wanted != there:  # the songs of an uncommitted data.dvc
@@ -146,7 +140,7 @@ def restore_environment(
     version: Version, folder: Path, say: Callable[[str], None]
 ) -> tuple[str, str]:
     """Return the Python to run and its description: this one if its lock is the recorded one."""
-    if version.tags.get("songcast.lock_sha256") == lineage.lock_hash(files.root()):
+    if version.lineage.get("lock_sha256") == lineage.lock_hash(files.root()):
         return sys.executable, "this environment, the same lock"
     say("installing the environment of that commit (some minutes)")
     _run(["make", ".venv/installed"], folder)
@@ -157,7 +151,7 @@ def run_pipeline(python: str, folder: Path, version: Version) -> None:
     """Run all stages up to evaluate in ``folder``; their output goes to stderr."""
     # Without the lock file and the run cache, DVC runs every stage.
     (folder / "dvc.lock").unlink(missing_ok=True)
-    backend = version.tags.get("songcast.backend", "").split(" ")[0]
+    backend = version.lineage.get("backend", "").split(" ")[0]
     hidden = ("MLFLOW_TRACKING_URI", "DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME")
     environment = {k: v for k, v in os.environ.items() if k not in hidden} | {
         "PATH": os.pathsep.join([str(Path(python).parent), os.environ.get("PATH", "")]),
@@ -178,8 +172,8 @@ def compare(version: Version, folder: Path, **known: Any) -> Reproduction:
         bits_of_songs(version.evaluation),
     )
     differences = {slug: mine[slug] - theirs[slug] for slug in sorted(mine.keys() & theirs.keys())}
-    origin = lineage.origin_tags(manifest.get("provenance") or {})
-    same_hardware = all(origin.get(key) == version.tags.get(key) for key in MACHINE)
+    origin = manifest.get("provenance") or {}
+    same_hardware = all(origin.get(key) == version.lineage.get(key) for key in MACHINE)
     close = bool(differences) and all(abs(d) <= TOLERANCE_BITS for d in differences.values())
     verdict: Literal["identical", "within tolerance", "different"] = "different"
     if manifest["weights_sha256"] == version.weights_sha256:
@@ -187,7 +181,7 @@ def compare(version: Version, folder: Path, **known: Any) -> Reproduction:
     elif close and not same_hardware:
         verdict = "within tolerance"
     return Reproduction(
-        dirty=version.tags.get("songcast.git_dirty") == "true",
+        dirty=bool(version.lineage.get("git_dirty")),
         same_hardware=same_hardware,
         weights_sha256=str(manifest["weights_sha256"]),
         verdict=verdict,

@@ -9,24 +9,15 @@ import hashlib
 import json
 import re
 import sqlite3
-from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 from songcast.files import sha256_of_file
-from songcast.registry.aliases import CHALLENGER, CHAMPION, NAME
-from songcast.registry.versions import list_versions
-from songcast.tracking.embedded import database
+from songcast.registry.versions import CHALLENGER, CHAMPION, NAME, list_versions
+from songcast.tracking.embedded import database, read_versions
 from songcast.tracking.store import home, tracking_uri
-
-VERSIONS = (
-    "SELECT version FROM model_versions LEFT JOIN runs ON run_uuid = run_id"
-    " WHERE model_versions.name = ? AND current_stage != 'Deleted_Internal'"
-    " AND lifecycle_stage IS NOT 'deleted'"
-)
-ALIASES = "SELECT alias, version FROM registered_model_aliases WHERE name = ?"
 
 
 class State(NamedTuple):
@@ -47,12 +38,10 @@ def read_state() -> State:
         aliases = {alias: version.number for version in found for alias in version.aliases}
         return State({version.number for version in found}, aliases)
     try:
-        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as connection:
-            versions = {int(n) for (n,) in connection.execute(VERSIONS, (NAME,))}
-            aliases = {alias: int(n) for alias, n in connection.execute(ALIASES, (NAME,))}
-    except sqlite3.Error:  # there is no database yet, or a broken one
+        records, aliases = read_versions(file, NAME)
+    except sqlite3.Error:  # a broken database
         return State(set(), {})
-    return State(versions, aliases)
+    return State({r.version for r in records if not r.is_run_deleted}, aliases)
 
 
 def is_current(registered: Path, inputs: str | None) -> bool:

@@ -1,49 +1,100 @@
-"""Read the versions of the registered model."""
+"""The registered model: its versions with their lineage, and its aliases."""
 
+import hashlib
 import json
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from songcast.errors import RegistryError
-from songcast.registry.aliases import CHAMPION, NAME, all_aliases
 from songcast.registry.comparison import Entry
-from songcast.tracking.embedded import database, read_versions
-from songcast.tracking.run_data import KIND, WEIGHTS
-from songcast.tracking.store import clear_errors, connect, tracking_uri
+from songcast.tracking.embedded import database, local_path, read_versions
+from songcast.tracking.lineage import ORIGIN
+from songcast.tracking.run_data import KIND
+from songcast.tracking.store import clear_errors, connect, import_mlflow, tracking_uri
 
-MEASURED, RIDGE = "songcast.evaluation", "songcast.ridge"
-PARAMS, SEEDS = "songcast.params", "songcast.seeds"
-PARENT_WEIGHTS, PARENT_VERSION = "songcast.parent_weights_sha256", "songcast.parent_version"
+NAME = "songcast"
+CHAMPION, CHALLENGER = "champion", "challenger"
 URI = re.compile(r"models:/(?P<name>[^/@'\"]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+# The record of a version, an artifact beside its model, and the tag with its digest.
+LINEAGE, LINEAGE_SHA256 = "lineage.json", "songcast.lineage_sha256"
+# Tags of versions that songcast 0.2.0 registered, which have no such digest.
+MEASURED, RIDGE = "songcast.evaluation", "songcast.ridge"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Version:
     """One registered version.
 
-    ``name``: the registered model. ``created_ms``: since 1970. ``evaluation``, ``ridge``: its
-    numbers and those of ridge on the same passages, see ``comparison.Entry``; empty if unknown.
-    ``source``: where MLflow keeps its files. ``tags``: its lineage.
+    ``name``: the registered model. ``created_ms``: since 1970. ``source``: where MLflow keeps its
+    files.
     """
 
     name: str = NAME
     number: int
     kind: str
-    weights_sha256: str
     run_id: str
     source: str
     aliases: tuple[str, ...]
     created_ms: int
-    evaluation: Entry
-    ridge: Entry
     tags: Mapping[str, str]
 
     @property
     def uri(self) -> str:
         """The URI of the version, such as ``models:/songcast/3``."""
         return f"models:/{self.name}/{self.number}"
+
+    @cached_property
+    def lineage(self) -> Mapping[str, Any]:
+        """The content of lineage.json, read at first use. Raises ``RegistryError``.
+
+        ``evaluation`` and ``ridge``: its numbers and those of ridge on the same passages, see
+        ``comparison.Entry``. ``weights_sha256``, ``parent_weights_sha256``, ``parent_version``,
+        ``params``, ``seeds``, ``songs``, and the keys of ``tracking.lineage.ORIGIN``. Unknown
+        values are absent.
+        """
+        expected = self.tags.get(LINEAGE_SHA256)
+        if expected is None:
+            return _from_tags(self.uri, self.tags)
+        text = read_attached(self, LINEAGE) or ""
+        if hashlib.sha256(text.encode()).hexdigest() != expected:
+            raise RegistryError(
+                f"{self.uri}: {LINEAGE} is missing or altered (sha256 differs): restore the "
+                "artifacts, or run `dvc repro register`"
+            )
+        record: dict[str, Any] = json.loads(text)
+        return record
+
+    @property
+    def evaluation(self) -> Entry:
+        """Its numbers on held-out passages; empty if unknown."""
+        return self.lineage.get("evaluation") or {}
+
+    @property
+    def ridge(self) -> Entry:
+        """Those of ridge on the same passages."""
+        return self.lineage.get("ridge") or {}
+
+    @property
+    def weights_sha256(self) -> str:
+        """The digest of its weights, see ``bundle.weights_sha256``."""
+        return str(self.lineage.get("weights_sha256") or "")
+
+
+def _from_tags(uri: str, tags: Mapping[str, str]) -> dict[str, Any]:
+    record: dict[str, Any] = {}
+    for key in ("evaluation", "ridge", "params", "seeds"):
+        try:
+            record[key] = json.loads(tags.get(f"songcast.{key}", "{}"))
+        except ValueError:
+            raise RegistryError(f"{uri}: its tag songcast.{key} is not valid JSON") from None
+    texts = ("weights_sha256", "parent_weights_sha256", "parent_version", *ORIGIN)
+    record |= {k: tags[f"songcast.{k}"] for k in texts if f"songcast.{k}" in tags}
+    return record | {"git_dirty": {"true": True, "false": False}.get(record.get("git_dirty", ""))}
 
 
 def list_versions(name: str = NAME) -> list[Version]:
@@ -93,7 +144,9 @@ def _read(name: str) -> tuple[list[Version], Mapping[str, int]]:
             records, aliases = read_versions(file, name)
         else:
             client = connect(uri)
-            records, aliases = search(client, name), all_aliases(client, name)
+            model = registered_model(client, name)
+            aliases = {k: int(number) for k, number in model.aliases.items()} if model else {}
+            records = search(client, name)
         return [_version(name, record, aliases) for record in records], aliases
 
 
@@ -115,12 +168,66 @@ def _version(name: str, record: Any, aliases: Mapping[str, int]) -> Version:
         name=name,
         number=number,
         kind=record.tags.get(KIND, "unknown"),
-        weights_sha256=record.tags.get(WEIGHTS, ""),
         run_id=record.run_id or "",
         source=record.source,
         aliases=tuple(sorted(alias for alias, target in aliases.items() if target == number)),
         created_ms=int(record.creation_timestamp),
-        evaluation=json.loads(record.tags.get(MEASURED, "{}")),
-        ridge=json.loads(record.tags.get(RIDGE, "{}")),
-        tags={k: v for k, v in record.tags.items() if k not in (MEASURED, RIDGE)},
+        tags=record.tags,
     )
+
+
+def repository(version: Version) -> Any:
+    """Return MLflow's artifact repository of the version's files."""
+    import_mlflow()
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    uri = tracking_uri()
+    return get_artifact_repository(version.source, tracking_uri=uri, registry_uri=uri)
+
+
+def attach(version: Version, name: str, text: str) -> None:
+    """Store a text file beside the version's model, replacing an older one."""
+    with clear_errors(tracking_uri()), tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / name
+        path.write_text(text, encoding="utf-8")
+        repository(version).log_artifact(str(path))
+
+
+def read_attached(version: Version, name: str) -> str | None:
+    """Return a file that ``attach`` wrote, None if the version has no such file."""
+    with clear_errors(tracking_uri()), tempfile.TemporaryDirectory() as scratch:
+        folder = local_path(version.source)
+        if folder:
+            file = folder / name
+            return file.read_text(encoding="utf-8") if file.is_file() else None
+        files = repository(version)
+        if name not in (info.path for info in files.list_artifacts(None)):
+            return None
+        return Path(files.download_artifacts(name, scratch)).read_text(encoding="utf-8")
+
+
+def set_alias(client: Any, alias: str, number: int) -> None:
+    """Give the alias to version ``number``; ``promotion`` does so for the champion."""
+    if get_alias(alias) != number:
+        client.set_registered_model_alias(NAME, alias, str(number))
+
+
+def registered_model(client: Any, name: str = NAME) -> Any:
+    """Return the registered model with its tags and aliases, None before the first version."""
+    found = client.search_registered_models(f"name = '{name}'")
+    return found[0] if found else None
+
+
+def ensure_model(client: Any) -> None:
+    """Create the registered model if it does not exist."""
+    from mlflow.exceptions import MlflowException
+
+    if registered_model(client):
+        return
+    try:
+        client.create_registered_model(
+            NAME, description="Learns songs from their raw amplitude and predicts what comes next."
+        )
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":  # by another client of the server
+            raise

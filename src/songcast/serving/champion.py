@@ -121,7 +121,7 @@ def load_served(uri: str) -> ServedModel:
         expected_bits=number_in(version.evaluation.get("summary") or {}, BITS),
         alias=match["alias"] if match else None,
         version=version.number,
-        commit=version.tags.get("songcast.git_commit"),
+        commit=version.lineage.get("git_commit"),
         weights_sha256=version.weights_sha256,
     )
 

@@ -5,7 +5,6 @@ what is registered, not registered.json. Running it again registers nothing twic
 logs its evaluation and registers nothing, unless ``register.in_experiments`` is true.
 """
 
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -15,17 +14,15 @@ from songcast.bundle import CONTINUATION, read_manifest, write_package
 from songcast.config import Params
 from songcast.files import PARAMS as PARAMS_FILE
 from songcast.files import REGISTERED, write_json
-from songcast.registry.aliases import CHALLENGER, CHAMPION, NAME
-from songcast.registry.downloads import CARD, LINEAGE, attach
+from songcast.registry.downloads import CARD
 from songcast.registry.gate import Gate
 from songcast.registry.model_card import model_card
 from songcast.registry.promotion import decide
 from songcast.registry.registration import register_bundle, set_description
 from songcast.registry.state import digest_of_inputs, is_current, read_state, store_name
-from songcast.registry.versions import PARAMS, SEEDS, get_version
+from songcast.registry.versions import CHALLENGER, CHAMPION, NAME, attach, get_version
 from songcast.report.results import EVALUATION, read_evaluation
 from songcast.stages import run_stage
-from songcast.tracking import lineage
 from songcast.tracking.evaluation_log import KINDS, log_evaluations, measured
 from songcast.tracking.rebuild import ensure_run
 
@@ -46,9 +43,8 @@ def register(folder: Path) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as scratch:
             package = Path(scratch) / kind
             write_package(package, models / kind, models / CONTINUATION)
-            numbers[kind] = register_bundle(
-                run_id, package, kind, entries[kind], entries["ridge"], recipe(package)
-            )
+            entry, ridge = entries[kind], entries["ridge"]
+            numbers[kind] = register_bundle(run_id, package, kind, entry, ridge)
     log_evaluations(evaluation, folder, runs)
     for kind, number in numbers.items():
         describe(folder, number, kind, evaluation)
@@ -65,25 +61,12 @@ def register(folder: Path) -> dict[str, Any]:
     }
 
 
-def recipe(package: Path) -> dict[str, str]:
-    """Return the tags with the origin, the params and the seeds of a version."""
-    origin = read_manifest(package, verify=False).get("provenance") or {}
-    params = origin.get("params") or {}
-    seeds = lineage.seeds(params)
-    tags = {PARAMS: json.dumps(params), SEEDS: json.dumps(seeds)}
-    return lineage.origin_tags(origin) | tags
-
-
 def describe(folder: Path, number: int, kind: str, evaluation: dict[str, Any]) -> None:
-    """Write the model card and the lineage of a version beside its model."""
+    """Write the model card of a version beside its model, and its description."""
     version = get_version(number)
-    manifest = read_manifest(folder / "models" / kind, verify=False)
-    songs = (manifest.get("provenance") or {}).get("songs", [])
-    rate = manifest.get("sample_rate_hz")
-    short = {k: v for k, v in version.tags.items() if k != PARAMS}
-    card = model_card(version.uri, kind, evaluation, songs, short, rate)
-    record = {"version": number, "kind": kind, "tags": dict(version.tags), "songs": songs}
-    attach(version, {CARD: card, LINEAGE: json.dumps(record, indent=2)})
+    rate_hz = read_manifest(folder / "models" / kind, verify=False).get("sample_rate_hz")
+    card = model_card(version.uri, kind, evaluation, version.lineage, rate_hz)
+    attach(version, CARD, card)
     set_description(version, card.partition("## Training data")[0])
 
 

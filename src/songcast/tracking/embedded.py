@@ -23,8 +23,10 @@ LOCATIONS = (
     ("model_versions", "storage_location"),
 )
 VERSIONS = """
-SELECT version, run_id, coalesce(storage_location, source), creation_time
-FROM model_versions WHERE name = ? AND current_stage != 'Deleted_Internal'
+SELECT version, run_id, coalesce(storage_location, source), creation_time,
+  lifecycle_stage IS 'deleted'
+FROM model_versions LEFT JOIN runs ON run_uuid = run_id
+WHERE model_versions.name = ? AND current_stage != 'Deleted_Internal'
 """
 TAGS = "SELECT version, key, value FROM model_version_tags WHERE name = ?"
 ALIASES = "SELECT alias, version FROM registered_model_aliases WHERE name = ?"
@@ -32,13 +34,17 @@ ALIASES = "SELECT alias, version FROM registered_model_aliases WHERE name = ?"
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """A registered version, with those attributes of MLflow's ``ModelVersion`` that are used."""
+    """A registered version, with those attributes of MLflow's ``ModelVersion`` that are used.
+
+    ``is_run_deleted``: its run was deleted in MLflow.
+    """
 
     version: int
     run_id: str
     source: str
     creation_timestamp: int
     tags: Mapping[str, str]
+    is_run_deleted: bool = False
 
 
 def sqlite_uri(file: Path) -> str:
@@ -102,10 +108,20 @@ def read_versions(file: Path, name: str) -> tuple[list[Record], dict[str, int]]:
                 source=new + source.removeprefix(old) if old and source.startswith(old) else source,
                 creation_timestamp=created,
                 tags=tags.get(version, {}),
+                is_run_deleted=bool(is_deleted),
             )
-            for version, run_id, source, created in connection.execute(VERSIONS, (name,))
+            for version, run_id, source, created, is_deleted in connection.execute(
+                VERSIONS, (name,)
+            )
         ]
         return records, dict(connection.execute(ALIASES, (name,)).fetchall())
+
+
+def set_creator(file: Path, name: str, version: int, user: str) -> None:
+    """Set "Created by" of a version, for which MLflow's interface has no argument."""
+    query = "UPDATE model_versions SET user_id = ? WHERE name = ? AND version = ?"
+    with contextlib.closing(_open(file)) as connection, connection:
+        connection.execute(query, (user, name, version))
 
 
 def local_path(location: str) -> Path | None:

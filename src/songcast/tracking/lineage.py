@@ -1,6 +1,8 @@
 """The lineage of a model: code, songs, environment, machine. Does not need MLflow."""
 
+import contextlib
 import datetime
+import getpass
 import importlib.metadata
 import os
 import platform
@@ -71,6 +73,13 @@ def origin_tags(origin: Mapping[str, Any]) -> dict[str, str]:
         for key, value in tags.items()
         if value not in (None, "")
     }
+
+
+def user() -> str:
+    """Return the name of the user on the tracking server, else on this machine."""
+    with contextlib.suppress(OSError, KeyError):  # a container may have no user name
+        return os.environ.get("MLFLOW_TRACKING_USERNAME") or getpass.getuser()
+    return "unknown"
 
 
 def git_state(folder: Path) -> tuple[str | None, bool | None]:

@@ -9,8 +9,6 @@ any MLflow server will do.
 A parent is RUNNING while one of its stages is; between two stages it has the status of the last.
 """
 
-import contextlib
-import getpass
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
@@ -49,8 +47,7 @@ def create_run(
     """
     if origin is None:
         origin = lineage.provenance()
-        with contextlib.suppress(OSError, KeyError):  # a container may have no user name
-            tags = {"mlflow.user": getpass.getuser(), **tags}
+        tags = {"mlflow.user": lineage.user(), **tags}
     every = {
         "mlflow.source.type": "LOCAL",
         "mlflow.source.name": f"songcast.stages.{stage}",
