@@ -473,27 +473,3 @@ def test_unchanged_files_are_not_read_again(data, home, monkeypatch):
     prepare(data, home, prepare_params())
     assert read == ["mono.flac"]
     assert Corpus.open(home)["mono"].sha256 == Corpus.open(home)["stereo-song"].sha256
-
-
-PRESTARTED = """
-import signal, psutil
-from songcast.distributed import engine
-from songcast.data.decoding import decode_task
-engine.free_cores = lambda: 2
-before = signal.getsignal(signal.SIGINT)
-engine.prestart(decode_task)
-assert signal.getsignal(signal.SIGINT) is before
-for child in psutil.Process().children():
-    with open(f"/proc/{child.pid}/status") as status:
-        print(next(line.split()[1] for line in status if line.startswith("SigIgn")))
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_the_process_that_forks_workers_ignores_interruptions():
-    output = subprocess.run(
-        [sys.executable, "-c", PRESTARTED], capture_output=True, text=True, check=True
-    )
-    ignored = [int(line, 16) for line in output.stdout.split()]
-    assert ignored
-    assert all(mask & 1 << signal.SIGINT - 1 for mask in ignored)

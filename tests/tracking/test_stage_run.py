@@ -119,25 +119,27 @@ def test_a_dead_server_costs_one_line_and_register_completes_the_run(
     assert steps_of(run_id) == [(7, 0.5)]
 
 
-def test_a_store_that_fails_for_a_while_gets_all_records_in_order(repository, monkeypatch, capfd):
+def test_after_a_request_that_fails_nothing_more_is_sent(repository, monkeypatch, capfd):
     monkeypatch.setattr(tracking_stage_run, "FLUSH_SECONDS", 0.0)
-    monkeypatch.setattr(tracking_stage_run, "RETRY_SECONDS", 0.0)
-    send, failures = tracking_stage_run.send_metrics, iter([True, True])
+    asked = []
 
-    def fail_twice(*arguments):
-        if next(failures, False):
-            raise ConnectionError("API request failed")
-        send(*arguments)
+    def fail(*arguments):
+        asked.append(arguments)
+        raise ConnectionError("API request failed")
 
-    monkeypatch.setattr(tracking_stage_run, "send_metrics", fail_twice)
-    with stage_run("train", {}) as run:
+    history = "step,loss\n0,1.0\n1,0.5\n"
+    bundle = make_bundle(repository / "models" / "train", 1.0, history)
+    with stage_run("train", {}) as run, monkeypatch.context() as failing:
+        failing.setattr(tracking_stage_run, "send_metrics", fail)
         for step in range(4):
             run.log_metrics({"loss": 1.0 / (step + 1)}, step)
-            run._sending.result()
-    first, last = capfd.readouterr().err.splitlines()
-    assert "train continues without MLflow" in first
-    assert last == ("songcast: MLflow is reachable again; the buffered records of train were sent")
-    assert [step for step, _ in steps_of(run.run_id)] == [0, 1, 2, 3]
+        run.log_bundle(bundle)
+    assert len(asked) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "train continues without MLflow" in line
+    assert steps_of(run.run_id) == []
+    assert ensure_run("train", bundle) == run.run_id
+    assert steps_of(run.run_id) == [(0, 1.0), (1, 0.5)]
     assert run_of(run.run_id).info.status == "FINISHED"
 
 

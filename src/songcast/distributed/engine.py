@@ -8,15 +8,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from itertools import islice
 from multiprocessing.connection import wait as wait_for_end
-from multiprocessing.context import BaseContext
-from multiprocessing.forkserver import ensure_running
 from threading import Thread
-from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
 from songcast.errors import CorpusError
@@ -46,21 +42,6 @@ def each(
         yield from _in_processes(work, items, min(free_cores(), len(items)))
 
 
-def prestart(work: Callable[..., object]) -> None:
-    """Start the process that will fork the workers of ``each(work)``, without waiting for it.
-
-    It takes a third of a second, in which the caller can do other things.
-    """
-    if free_cores() > 1:
-        _context(work)
-        # While it starts, Ctrl-C would print its traceback.
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            ensure_running()
-        finally:
-            signal.signal(signal.SIGINT, handler)
-
-
 def free_cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
@@ -70,15 +51,14 @@ def _in_processes(
     work: Callable[[Item], Result], items: Sequence[Item], processes: int
 ) -> Iterator[Result]:
     """Use processes, not threads: soxr holds the interpreter lock while it resamples."""
+    # Forks processes from one that has imported the module of ``work``.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([work.__module__])
     rest = iter(items)
-    with ProcessPoolExecutor(processes, _context(work), initializer=_prepare_worker) as pool:
+    with ProcessPoolExecutor(processes, context, initializer=_prepare_worker) as pool:
         try:
             # Submit few items in advance: ten thousand pending ones would need memory.
-            ensure_running()
-            with _undisturbed(), _main_hidden():
-                running: set[Future[Result]] = {
-                    pool.submit(work, item) for item in islice(rest, 2 * processes)
-                }
+            running = {pool.submit(work, item) for item in islice(rest, 2 * processes)}
             while running:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 running |= {pool.submit(work, item) for item in islice(rest, len(done))}
@@ -90,37 +70,6 @@ def _in_processes(
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _context(work: Callable[..., object]) -> BaseContext:
-    """Return a context that forks processes from one that has imported the module of ``work``."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([work.__module__])
-    return context
-
-
-@contextmanager
-def _main_hidden() -> Iterator[None]:
-    """Start processes that do not import the main module, which they never call.
-
-    Each would import a whole stage again, or run a script that has no guard.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Delay signals until the processes have started: an orphan would print a traceback."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _prepare_worker() -> None:

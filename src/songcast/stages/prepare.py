@@ -32,7 +32,7 @@ from songcast.data.decoding import Failure, Task, decode_task, disk_line
 from songcast.data.digests import digests_of
 from songcast.data.resume_log import ResumeLog
 from songcast.data.slugs import slugs
-from songcast.distributed.engine import each, prestart
+from songcast.distributed.engine import each
 from songcast.errors import AudioError, CorpusError, ParamsError
 from songcast.files import (
     CHECKPOINTS,
@@ -75,7 +75,6 @@ log = logging.getLogger("songcast.prepare")
 
 def main() -> None:
     """Bring prepared/ up to date with data/ and params.yaml; log the data report to MLflow."""
-    prestart(decode_task)
     from songcast.config import Params
     from songcast.tracking.stage_run import stage_run
 
