@@ -76,8 +76,11 @@ class StageRun:
             stop = threading.Thread(target=self._monitor.finish, daemon=True)
             stop.start()
             stop.join(0.0 if self._is_lost else None)
+        self._try(lambda: self._end(status))
+
+    def _end(self, status: str) -> None:
         for run_id in (self.run_id, self._parent):
-            self._try(lambda run_id=run_id: self._client.set_terminated(run_id, status=status))
+            self._client.set_terminated(run_id, status=status)
 
     def _flush(self) -> None:
         points, self._points, self._flushed_at = self._points, [], time.monotonic()
