@@ -1,4 +1,4 @@
-"""Runs are rebuilt or completed from the outputs of their stages, once."""
+"""Runs are rebuilt from the outputs of their stages, once."""
 
 import json
 
@@ -71,29 +71,16 @@ def interrupted(loss, *, run_by="train"):
     return run.run_id
 
 
-def test_a_run_that_lost_its_connection_is_completed(repository):
+def test_a_run_that_lost_its_connection_is_logged_again_and_marked_as_killed(repository):
     bundle = make_bundle(repository / "models" / "train", 1.0, HISTORY, params={"seed": 1})
     run_id = interrupted(1.0)
+    tracking_store.connect().update_run(run_id, status="RUNNING")
     parent = parent_of(run_id).info.run_id
-    assert ensure_run("train", bundle) == run_id
-    (logged,) = all_runs()
-    assert logged.info.status == "FINISHED"
-    assert "songcast.rebuilt" not in logged.data.tags
-    assert steps_of(run_id) == [(0, 1.0), (1, 0.5)]
-    assert (parent_of(run_id).info.run_id, parent_of(run_id).info.status) == (parent, "FINISHED")
-
-
-def test_only_a_run_with_the_same_epochs_and_params_is_completed(repository):
-    bundle = make_bundle(repository / "models" / "train", 1.0, HISTORY)
-    others = {interrupted(0.9), interrupted(1.0, run_by="retrain")}
-    with pytest.raises(RuntimeError), stage_run("train", {}) as failed:
-        failed.log_bundle(bundle)
-        raise RuntimeError
-    with stage_run("train", {}) as finished:
-        finished.log_metrics({"loss": 1.0}, 0)
-    others |= {failed.run_id, finished.run_id, interrupted(1.0)}
-    (repository / "params.yaml").write_text("train: {epochs: 2}")
-    assert ensure_run("train", bundle) not in others
+    again = ensure_run("train", bundle)
+    assert (run_of(run_id).info.status, run_of(again).info.status) == ("KILLED", "FINISHED")
+    assert steps_of(again) == [(0, 1.0), (1, 0.5)]
+    assert (parent_of(again).info.run_id, parent_of(again).info.status) == (parent, "FINISHED")
+    assert ensure_run("train", bundle) == again
 
 
 def test_a_run_that_was_logged_live_is_not_rebuilt(repository):

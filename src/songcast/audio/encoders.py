@@ -86,13 +86,3 @@ def _encode_by_ffmpeg(
             output.mux(stream.encode(None))
     except av.FFmpegError as error:
         raise EncodingError(str(error.strerror)) from error
-
-
-def ffmpeg_program() -> str:
-    """Return the path of the ffmpeg program of imageio-ffmpeg. Raises ``EncodingError``."""
-    try:
-        import imageio_ffmpeg
-
-        return str(imageio_ffmpeg.get_ffmpeg_exe())
-    except (ImportError, RuntimeError) as error:
-        raise EncodingError("no ffmpeg: pip install imageio-ffmpeg") from error

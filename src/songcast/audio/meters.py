@@ -90,11 +90,11 @@ class FingerprintMeter:
         self._format = ("-f", "s16le", "-ar", str(sample_rate_hz), "-ac", str(channels))
 
     def __enter__(self) -> Self:
-        from songcast.audio.encoders import ffmpeg_program
+        import imageio_ffmpeg
 
         if self._rate_hz not in _RATES_HZ:
             return self
-        program = (ffmpeg_program(), "-v", "quiet", *self._format, "-i", "pipe:0")
+        program = (imageio_ffmpeg.get_ffmpeg_exe(), "-v", "quiet", *self._format, "-i", "pipe:0")
         output = ("-f", "chromaprint", "-fp_format", "raw", "pipe:1")
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(

@@ -33,7 +33,8 @@ from songcast.tracking.lineage import user
 from songcast.tracking.store import clear_errors, connect, locked, tracking_uri
 
 HISTORY, GATE = "songcast.history.", "songcast.gate"
-LONGEST_ENTRY, LONGEST_REASON, MOST_OVERRULED = 5000, 1000, 8
+# As JSON, an entry has to fit into 5000 characters, the width of the column in some databases.
+LONGEST_REASON, LONGEST_OVERRULED, MOST_OVERRULED = 500, 200, 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,36 +223,22 @@ def _move(
     live: dict[str, float] | None = None,
 ) -> Move:
     """Write the entry, then move the alias, so that every move has an entry."""
+    past = _state(client)[1]
     move = Move(
-        number=_next_number(client),
+        number=past[-1].number + 1 if past else 1,
         when=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         who=user(),
         action=action,
         before=before,
         after=after,
-        why=why,
-        overruled=overruled,
+        why=why[:LONGEST_REASON],
+        overruled=tuple(reason[:LONGEST_OVERRULED] for reason in overruled[:MOST_OVERRULED]),
         live=live,
     )
-    client.set_registered_model_tag(NAME, f"{HISTORY}{move.number:06d}", _entry(move))
+    entry = json.dumps(asdict(move), ensure_ascii=False)
+    client.set_registered_model_tag(NAME, f"{HISTORY}{move.number:06d}", entry)
     client.set_registered_model_alias(NAME, CHAMPION, str(after))
     return move
-
-
-def _next_number(client: Any) -> int:
-    past = _state(client)[1]
-    return past[-1].number + 1 if past else 1
-
-
-def _entry(move: Move) -> str:
-    """Return ``move`` as JSON, shortened to the width of the column in some databases."""
-    kept = LONGEST_REASON
-    while True:
-        shortened = {"why": move.why[:kept], "overruled": move.overruled[:MOST_OVERRULED]}
-        entry = json.dumps({**asdict(move), **shortened})
-        if len(entry) <= LONGEST_ENTRY or not kept:
-            return entry
-        kept //= 2  # JSON needs up to twelve characters for one letter outside ASCII
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Rebuild or complete runs from the outputs of their stages.
+"""Rebuild runs from the outputs of their stages.
 
 DVC may restore outputs without running their stage, and the tracking server may be unreachable
 while a stage runs. A run is identified by its stage and its weights' sha256, so calling these
@@ -10,19 +10,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from songcast.bundle import read_history, read_manifest
-from songcast.tracking.run_data import (
-    logged_points,
-    points_of,
-    send_bundle,
-    send_metrics,
-    send_params,
-)
+from songcast.tracking.run_data import points_of, send_bundle, send_metrics, send_params
 from songcast.tracking.runs import (
     PARENT,
     active_run,
     create_run,
     finished_run,
-    interrupted_run,
     mark_running,
     open_parent,
 )
@@ -32,12 +25,11 @@ from songcast.tracking.store import clear_errors, connect, experiment_id, locked
 def ensure_run(stage: str, bundle: Path) -> str:
     """Return the finished run of ``stage`` with this bundle's weights.
 
-    A run that was interrupted is completed, a missing one is rebuilt: params, the metrics of
-    history.csv, the bundle, the tags. Raises ``TrackingError`` if the store cannot be
-    reached, ``BundleError`` for a bundle that is missing or altered.
+    A missing run is rebuilt: params, the metrics of history.csv, the bundle, the tags. One that
+    lost its connection stays and is marked as killed. Raises ``TrackingError`` if the store
+    cannot be reached, ``BundleError`` for a bundle that is missing or altered.
     """
     manifest = read_manifest(bundle)
-    rows = read_history(bundle)
     origin = manifest.get("provenance") or {}
     trained_ms = _milliseconds(origin.get("time"))
     uri = tracking_uri()
@@ -48,30 +40,19 @@ def ensure_run(stage: str, bundle: Path) -> str:
             found = finished_run(client, experiment, stage, str(manifest["weights_sha256"]))
             if found:
                 return found
-            ended_ms = None
-            run = interrupted_run(client, experiment, stage, rows)
-            if run is None:
-                ended_ms = trained_ms
-                parent = open_parent(client, experiment, stage)
-                rebuilt = {"songcast.rebuilt": "true"}
-                run_id = create_run(
-                    client, stage, rebuilt, parent, start_ms=trained_ms, origin=origin
-                )
-                run = client.get_run(run_id)
-            run_id, parent = str(run.info.run_id), str(run.data.tags[PARENT])
+            parent = open_parent(client, experiment, stage)
+            tags = {"songcast.rebuilt": "true"}
+            run_id = create_run(client, stage, tags, parent, start_ms=trained_ms, origin=origin)
             mark_running(client, experiment, run_id, parent)
-            known = logged_points(client, run)
-            missing = [point for point in points_of(rows) if (point[0], point[2]) not in known]
+            status = "FAILED"
             try:
                 send_params(client, run_id, manifest.get("params") or {})
-                send_metrics(client, run_id, missing)
+                send_metrics(client, run_id, points_of(read_history(bundle)))
                 send_bundle(client, run_id, bundle)
-            except BaseException:
-                for each in (run_id, parent):
-                    client.set_terminated(each, status="FAILED")
-                raise
-            client.set_terminated(run_id, status="FINISHED", end_time=ended_ms)
-            client.set_terminated(parent, status="FINISHED")
+                status = "FINISHED"
+            finally:
+                client.set_terminated(run_id, status=status, end_time=trained_ms)
+                client.set_terminated(parent, status=status)
             return run_id
 
 

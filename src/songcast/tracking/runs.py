@@ -11,19 +11,12 @@ A parent is RUNNING while one of its stages is; between two stages it has the st
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from songcast.files import PARAMS
 from songcast.tracking import lineage
-from songcast.tracking.run_data import (
-    WEIGHTS,
-    Row,
-    logged_points,
-    points_of,
-    send_datasets,
-    send_params,
-)
+from songcast.tracking.run_data import WEIGHTS, send_datasets, send_params
 from songcast.tracking.store import experiment_id, locked
 
 PARENT, STAGE = "mlflow.parentRunId", "songcast.stage"
@@ -110,20 +103,6 @@ def finished_run(client: Any, experiment: str, stage: str, sha256: str) -> str |
             if deleted:
                 client.restore_run(run_id)
             return run_id
-    return None
-
-
-def interrupted_run(client: Any, experiment: str, stage: str, rows: Iterable[Row]) -> Any:
-    """Return the run that lost its connection while it logged ``rows``, None if there is none.
-
-    It is a run of this execution that did not finish and whose metrics all agree with ``rows``.
-    Training is deterministic, so the metrics of another model differ.
-    """
-    expected = {(key, step): value for key, value, step, _ in points_of(rows)}
-    for run in _search(client, experiment, {STAGE: stage, **_execution_tags()}):
-        unfinished = run.info.status in ("RUNNING", "KILLED")
-        if unfinished and logged_points(client, run).items() <= expected.items():
-            return run
     return None
 
 

@@ -28,8 +28,8 @@ FLUSH_SECONDS = 1.0
 class StageRun:
     """A run being logged, made by ``stage_run``; ``run_id`` is None if it could not be created.
 
-    After the first request that fails, nothing more is sent: ``rebuild.ensure_run`` completes the
-    run from the stage's outputs.
+    After the first request that fails, nothing more is sent: ``rebuild.ensure_run`` logs the run
+    again, from the stage's outputs.
     """
 
     def __init__(self, stage: str) -> None:
@@ -96,8 +96,8 @@ class StageRun:
             # MLflow, the network and the disk raise many types; none may end a training.
             self._is_lost = True
             print(
-                f"songcast: {self.stage} continues without MLflow; register completes its run "
-                f"later: {explain(tracking_uri(), error)}",
+                f"songcast: {self.stage} continues without MLflow; register logs its run "
+                f"again: {explain(tracking_uri(), error)}",
                 file=sys.stderr,
             )
 
