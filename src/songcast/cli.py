@@ -12,7 +12,6 @@ from typing import NoReturn
 
 import songcast
 from songcast.commands import (
-    continue_,
     estimate,
     inspect,
     models,
@@ -32,7 +31,6 @@ from songcast.forecasting.keras_backend import prepare_backend
 COMMANDS = (
     score,
     predict,
-    continue_,
     inspect,
     models,
     promote,

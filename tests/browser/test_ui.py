@@ -127,7 +127,7 @@ def test_the_wavs_of_a_run_are_listed_and_play(home, ui, page):
 
 def test_the_parent_run_shows_its_stages_and_the_result_table(home, ui, page):
     page.goto(run_page(home, ui, "pipeline"))
-    page.get_by_text("needs 6.1000 bits per sample").first.wait_for()
+    page.get_by_text("retrain, 6.100 bits per sample").first.wait_for()
     for child in ("train", "retrain"):
         page.get_by_role("link", name=child, exact=True).first.wait_for()
     assert page.get_by_role("cell", name="persistence", exact=True).count() > 0

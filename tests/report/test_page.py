@@ -194,10 +194,10 @@ def test_every_file_of_the_page_is_packaged():
 def test_descriptions_hold_the_result_and_the_numbers_of_every_forecaster():
     evaluation = small_evaluation()
     run = note_of_run(evaluation, "train")
-    assert run.startswith("**train** needs 6.2000 bits per sample, 0.3000 less than cascade.")
+    assert run.startswith("**train, 6.200 bits per sample")
     assert "| retrain | **40.00** | **6.1000** | 0 |" in run
     assert "| first | 40.00 | 6.2000 |" in run
     parent = note_of_pipeline(evaluation, {"train": "a1", "retrain": "b2"})
-    assert parent.startswith("**retrain** needs 6.1000 bits per sample")
+    assert parent.startswith("**retrain, 6.100 bits per sample")
     assert "train `a1`, retrain `b2`" in parent
     assert all(f"| {name} |" in parent for name in ("persistence", "ridge", "notebook"))

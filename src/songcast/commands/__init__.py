@@ -7,7 +7,6 @@ imports are inside the functions that need them, because `songcast --help` impor
 import argparse
 import textwrap
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 Subparsers = Any  # argparse's own class for them is private
@@ -63,34 +62,3 @@ def port_number(text: str) -> int:
     if not (text.isdecimal() and 1 <= int(text) <= 65535):
         raise argparse.ArgumentTypeError(f"{text!r} is not a port: use a number from 1 to 65535")
     return int(text)
-
-
-def add_song_and_output(parser: argparse.ArgumentParser) -> None:
-    """Add SONG and -o OUT, see ``check_song_and_output``."""
-    parser.add_argument("song", metavar="SONG", help=SONG_HELP)
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="OUT",
-        required=True,
-        help="file to write; the suffix gives the format: .wav .flac .ogg .mp3 .m4a",
-    )
-
-
-def check_song_and_output(arguments: argparse.Namespace) -> tuple[Path, Path, float]:
-    """Return SONG, OUT and the duration of SONG in seconds, 0 if its header does not give it.
-
-    Raises ``AudioError``, before anything is computed, for a SONG that is visibly not audio and
-    for an OUT that cannot be written or is SONG itself.
-    """
-    from songcast.audio.formats import audio_error
-    from songcast.audio.reading import open_song
-    from songcast.audio.songs import check_writable
-
-    source, target = Path(arguments.song), Path(arguments.output)
-    with open_song(source) as reader:
-        seconds = reader.declared_seconds
-    if target.exists() and target.samefile(source):
-        raise audio_error(target, "is the song itself", "write to another file")
-    check_writable(target)
-    return source, target, seconds

@@ -6,10 +6,8 @@ Format after Mitchell et al., "Model Cards for Model Reporting", 2019. Text from
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from songcast.report.console import number
-from songcast.report.results import bits_per_sample, markdown_table, mean_gain_db
+from songcast.tracking.descriptions import accuracy, headline
 
-BASELINES = ("persistence", "ridge", "cascade")
 TITLE = "Learns songs from their raw amplitude and predicts what comes next."
 CARD = """\
 {result}
@@ -19,9 +17,6 @@ CARD = """\
 {title} This version is `{kind}`: {what}.
 
 ## Accuracy
-
-On the held-out passage at the end of each song. Gain in dB: more is better. Bits per sample: \
-fewer is better.
 
 {accuracy}
 
@@ -76,12 +71,12 @@ def model_card(
     rate = f"{sample_rate_hz} Hz" if sample_rate_hz else "the rate of its training songs"
     facts = {key: value for key, value in lineage.items() if not isinstance(value, dict | list)}
     return CARD.format(
-        result=_result(evaluation["summary"], kind),
+        result=headline(evaluation["summary"], kind),
         uri=uri,
         kind=kind,
         title=TITLE,
         what=_what(kind, lineage),
-        accuracy=_accuracy(evaluation, kind),
+        accuracy=accuracy(evaluation, kind),
         songs=_songs(learned),
         rate=rate,
         count=len(learned) or "few",
@@ -89,31 +84,11 @@ def model_card(
     )
 
 
-def _result(summary: Mapping[str, Any], kind: str) -> str:
-    """Return the first line, which MLflow's list of versions shows."""
-    line = f"{kind}, {number(bits_per_sample(summary[kind]), 3)} bits per sample"
-    if "ridge" in summary:
-        gain = mean_gain_db(summary[kind]) - mean_gain_db(summary["ridge"])
-        line += f", {number(gain, 1)} dB over ridge"
-    return f"**{line}**"
-
-
 def _what(kind: str, lineage: Mapping[str, Any]) -> str:
     if kind != "retrain":
         return "trained from scratch"
     parent = lineage.get("parent_version")
     return "a warm start" + (f" from version {parent}" if parent else "")
-
-
-def _accuracy(evaluation: Mapping[str, Any], kind: str) -> str:
-    names = [n for n in (*BASELINES, kind) if n in evaluation["summary"]]
-    rows = []
-    for slug, entry in {**evaluation["songs"], "**mean**": evaluation["summary"]}.items():
-        measures = [entry.get(name, {}) for name in names]
-        pairs = ((number(mean_gain_db(m), 2), number(bits_per_sample(m), 4)) for m in measures)
-        rows.append([slug, *(text for pair in pairs for text in pair)])
-    columns = [f"{name}, {unit}" for name in names for unit in ("dB", "bits")]
-    return markdown_table(["song", *columns], rows)
 
 
 def _songs(songs: Sequence[Mapping[str, Any]]) -> str:

@@ -49,14 +49,28 @@ def experiment_tags() -> dict[str, str]:
     return {NOTE: ABOUT, f"{VIEW_TAG}{VIEW}": json.dumps(view)}
 
 
-def note_of_run(evaluation: Mapping[str, Any], kind: str) -> str:
-    """Return the description of the run of train or retrain: all forecasters, then every song."""
+def headline(summary: Mapping[str, Mapping[str, Any]], kind: str) -> str:
+    """Return the result of a model in one line, which MLflow's lists show."""
+    line = f"{kind}, {bits_per_sample(summary[kind]):.3f} bits per sample"
+    if "ridge" in summary:
+        gain_db = mean_gain_db(summary[kind]) - mean_gain_db(summary["ridge"])
+        line += f", {gain_db:.1f} dB over ridge"
+    return f"**{line}**"
+
+
+def accuracy(evaluation: Mapping[str, Any], kind: str) -> str:
+    """Return the tables of all forecasters, and of every song with the model ``kind``."""
     songs = [
         [slug, f"{mean_gain_db(entry[kind]):.2f}", f"{bits_per_sample(entry[kind]):.4f}"]
         for slug, entry in evaluation["songs"].items()
     ]
     by_song = markdown_table(["song", *COLUMNS[1:3]], songs)
-    return f"{_results(evaluation['summary'], kind)}\n\n{by_song}\n"
+    return f"{_table(evaluation['summary'])}\n\n{by_song}\n"
+
+
+def note_of_run(evaluation: Mapping[str, Any], kind: str) -> str:
+    """Return the description of the run of train or retrain, and of a version."""
+    return f"{headline(evaluation['summary'], kind)}\n\n{accuracy(evaluation, kind)}"
 
 
 def note_of_pipeline(evaluation: Mapping[str, Any], runs: Mapping[str, str]) -> str:
@@ -64,16 +78,10 @@ def note_of_pipeline(evaluation: Mapping[str, Any], runs: Mapping[str, str]) -> 
     summary = evaluation["summary"]
     ids = ", ".join(f"{kind} `{run_id}`" for kind, run_id in runs.items())
     return (
-        f"{_results(summary, best_of(summary, runs))}\n\n"
+        f"{headline(summary, best_of(summary, runs))}\n\n{_table(summary)}\n\n"
         f"Listen to it: the artifact `report.html`. Runs: {ids}.\n"
     )
 
 
-def _results(summary: Mapping[str, Mapping[str, Any]], kind: str) -> str:
-    bits = bits_per_sample(summary[kind])
-    result = f"**{kind}** needs {bits:.4f} bits per sample"
-    if "cascade" in summary and kind != "cascade":
-        less = bits_per_sample(summary["cascade"]) - bits
-        result += f", {abs(less):.4f} {'less' if less >= 0 else 'more'} than cascade"
-    table = markdown_table(COLUMNS, result_rows(summary))
-    return f"{result}.\n\n{table}\n\n{EXPLAINED}"
+def _table(summary: Mapping[str, Mapping[str, Any]]) -> str:
+    return f"{markdown_table(COLUMNS, result_rows(summary))}\n\n{EXPLAINED}"
