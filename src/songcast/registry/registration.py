@@ -57,14 +57,14 @@ def register_bundle(
         record = {**_record(manifest, kind, known), **measured}
         version = next((v for v in known if v.tags.get(BUNDLE) == proof), None)
         version = version or _trained_before(bundle, manifest["weights_sha256"], known)
-        if version is None:
-            version = get_version(_create(client, run_id, bundle, kind, proof))
-        else:
-            with contextlib.suppress(RegistryError):  # its record is missing or altered
-                record = {**record, **version.lineage, **measured}
+        version = version or get_version(_create(client, run_id, bundle, kind, proof))
+        earlier: Mapping[str, Any] | None = None
+        with contextlib.suppress(RegistryError):  # its record is missing or altered
+            earlier = version.lineage
+            record = {**record, **earlier, **measured}
         text = json.dumps(record, indent=2, sort_keys=True)
         tags = {LINEAGE_SHA256: hashlib.sha256(text.encode()).hexdigest(), **_headline(measured)}
-        if version.tags.get(LINEAGE_SHA256) != tags[LINEAGE_SHA256]:
+        if record != earlier:
             attach(version, LINEAGE, text)
         tag_version(client, version, tags)
         return version.number

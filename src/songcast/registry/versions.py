@@ -86,15 +86,15 @@ class Version:
 
 
 def _from_tags(uri: str, tags: Mapping[str, str]) -> dict[str, Any]:
-    record: dict[str, Any] = {}
-    for key in ("evaluation", "ridge", "params", "seeds"):
-        try:
-            record[key] = json.loads(tags.get(f"songcast.{key}", "{}"))
-        except ValueError:
-            raise RegistryError(f"{uri}: its tag songcast.{key} is not valid JSON") from None
     texts = ("weights_sha256", "parent_weights_sha256", "parent_version", *ORIGIN)
-    record |= {k: tags[f"songcast.{k}"] for k in texts if f"songcast.{k}" in tags}
-    return record | {"git_dirty": {"true": True, "false": False}.get(record.get("git_dirty", ""))}
+    record: dict[str, Any] = {k: tags[f"songcast.{k}"] for k in texts if f"songcast.{k}" in tags}
+    try:
+        for key in ("evaluation", "ridge", "params", "seeds", "git_dirty"):
+            if f"songcast.{key}" in tags:
+                record[key] = json.loads(tags[f"songcast.{key}"])
+    except ValueError:
+        raise RegistryError(f"{uri}: its tag songcast.{key} is not valid JSON") from None
+    return record
 
 
 def list_versions(name: str = NAME) -> list[Version]:
