@@ -1,18 +1,17 @@
 """The listening page: passages, result tables, figures and provenance in one HTML file."""
 
 import base64
-import html
-import json
 import os
-import string
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from songcast.files import atomic_path
-from songcast.report.console import BEST, MISSING
+import jinja2
+import markupsafe
+
+from songcast.files import write_text
 from songcast.report.results import (
     COLUMNS,
     PROPERTY_COLUMNS,
@@ -27,9 +26,7 @@ from songcast.report.results import (
 from songcast.report.tracks import CONTINUATION, ORIGINAL, Passage, encoded
 
 HERE = Path(__file__).parent
-NONE = "–"
 MOST_ROWS = 500  # of the data report; songs with many warnings come first
-LIBRARY = ("wavesurfer.min.js", "spectrogram.min.js")
 KEYS = {ORIGINAL: 1, "pred_song": 2, "pred_song_updated": 3, CONTINUATION: 4, "residual": 5}
 MODELS = {"pred_song": "train", "pred_song_updated": "retrain"}
 TRACKS = {
@@ -58,32 +55,47 @@ class Report:
 
 def write_report(path: str | os.PathLike[str], passages: Sequence[Passage], report: Report) -> None:
     """Write the page, atomically. Raises ``OSError``."""
-    text = page(passages, report)
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, page(passages, report))
 
 
 def page(passages: Sequence[Passage], report: Report) -> str:
     """Return the page's HTML."""
-    songs = encoded(passages)
-    summary, by_song = report.evaluation["summary"], report.evaluation["songs"]
-    return string.Template(_read("template.html")).substitute(
-        style=_read("style.css"),
-        held_out=f"{len(passages)} held-out passage{'s' if len(passages) != 1 else ''}",
-        results="\n".join(
-            f"<li><b>{big}</b>{small}</li>" for big, small in main_results(report.evaluation)
-        ),
-        contents="".join(f'<a href="#{_id(p.slug)}">{p.slug}</a>' for p, _ in songs),
-        songs="\n".join(_song(passage, by_song.get(passage.slug, {})) for passage, _ in songs),
-        summary=_table(summary, f"Means over the held-out passages of {len(by_song)} songs"),
-        figures="\n".join(_figure(text, picture) for text, picture in report.figures.items()),
-        properties=_properties(report.data),
-        lineage=_pairs(report.lineage),
-        params=_settings(report.params),
-        tracks="\n".join(_data(document) for _, document in songs),
-        licence=_read("vendor/LICENSE"),
-        library="\n".join(_read(f"vendor/{name}") for name in LIBRARY),
-        player=_read("player.js") + _read("report.js"),
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        trim_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    by_song, warnings = report.evaluation["songs"], report.data["warnings"]
+    counts = Counter(line.partition(": ")[0] for line in warnings)  # no slug has a colon
+    return environment.get_template("template.html").render(
+        songs=[
+            {
+                "document": document,
+                "seconds": f"{passage.seconds:.3f}",
+                "about": _about(passage, by_song.get(passage.slug, {})),
+                "tracks": _tracks(passage),
+                "rows": result_rows(by_song.get(passage.slug, {})),
+            }
+            for passage, document in encoded(passages)
+        ],
+        results=main_results(report.evaluation),
+        columns=COLUMNS,
+        rows=result_rows(report.evaluation["summary"]),
+        measured=len(by_song),
+        figures={text: _base64(picture) for text, picture in report.figures.items()},
+        warnings=warnings,
+        property_columns=("song", *PROPERTY_COLUMNS, "warnings"),
+        properties=[
+            [slug, *property_cells(report.data["songs"][slug]), str(counts[slug])]
+            for slug in sorted(report.data["songs"], key=lambda slug: -counts[slug])
+        ],
+        most_rows=MOST_ROWS,
+        lineage=report.lineage,
+        params=report.params,
+        keys=dict.fromkeys(key for settings in report.params.values() for key in settings),
+        read=lambda name: markupsafe.Markup((HERE / name).read_text(encoding="utf-8")),
     )
 
 
@@ -107,31 +119,14 @@ def main_results(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
     return results
 
 
-def _song(passage: Passage, measures: Measures) -> str:
+def _tracks(passage: Passage) -> list[tuple[str, int, str]]:
+    """Return name, key and description of each track."""
+    about = dict(TRACKS)
+    if passage.residual_of:
+        model = MODELS[passage.residual_of]
+        about |= {"residual": f"error of {model}, {passage.amplified_db} dB louder"}
     names = [*passage.tracks, *(["residual"] if passage.residual_of else [])]
-    return string.Template(_read("song.html")).substitute(
-        id=_id(passage.slug),
-        slug=passage.slug,
-        seconds=f"{passage.seconds:.3f}",
-        about=_about(passage, measures),
-        tracks="\n".join(_track(name, passage) for name in names),
-        numbers=_table(measures, "The whole held-out passage of this song"),
-    )
-
-
-def _track(name: str, passage: Passage) -> str:
-    selected = name == ORIGINAL
-    about = TRACKS.get(name)
-    if about is None:
-        model = MODELS[str(passage.residual_of)]
-        about = f"error of {model}, {passage.amplified_db} dB louder"
-    return (
-        f'<div class="track{" chosen" if selected else ""}" data-track="{name}" '
-        f'data-key="{KEYS[name]}"><label>'
-        f'<input type="radio" name="track-{_id(passage.slug)}"{" checked" if selected else ""}>'
-        f"<kbd>{KEYS[name]}</kbd><b>{name}</b><small>{about}</small></label>"
-        f'<div class="wave" aria-hidden="true"></div></div>'
-    )
+    return [(name, KEYS[name], about[name]) for name in names]
 
 
 def _about(passage: Passage, measures: Measures) -> str:
@@ -146,92 +141,5 @@ def _about(passage: Passage, measures: Measures) -> str:
     return about
 
 
-def _table(measures: Measures, caption: str) -> str:
-    """Return the result table of the forecasters, the best values in bold."""
-    head = "".join(f'<th scope="col">{column}</th>' for column in COLUMNS)
-    rows = "".join(
-        f'<tr><th scope="row">{html.escape(name)}</th>{"".join(map(_cell, cells))}</tr>'
-        for name, *cells in result_rows(measures)
-    )
-    return (
-        f"<table><caption>{html.escape(caption)}</caption>"
-        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    )
-
-
-def _cell(text: str) -> str:
-    value = text.removeprefix(BEST)
-    shown = NONE if value == MISSING else value.replace("-", "−")
-    return f'<td class="best">{shown}</td>' if text.startswith(BEST) else f"<td>{shown}</td>"
-
-
-def _properties(data: Mapping[str, Any]) -> str:
-    """Return the warnings and the table of the data report."""
-    songs, warnings = data["songs"], data["warnings"]
-    counts = Counter(line.partition(": ")[0] for line in warnings)  # no slug has a colon
-    shown = sorted(songs, key=lambda slug: -counts[slug])[:MOST_ROWS]
-    head = "".join(
-        f'<th scope="col">{name}</th>' for name in ("song", *PROPERTY_COLUMNS, "warnings")
-    )
-    rows = "".join(
-        f'<tr><th scope="row">{slug}</th>'
-        f"{''.join(map(_cell, [*property_cells(songs[slug]), str(counts[slug])]))}</tr>"
-        for slug in shown
-    )
-    lines = [f"<li>{html.escape(line)}</li>" for line in warnings[:MOST_ROWS]]
-    for kind, count, most in (("warnings", len(warnings), lines), ("songs", len(songs), shown)):
-        if count > len(most):
-            lines.append(f"<li>{count - len(most)} more {kind} are in metrics/data.json</li>")
-    return (
-        f'<ul class="warnings">{"".join(lines) or "<li>no warnings</li>"}</ul>'
-        f'<div class="wide dense"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-    )
-
-
-def _figure(text: str, picture: Path) -> str:
-    data = base64.b64encode(picture.read_bytes()).decode()
-    return (
-        f'<figure class="plot"><img loading="lazy" alt="{html.escape(text)}" '
-        f'src="data:image/png;base64,{data}"></figure>'
-    )
-
-
-def _pairs(values: Mapping[str, str]) -> str:
-    rows = "".join(
-        f'<tr><th scope="row">{html.escape(key)}</th>'
-        f'<td class="text"><code>{html.escape(value)}</code></td></tr>'
-        for key, value in values.items()
-    )
-    return f'<div class="wide"><table><tbody>{rows}</tbody></table></div>'
-
-
-def _settings(params: Mapping[str, Mapping[str, str]]) -> str:
-    """Return a table of all settings, a column for each stage."""
-    keys: Iterable[str] = dict.fromkeys(key for settings in params.values() for key in settings)
-    head = "".join(f'<th scope="col">{html.escape(stage)}</th>' for stage in params)
-    rows = "".join(
-        f'<tr><th scope="row">{html.escape(key)}</th>'
-        + "".join(f"<td>{html.escape(s.get(key, NONE))}</td>" for s in params.values())
-        + "</tr>"
-        for key in keys
-    )
-    return (
-        f'<div class="wide"><table><thead><tr><th scope="col">setting</th>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-    )
-
-
-def _data(document: Mapping[str, Any]) -> str:
-    # Only "<" could end a script element.
-    text = json.dumps(document, separators=(",", ":")).replace("<", "\\u003c")
-    return f'<script type="application/json" id="data-{_id(document["slug"])}">{text}</script>'
-
-
-def _id(slug: str) -> str:
-    """Return the song's id in the page. A slug needs no escaping, see ``data/slugs.py``."""
-    return f"song-{slug}"
-
-
-def _read(name: str) -> str:
-    return (HERE / name).read_text(encoding="utf-8")
+def _base64(picture: Path) -> str:
+    return base64.b64encode(picture.read_bytes()).decode()
