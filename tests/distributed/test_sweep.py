@@ -13,10 +13,10 @@ import yaml
 from helpers.mlflow_store import use_repository
 from helpers.small_models import RATE_HZ, music
 from songcast.cli import main
+from songcast.commands.sweep import SWEEP, TRIAL, Trial, log_sweep
 from songcast.data.corpus import PreparedSong, write_index
 from songcast.distributed import cluster
 from songcast.tracking.store import connect, experiment_id
-from songcast.tracking.sweep import SWEEP, TRIAL, Trial, log_sweep
 
 pytest.importorskip("ray")
 

@@ -31,7 +31,7 @@ from songcast.registry.versions import list_versions
 from songcast.stages import register
 from songcast.tracking import stage_run as tracking_stage_run
 from songcast.tracking import store as tracking_store
-from songcast.tracking.rebuild import ensure_parent, ensure_run
+from songcast.tracking.runs import ensure_parent, ensure_run
 from songcast.tracking.stage_run import StageRun, stage_run
 
 REQUEST_SECONDS = 10

@@ -28,7 +28,7 @@ from songcast.registry import downloads, registration, state, versions
 from songcast.stages import register
 from songcast.tracking import lineage
 from songcast.tracking import store as tracking_store
-from songcast.tracking.rebuild import ensure_run
+from songcast.tracking.runs import ensure_run
 from songcast.tracking.stage_run import stage_run
 
 

@@ -11,10 +11,9 @@ from PIL import Image
 from scipy.signal import welch
 
 from songcast.report.figures.rhythm import rhythm, rhythm_of
-from songcast.report.figures.songs import bits_per_song
 from songcast.report.figures.sound import residual_spectrum, spectrograms, waveforms
 from songcast.report.figures.style import save_png
-from songcast.report.figures.training import forgetting, learning_curves
+from songcast.report.figures.summary import bits_per_song, forgetting, learning_curves
 
 RATE = 44100
 LONG_NAME = "a-song-whose-name-$x_1$-never-ends-" * 4

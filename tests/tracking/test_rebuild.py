@@ -19,7 +19,7 @@ from songcast.registry.registration import register_bundle
 from songcast.tracking import runs as tracking_runs
 from songcast.tracking import store as tracking_store
 from songcast.tracking.evaluation_log import log_evaluation
-from songcast.tracking.rebuild import ensure_parent, ensure_run
+from songcast.tracking.runs import ensure_parent, ensure_run
 from songcast.tracking.stage_run import StageRun, stage_run
 
 HISTORY = "step,loss,val_bits\n0,1.0,\n1,0.5,6.5\n"

@@ -18,7 +18,7 @@ from helpers.waiting import wait_until
 from songcast.errors import TrackingError
 from songcast.tracking import stage_run as tracking_stage_run
 from songcast.tracking import store as tracking_store
-from songcast.tracking.rebuild import ensure_run
+from songcast.tracking.runs import ensure_run
 from songcast.tracking.stage_run import stage_run
 
 

@@ -13,7 +13,7 @@ from helpers.mlflow_store import all_runs, make_bundle, run_of, use_repository
 from songcast.tracking import lineage
 from songcast.tracking import store as tracking_store
 from songcast.tracking.embedded import mend, sqlite_uri
-from songcast.tracking.rebuild import ensure_run
+from songcast.tracking.runs import ensure_run
 from songcast.tracking.stage_run import stage_run
 
 

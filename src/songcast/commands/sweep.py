@@ -3,7 +3,8 @@
 import argparse
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,28 @@ from songcast.commands import Subparsers, add_command
 
 if TYPE_CHECKING:
     from songcast.config import Params
-    from songcast.tracking.sweep import Trial
+
+STAGE, SWEEP, TRIAL = "sweep", "songcast.sweep", "songcast.trial"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One trial of a sweep.
+
+    ``values``: by key of train. ``rows``: one per epoch, ``step`` and metrics. ``failed``: it
+    ended with an error.
+    """
+
+    name: str
+    values: Mapping[str, Any]
+    rows: Sequence[Mapping[str, float]]
+    failed: bool = False
+
+    @property
+    def bits_per_sample(self) -> float:
+        """The best epoch's, on the validation passages; infinite if no epoch has a number."""
+        bits = (row["validation_bits_per_sample"] for row in self.rows)
+        return min(filter(math.isfinite, bits), default=math.inf)
 
 
 def add(subparsers: Subparsers) -> None:
@@ -33,7 +55,6 @@ def run(arguments: argparse.Namespace) -> int:
     from songcast import files
     from songcast.config import Params
     from songcast.report import console
-    from songcast.tracking.sweep import log_sweep
 
     root = files.root()
     params = Params.load(root / files.PARAMS)
@@ -88,7 +109,7 @@ def check(params: "Params") -> None:
         )
 
 
-def as_json(trial: "Trial") -> dict[str, Any]:
+def as_json(trial: Trial) -> dict[str, Any]:
     """Return a trial as an entry of the JSON document."""
     return {
         "trial": trial.name,
@@ -99,7 +120,7 @@ def as_json(trial: "Trial") -> dict[str, Any]:
     }
 
 
-def known_bits(trial: "Trial") -> float | None:
+def known_bits(trial: Trial) -> float | None:
     """Return the trial's bits per sample, None where it failed or diverged."""
     return trial.bits_per_sample if math.isfinite(trial.bits_per_sample) else None
 
@@ -115,10 +136,9 @@ def sweep_key(root: Path, params: "Params") -> str:
     return fingerprint(values, Corpus.open(root / PREPARED), code=CODE)[:16]
 
 
-def sweep(root: Path, params: "Params", folder: Path) -> list["Trial"]:
+def sweep(root: Path, params: "Params", folder: Path) -> list[Trial]:
     """Run the trials, except those that ``folder`` already has, and return all of them."""
     from songcast.distributed import cluster
-    from songcast.tracking.sweep import Trial
 
     def trial(values: dict[str, Any], report: Callable[[dict[str, float]], None]) -> None:
         train(root, params, values, report)
@@ -186,3 +206,40 @@ def read_rows(path: Path) -> Sequence[dict[str, float]]:
         names = ("step", "train_bits_per_sample", "validation_bits_per_sample")
         rows[entry["step"]] = {name: float(entry[name]) for name in names}
     return [rows[step] for step in sorted(rows)]
+
+
+def log_sweep(key: str, params: Mapping[str, Any], trials: Sequence[Trial]) -> str:
+    """Log the sweep with this ``key`` and its trials; return its run id. Idempotent.
+
+    Raises ``TrackingError`` if the store cannot be reached.
+    """
+    from songcast.tracking.run_data import points_of, send_metrics, send_params
+    from songcast.tracking.runs import create_run
+    from songcast.tracking.store import clear_errors, connect, experiment_id, locked, tracking_uri
+
+    uri = tracking_uri()
+    with clear_errors(uri):
+        client = connect(uri)
+        experiment = experiment_id(client)
+        with locked(uri):
+            known = {
+                run.data.tags.get(TRIAL, ""): str(run.info.run_id)
+                for run in client.search_runs(
+                    [experiment],
+                    f"tags.`{SWEEP}` = '{key}' and attributes.status != 'RUNNING'",
+                    max_results=10_000,
+                )
+            }
+            if "" not in known:
+                known[""] = create_run(client, STAGE, {SWEEP: key})
+                send_params(client, known[""], params)
+                client.set_terminated(known[""], status="FINISHED")
+            for trial in trials:
+                if trial.name in known:
+                    continue
+                tags = {SWEEP: key, TRIAL: trial.name}
+                run_id = create_run(client, STAGE, tags, known[""], name=trial.name)
+                send_params(client, run_id, trial.values)
+                send_metrics(client, run_id, points_of(trial.rows))
+                client.set_terminated(run_id, status="FAILED" if trial.failed else "FINISHED")
+            return known[""]

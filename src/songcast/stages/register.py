@@ -24,7 +24,7 @@ from songcast.registry.versions import CHALLENGER, CHAMPION, NAME, attach, get_v
 from songcast.report.results import EVALUATION, read_evaluation
 from songcast.stages import run_stage
 from songcast.tracking.evaluation_log import KINDS, log_evaluations, measured
-from songcast.tracking.rebuild import ensure_run
+from songcast.tracking.runs import ensure_run
 
 
 def register(folder: Path) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from songcast.data.corpus import TEST
 from songcast.errors import RegistryError
 from songcast.report.results import best_of, bits_per_sample, mean_gain_db
 from songcast.tracking.descriptions import NOTE, note_of_pipeline, note_of_run
-from songcast.tracking.rebuild import ensure_parent
 from songcast.tracking.run_data import MODEL, Row, points_of, send_file, send_metrics
+from songcast.tracking.runs import ensure_parent
 from songcast.tracking.store import clear_errors, connect, tracking_uri
 
 EVALUATION = "songcast.evaluation_sha256"

@@ -28,7 +28,7 @@ FLUSH_SECONDS = 1.0
 class StageRun:
     """A run being logged, made by ``stage_run``; ``run_id`` is None if it could not be created.
 
-    After the first request that fails, nothing more is sent: ``rebuild.ensure_run`` logs the run
+    After the first request that fails, nothing more is sent: ``runs.ensure_run`` logs the run
     again, from the stage's outputs.
     """
 

@@ -6,12 +6,15 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from songcast.report.figures.continuation import distance_over_horizon
 from songcast.report.figures.rhythm import rhythm
-from songcast.report.figures.songs import bits_per_song
 from songcast.report.figures.sound import residual_spectrum, spectrograms, waveforms
 from songcast.report.figures.style import save_png
-from songcast.report.figures.training import forgetting, learning_curves
+from songcast.report.figures.summary import (
+    bits_per_song,
+    distance_over_horizon,
+    forgetting,
+    learning_curves,
+)
 from songcast.report.tracks import CONTINUATION, ORIGINAL, Passage, Samples
 
 

@@ -1,0 +1,231 @@
+"""Figures of all songs: bits per sample, continuations, learning curves, effect of retraining."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from songcast.evaluation.summary import CONTINUATION
+from songcast.report.figures.style import (
+    BLUE,
+    COLOURS,
+    GREY,
+    INK,
+    MARKERS,
+    PALE,
+    PURPLE,
+    VERMILION,
+    colour_of,
+    legend,
+    new_figure,
+    rows_height,
+    song_rows,
+    styled,
+)
+from songcast.report.figures.values import Floats, less_text
+
+MEAN_ROW = "mean of songs"  # no slug has spaces
+
+
+@styled
+def bits_per_song(evaluation: Mapping[str, Any]) -> Figure:
+    """Draw bits per sample of every song and forecaster, from ``metrics/evaluation.json``.
+
+    Songs are sorted by the bits of the best forecaster, most bits first, under a row of means.
+    Other names, such as codecs, are drawn as black strokes; a song may lack some. The title
+    compares the best forecaster with ridge and the first of the other names, over the songs that
+    have all three.
+    """
+    songs = {
+        slug: {name: float(entry["bits_per_sample"]) for name, entry in entries.items()}
+        for slug, entries in evaluation["songs"].items()
+    }
+    present = dict.fromkeys(name for bits in songs.values() for name in bits)
+    names = [n for n in MARKERS if n in present] + [n for n in present if n not in MARKERS]
+    means = {name: float(np.mean(_common(songs, name))) for name in names}
+    rows = dict(sorted(songs.items(), key=lambda row: -min(row[1].values(), default=0.0)))
+    table = {MEAN_ROW: means, **rows} if len(songs) > 1 else rows
+    figure, axes = new_figure(_bits_title(songs, means), rows_height(len(table)), 1, 1)
+    ax = axes[0, 0]
+    for y, bits in enumerate(table.values()):
+        if bits:
+            ax.plot([min(bits.values()), max(bits.values())], [y, y], color=PALE, linewidth=1.5)
+    for index, name in enumerate(names):
+        points = [(bits[name], y) for y, bits in enumerate(table.values()) if name in bits]
+        own = name in MARKERS
+        lift = {"cascade": -0.2, "retrain": 0.2}.get(name, 0.0)  # visible beside train
+        ax.plot(
+            [bits for bits, _ in points],
+            [y + lift for _, y in points],
+            MARKERS.get(name, "|+12"[(index - len(MARKERS)) % 4]),
+            color=colour_of(name, index) if own else INK,
+            markersize=7 if own else 11,
+            markeredgecolor="white" if own else None,
+            markeredgewidth=0.6 if own else 1.8,
+            label=name,
+            zorder=3 + index,
+        )
+    song_rows(ax, list(table), {MEAN_ROW})
+    ax.set_xlabel("bits per sample (fewer is better)")
+    legend(figure, *ax.get_legend_handles_labels())
+    return figure
+
+
+def _common(songs: Mapping[str, Mapping[str, float]], *names: str) -> Floats:
+    """Return bits (songs, names) of the songs that have all the names."""
+    rows = [[bits[n] for n in names] for bits in songs.values() if all(n in bits for n in names)]
+    return np.reshape(np.array(rows, np.float64), (-1, len(names)))
+
+
+def _bits_title(songs: Mapping[str, Mapping[str, float]], means: Mapping[str, float]) -> str:
+    known = [name for name in means if name in MARKERS] or list(means)
+    if not known:
+        return "No evaluation yet"
+    best, *others = sorted(known, key=lambda name: means[name])
+    others = [name for name in others if len(_common(songs, best, name))]
+    baselines = ["ridge"] if "ridge" in others else others[:1]
+    baselines += [name for name in means if name not in MARKERS and name not in others][:1]
+    table = _common(songs, best, *baselines)
+    text = f"{best} needs {means[best]:.2f} bits per sample"
+    if baselines and len(table):
+        less = [float(np.mean(column - table[:, 0])) for column in table.T[1:]]
+        text = f"{best} needs " + ", ".join(
+            f"{less_text(bits, '' if place else ' bits per sample')} than {name}"
+            for place, (name, bits) in enumerate(zip(baselines, less, strict=True))
+        )
+    return text + (f", mean of {len(table)} songs" if len(table) > 1 else "")
+
+
+MEASURE = "log_mel_distance_db"
+# Name in metrics/evaluation.json: label, colour, marker.
+LOOKS = {
+    CONTINUATION: ("songcast", COLOURS[CONTINUATION], "o"),
+    "paste": ("best-matching passage", PURPLE, "s"),
+    "mean": ("mean level of the passages", COLOURS["cascade"], "v"),
+    "blend": ("linear blend", BLUE, "P"),
+    "loop": ("loop of the last second", COLOURS["ridge"], "^"),
+    "burg": ("Burg extrapolation", GREY, "D"),
+    "silence": ("silence", PALE, "X"),
+}
+
+
+@styled
+def distance_over_horizon(continuation: Mapping[str, Any]) -> Figure:
+    """Draw the mean log-mel distance of each continuation from the true song, by horizon.
+
+    ``continuation``: that value of metrics/evaluation.json. Small dots are the songs, for the
+    model only; horizons beyond the end of every song are left out.
+    """
+    horizons = continuation["horizons_seconds"]
+    means = {name: entry[MEASURE] for name, entry in continuation["summary"].items()}
+    shown = [i for i in range(len(horizons)) if any(means[name][i] is not None for name in means)]
+    figure, axes = new_figure(_continuation_title(means, horizons, shown), 4.2, 1, 1)
+    ax = axes[0, 0]
+    for name, (label, colour, marker) in LOOKS.items():
+        points = [(place, means[name][i]) for place, i in enumerate(shown) if name in means]
+        ax.plot(*np.reshape(points, (-1, 2)).T, color=colour, marker=marker, label=label)
+    for entry in continuation["songs"].values():
+        values = entry.get(CONTINUATION, {}).get(MEASURE, [])
+        dots = [(place, values[i]) for place, i in enumerate(shown) if values[i] is not None]
+        ax.plot(*np.reshape(dots, (-1, 2)).T, ".", color=COLOURS[CONTINUATION], alpha=0.4)
+    ax.set_xticks(range(len(shown)), [f"{horizons[i][0]:g} to {horizons[i][1]:g} s" for i in shown])
+    ax.set(xlabel="time after the end of the prompt", ylabel="log-mel distance, dB", yscale="log")
+    ticks = (5, 10, 20, 40)
+    ax.set_yticks(ticks, [str(tick) for tick in ticks])
+    ax.minorticks_off()
+    legend(figure, *ax.get_legend_handles_labels())
+    return figure
+
+
+def _continuation_title(
+    means: Mapping[str, Any], horizons: list[list[float]], shown: list[int]
+) -> str:
+    """Return the horizons at which the model has the smallest distance."""
+    best = [
+        f"{horizons[i][0]:g} to {horizons[i][1]:g} s"
+        for i in shown
+        if min(means, key=lambda name: means[name][i]) == CONTINUATION
+    ]
+    if not best:
+        return "Continuations: a baseline has the smallest distance at every horizon"
+    return f"Continuations: songcast has the smallest distance at {', '.join(best)}"
+
+
+@styled
+def learning_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw bits per sample of validation and training after each epoch; mark the best epoch.
+
+    ``rows`` have ``step``, ``train_bits_per_sample`` and ``validation_bits_per_sample``, the last
+    two finite or None. Each has its own scale: the random crops of training vary by more than
+    validation improves.
+    """
+    keys = {"training": "train_bits_per_sample", "validation": "validation_bits_per_sample"}
+    curves = {
+        name: [(row["step"], float(row[key])) for row in rows if row.get(key) is not None]
+        for name, key in keys.items()
+    }
+    title = "No epoch yet"
+    best = min(curves["validation"], key=lambda point: point[1], default=None)
+    if best is not None:
+        title = f"Best at epoch {best[0]:g}: {best[1]:.3f} bits per sample on validation"
+    figure, axes = new_figure(title, 5.2, 2, 1)
+    looks = {"validation": (axes[0, 0], BLUE), "training": (axes[1, 0], GREY)}
+    for name, (ax, colour) in looks.items():
+        points = np.reshape(curves[name], (-1, 2)).T
+        ax.plot(*points, marker=".", color=colour, linewidth=1.6, label=name)
+        ax.set(xlabel="epoch", ylabel=f"bits per sample,\n{name}")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    steps = [step for points in curves.values() for step, _ in points] or [0]
+    for ax in axes[:, 0]:
+        ax.set_xlim(min(steps) - 0.5, max(steps) + 0.5)
+    ax = axes[0, 0]
+    if best is not None:
+        ax.plot(*best, "o", markersize=11, mfc="none", mec=INK, mew=1.5, label="best epoch")
+    legend(figure, *ax.get_legend_handles_labels())
+    return figure
+
+
+@styled
+def forgetting(
+    before: Mapping[str, float], after: Mapping[str, float], new_songs: set[str]
+) -> Figure:
+    """Draw how retraining changed the validation bits per sample of each song, worst first.
+
+    ``before`` and ``after`` map slugs to finite values, and either may lack a song; ``new_songs``
+    are those that the first training did not have.
+    """
+    change = {slug: after[slug] - before[slug] for slug in before if slug in after}
+    slugs = sorted(before.keys() | after.keys(), key=lambda slug: (-change.get(slug, 0.0), slug))
+    title = _forgetting_title(change, new_songs)
+    figure, axes = new_figure(title, rows_height(len(slugs)), 1, 1)
+    ax = axes[0, 0]
+    ax.axvline(0.0, color=INK, linewidth=1.0)
+    for y, slug in enumerate(slugs):
+        if slug in change:
+            colour = VERMILION if change[slug] > 0 else BLUE
+            shape = "D" if slug in new_songs else "o"
+            ax.plot([0.0, change[slug]], [y, y], color=colour, linewidth=2.2)
+            ax.plot(change[slug], y, shape, color=colour, markersize=7)
+    song_rows(ax, slugs, new_songs)
+    ax.set_xlabel("change of bits per sample on validation (fewer is better)")
+    looks = {
+        "no worse": {"marker": "o", "color": BLUE},
+        "worse": {"marker": "o", "color": VERMILION},
+        "new song (bold)": {"marker": "D", "color": INK},
+    }
+    handles = [Line2D([], [], linestyle="", **look) for look in looks.values()]  # type: ignore[arg-type]
+    legend(figure, handles, list(looks))
+    return figure
+
+
+def _forgetting_title(change: Mapping[str, float], new_songs: set[str]) -> str:
+    clauses = []
+    for kind, slugs in (("old", change.keys() - new_songs), ("new", change.keys() & new_songs)):
+        if slugs:
+            mean = float(np.mean([change[slug] for slug in change if slug in slugs]))
+            songs = f"{len(slugs)} {kind} song{'s' if len(slugs) > 1 else ''}"
+            clauses.append(f"{songs} {abs(mean):.3f} {'worse' if mean > 0 else 'better'}")
+    return f"After retraining: {', '.join(clauses)} (bits per sample)" if clauses else "No song yet"
