@@ -10,9 +10,11 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
 from multiprocessing.connection import wait as wait_for_end
 from threading import Thread
+from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
 from songcast.errors import CorpusError
@@ -58,7 +60,8 @@ def _in_processes(
     with ProcessPoolExecutor(processes, context, initializer=_prepare_worker) as pool:
         try:
             # Submit few items in advance: ten thousand pending ones would need memory.
-            running = {pool.submit(work, item) for item in islice(rest, 2 * processes)}
+            with _main_hidden():
+                running = {pool.submit(work, item) for item in islice(rest, 2 * processes)}
             while running:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 running |= {pool.submit(work, item) for item in islice(rest, len(done))}
@@ -70,6 +73,20 @@ def _in_processes(
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _main_hidden() -> Iterator[None]:
+    """Start processes that do not import the main module, which they never call.
+
+    Each would import a whole stage again, or run a script that has no guard.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _prepare_worker() -> None:
