@@ -107,7 +107,7 @@ def test_a_song_is_coded_in_the_predicted_bits_and_decoded_without_loss():
     for channels in [1, 2]:
         for name in ["persistence", "ridge", "cascade"]:
             model = forecaster(name)
-            samples = music(2000 // channels, channels)
+            samples = music(1000 // channels, channels)
             words = encode(model, samples)
             assert_array_equal(decode(model, words, *samples.shape), samples)
             predicted = model.forecast(song(samples)).bits.sum()
@@ -119,7 +119,7 @@ def test_a_song_is_coded_in_the_predicted_bits_and_decoded_without_loss():
 def test_the_lstm_codes_and_decodes_across_the_borders_of_its_steps(name):
     # The song is short, so the tolerance includes the coder's last words.
     model = forecaster(name)
-    samples = music(150, 2)
+    samples = music(70, 2)
     words = encode(model, samples)
     assert_array_equal(decode(model, words, *samples.shape), samples)
     predicted = model.forecast(song(samples)).bits.sum()
@@ -129,7 +129,7 @@ def test_the_lstm_codes_and_decodes_across_the_borders_of_its_steps(name):
 def test_a_longer_song_needs_the_bits_of_the_lstm_within_one_percent():
     for name in ["lstm-cascade", "lstm-none"]:
         model = forecaster(name)
-        samples = music(5000, 1)
+        samples = music(3000, 1)
         predicted = model.forecast(song(samples)).bits.sum()
         assert 32 * len(encode(model, samples)) == pytest.approx(predicted, rel=0.01)
 
@@ -139,6 +139,7 @@ def test_the_coder_uses_the_masses_of_the_forecaster():
     mixture = forecaster("cascade").session(2, RATE_HZ).forecast_block(samples)
     masses = mixture.masses(299, 1)
     likely = np.flatnonzero(masses > 1e-3)
+    likely = likely[:: max(1, len(likely) // 20)]
     model = coder_model(mixture, 299, 1)
     sizes = []
     for index in likely:

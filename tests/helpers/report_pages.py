@@ -7,8 +7,8 @@ import numpy as np
 from helpers.mlflow_store import numbers
 from helpers.small_models import music
 from songcast.audio.songs import Song, write_song
-from songcast.report.figures.songs import bits_per_song
 from songcast.report.figures.style import save_png
+from songcast.report.figures.summary import bits_per_song
 from songcast.report.page import Report
 from songcast.report.tracks import Passage
 

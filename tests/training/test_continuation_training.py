@@ -14,7 +14,7 @@ from songcast.data.corpus import PreparedSong, first_holdout_frame, split_frames
 from songcast.evaluation.continuations import by_horizon
 from songcast.evaluation.songs import continue_song, listening_frames
 from songcast.evaluation.summary import summarise_continuations
-from songcast.report.figures.continuation import distance_over_horizon
+from songcast.report.figures.summary import distance_over_horizon
 from songcast.training.continuation import (
     build_network,
     fit_levels,
