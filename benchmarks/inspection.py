@@ -1,42 +1,50 @@
-"""Recall of clicks: the code length of cascade against the residual of a windowed AR(32).
+"""Clicks and splices that `songcast inspect` finds, against the residual of a windowed AR(32).
 
-Plants clicks of one sample in excerpts from the middle of songs. The threshold is set on the same
-excerpt without clicks, and a click is found if an event is within 2 ms of it.
+Plants 60 clicks of one sample in an excerpt from the middle of each song, and joins 16 passages of
+about a second. The thresholds of the recall are set on the same excerpt without clicks; an event
+within 2 ms of a click finds it. Frames beside clipped samples do not count, for both methods.
 
     .venv/bin/python benchmarks/inspection.py song.mp3 other.flac
 """
 
 import argparse
-from collections.abc import Callable
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 import songcast
 from filter_bank import excerpt
-from songcast.audio.songs import Song
-from songcast.inspection.events import excess, peaks
+from songcast.audio.songs import Song, read_song
+from songcast.inspection.events import EventFinder, combined, excess, matched, peaks
 from songcast.report.console import note, print_json, print_table
 
-SIZES, RATES, CLICKS = (1, 2, 4, 8), (1.0, 0.1), 60
+SIZES, RATES, CLICKS, PASSAGES = (1, 2, 4, 8), (1.0, 0.1), 60, 16
 NEAR_SECONDS, MERGE_SECONDS, START_SECONDS = 0.002, 0.005, 0.25
 ORDER, WINDOW_SECONDS = 32, 0.05
+METHODS = ("songcast", "AR(32)")
 CASCADE = songcast.load("cascade")
+Kinds = dict[str, Counter[str]]  # planted: reported as
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("songs", metavar="SONG", nargs="+", type=Path)
-    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--seconds", type=float, default=16.0)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    found = {}
+    found, kinds, alarms, minutes = {}, Kinds(), {}, 0.0
     for path in arguments.songs:
-        found[path.stem] = recall(excerpt(path, arguments.seconds))
-        note(f"{path.stem}: {found[path.stem].round(2).tolist()}")
+        name = f"{path.parent.name}/{path.stem}"
+        song = excerpt(path, arguments.seconds)
+        minutes += song.frames / song.sample_rate_hz / 60
+        found[name], alarms[name] = recall(song, kinds)
+        count(kinds, "splice", *spliced(read_song(path)))
+        note(f"{name}: {found[name].round(2).tolist()}, {alarms[name]} false events")
     found["mean"] = np.mean(list(found.values()), axis=0)
     if arguments.json:
-        print_json({name: values.tolist() for name, values in found.items()})
+        recalls = {name: values.tolist() for name, values in found.items()}
+        print_json({"recall": recalls, "kinds": kinds, "false": alarms, "minutes": minutes})
         return 0
     rows = [
         [name, method, f"{rate:g}", *(f"{value:.2f}" for value in values[m, r])]
@@ -45,29 +53,54 @@ def main() -> int:
         for r, rate in enumerate(RATES)
     ]
     print_table(["song", "method", "false alarms per s", *map(str, SIZES)], rows, left=2)
+    print(f"false events of songcast inspect: {sum(alarms.values())} in {minutes:.1f} min")
+    words = ("click", "splice", "missed")
+    rows = [[str(name), *(str(counts[w]) for w in words)] for name, counts in kinds.items()]
+    print_table(["planted", *words], rows)
     return 0
 
 
-def recall(song: Song) -> np.ndarray:
-    """Return the share of clicks that are found: (methods, false-alarm rates, sizes)."""
+def recall(song: Song, kinds: Kinds) -> tuple[np.ndarray, int]:
+    """Return the share of clicks that are found: (methods, false-alarm rates, sizes).
+
+    Also the number of events in the excerpt without clicks; adds to ``kinds`` what the clicks of
+    each size were reported as.
+    """
     rate, frames = song.sample_rate_hz, song.frames
     start, near = int(START_SECONDS * rate), int(NEAR_SECONDS * rate)
     result = np.empty((len(METHODS), len(RATES), len(SIZES)))
+    bits = CASCADE.forecast(song).bits
+    false = len(finder(song, bits).result())
     heights = []
-    for score in METHODS.values():
-        clean = score(song)
-        at = events(clean, float(np.quantile(clean, 0.95)), start, rate)
-        heights.append(np.sort(clean[at])[::-1])
+    for score in scores(song, bits):
+        at = events(score, float(np.quantile(score, 0.95)), start, rate)
+        heights.append(np.sort(score[at])[::-1])
     for s, size in enumerate(SIZES):
         damaged, at = plant(song, size, np.random.default_rng(size))
-        for m, score in enumerate(METHODS.values()):
-            values = score(damaged)
+        bits = CASCADE.forecast(damaged).bits
+        count(kinds, f"click, {size}", damaged, at, bits)
+        for m, values in enumerate(scores(damaged, bits)):
             for r, alarms in enumerate(RATES):
                 threshold = heights[m][int(alarms * (frames - start) / rate)]
                 times = np.array([-frames, *events(values, threshold, start, rate)])
                 distance = np.abs(times[:, None] - at).min(axis=0)
                 result[m, r, s] = np.mean(distance <= near)
-    return result
+    return result, false
+
+
+def finder(song: Song, bits: np.ndarray) -> EventFinder:
+    found = EventFinder(song.sample_rate_hz, song.channels)
+    found.add(song.samples, bits)
+    return found
+
+
+def count(kinds: Kinds, name: str, song: Song, at: np.ndarray, bits: np.ndarray) -> None:
+    """Count as what the planted events at the frames ``at`` are reported."""
+    found = finder(song, bits).result()
+    counts = kinds.setdefault(name, Counter(click=0, splice=0, missed=0))
+    for seconds in at / song.sample_rate_hz:
+        near = [event for event in found if abs(event["seconds"] - seconds) <= NEAR_SECONDS]
+        counts[max(near, key=lambda e: e["strength"])["kind"] if near else "missed"] += 1
 
 
 def events(score: np.ndarray, threshold: float, start: int, rate: int) -> np.ndarray:
@@ -91,13 +124,25 @@ def plant(song: Song, size: float, rng: np.random.Generator) -> tuple[Song, np.n
     return Song(samples=samples, sample_rate_hz=rate, name=song.name), at
 
 
-def code_length_score(song: Song) -> np.ndarray:
-    bits = CASCADE.forecast(song).bits
-    return excess(bits, song.samples.astype(float), song.sample_rate_hz)[1]
+def spliced(song: Song) -> tuple[Song, np.ndarray, np.ndarray]:
+    """Join passages from anywhere in the song; return it, the first frames, and its bits."""
+    rng, rate = np.random.default_rng(7), song.sample_rate_hz
+    lengths = (rate * rng.uniform(0.6, 1.4, PASSAGES)).astype(int)
+    starts = [rng.integers(0, song.frames - length) for length in lengths]
+    passages = [song.samples[a : a + n] for a, n in zip(starts, lengths, strict=True)]
+    joined = Song(samples=np.concatenate(passages), sample_rate_hz=rate, name=song.name)
+    return joined, np.cumsum(lengths)[:-1], CASCADE.forecast(joined).bits
+
+
+def scores(song: Song, bits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the score of each frame by both methods."""
+    x = song.samples.astype(float)
+    own = combined(matched(x), excess(bits, x, song.sample_rate_hz), x)
+    return own, combined(ar_score(song), np.zeros(len(x)), x)
 
 
 def ar_score(song: Song) -> np.ndarray:
-    """|residual| / local deviation, the larger one of the channels; least squares per window."""
+    """|residual| / local deviation, (frames, channels); least squares per window."""
     length = int(WINDOW_SECONDS * song.sample_rate_hz)
     scores = np.zeros(song.samples.shape)
     for c, x in enumerate(song.samples.T.astype(float)):
@@ -108,13 +153,7 @@ def ar_score(song: Song) -> np.ndarray:
             gram = past.T @ past + 1e-3 * np.eye(ORDER)
             residual = target - past @ np.linalg.solve(gram, past.T @ target)
             scores[start:stop, c] = np.abs(residual) / max(residual.std(), 0.3)
-    return np.asarray(scores.max(axis=1))
-
-
-METHODS: dict[str, Callable[[Song], np.ndarray]] = {
-    "code length": code_length_score,
-    "AR(32)": ar_score,
-}
+    return scores
 
 
 if __name__ == "__main__":

@@ -5,7 +5,17 @@ import pytest
 
 import songcast
 from songcast.audio.songs import Song
-from songcast.inspection.events import EventFinder, Overview, joined, kind, labels, peaks
+from songcast.inspection.events import (
+    THRESHOLD,
+    EventFinder,
+    Overview,
+    combined,
+    joined,
+    kind,
+    labels,
+    matched,
+    peaks,
+)
 
 RATE, SECONDS = 22050, 4
 CLICKS = 12
@@ -46,7 +56,7 @@ def test_planted_clicks_are_found_at_their_sample_and_undamaged_music_has_few(fo
         for frame, c in zip(at, channels, strict=True)
     ]
     assert sum(map(bool, near)) >= 3 / 4 * CLICKS and len(events) <= CLICKS + 1
-    assert all(e["kind"] == "click" and e["strength"] > 10 for hit in near for e in hit)
+    assert sum(e["kind"] == "click" for hit in near for e in hit) >= 3 / 4 * CLICKS
 
 
 def test_blocks_of_any_size_give_the_same_events_and_curves(forecasts):
@@ -79,15 +89,45 @@ def test_silence_and_its_end_and_a_short_song_have_no_events():
         assert found(samples[-frames:][:frames], bits[-frames:][:frames]) == []
 
 
-def test_a_lasting_excess_with_another_level_is_a_splice():
+def music(frames, seed):
+    """A chord of decaying notes with little noise, (frames, 2)."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(frames) / RATE
+    tones = [np.sin(2 * np.pi * f * t + rng.uniform(0, 6)) for f in rng.uniform(100, 3000, 8)]
+    x = 1500 * sum(tones)[:, None] * [1.0, 0.7] * np.exp(-t)[:, None]
+    return np.rint(x + rng.normal(0, 20, x.shape))
+
+
+def test_wrong_samples_are_found_where_they_are_and_most_joined_passages_are_splices():
     rng = np.random.default_rng(1)
-    noise, at = rng.normal(0, 100, 2 * RATE), RATE
-    bits = np.full(len(noise), 8.0)
-    bits[at : at + 16] += 10
-    assert kind(at, noise, bits, RATE) == "click"
-    bits[at:] += 3
-    assert kind(at, noise, bits, RATE) == "click"  # the level is the same
-    assert kind(at, noise * np.where(np.arange(len(noise)) < at, 1, 8), bits, RATE) == "splice"
+    kinds = []
+    for seed in range(6):
+        x, at = music(8000, seed), 4000
+        for wrong in (1, 2, 4):
+            damaged = x.copy()
+            damaged[at : at + wrong, 0] += rng.choice([-1, 1], wrong) * 1600
+            response = matched(damaged)
+            frame, channel = np.unravel_index(np.argmax(response), response.shape)
+            assert at - 2 <= frame <= at + wrong and channel == 0
+            assert response[frame, 0] > 10 > 2 * response[: at - 100].max()
+            assert wrong == 4 or kind(int(frame), damaged) == "click"
+        kinds.append(kind(at, np.concatenate([x[:at], music(8000, seed + 10)[:at]])))
+    assert kinds.count("splice") >= 3
+
+
+def test_the_onset_of_a_drum_is_no_event_and_neither_is_clipping():
+    rng = np.random.default_rng(2)
+    x = music(8000, 0)
+    drum = np.exp(-np.arange(4000) / 600.0) * rng.normal(0, 4000, 4000)
+    onset = x + np.concatenate([np.zeros(4000), drum])[:, None]
+    assert matched(onset).max() < THRESHOLD / 2
+    bits = np.zeros(len(x))
+    clipped = np.clip(x * 20, -32768, 32767)
+    assert (np.abs(clipped) >= 32767).any()
+    assert combined(matched(clipped), bits, clipped).max() < THRESHOLD
+    clipped = x.copy()
+    clipped[4000] = 32767  # far above its surroundings
+    assert combined(matched(clipped), bits, clipped)[4000] > THRESHOLD
 
 
 def test_peaks_dropouts_and_labels():
@@ -99,6 +139,6 @@ def test_peaks_dropouts_and_labels():
     events = joined([event], clicks)
     assert [e["seconds"] for e in events] == [0.5, 1.0, 1.05]
     assert labels(events).splitlines()[:2] == [
-        "0.500000\t0.500000\tclick 100.0 bits, channel 1",
+        "0.500000\t0.500000\tclick 100.0 deviations, channel 1",
         "1.000000\t1.100000\tdropout 100.0 ms, channel 0",
     ]

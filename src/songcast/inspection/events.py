@@ -1,8 +1,10 @@
-"""Moments that surprise a forecaster: clicks and splices, from the code length of each sample.
+"""Moments that surprise a forecaster: clicks and splices.
 
-A damaged sample costs more bits than its surroundings, and so do the next ones, because the
-filters of the forecaster have it in their past. The onset of a note costs more bits too, but it
-stays expensive: the surroundings are those before and those after, the more expensive of the two.
+Two measures are added, each in standard deviations of its surroundings. The excess: a damaged
+sample costs more bits than its surroundings, and so do the next ones, because the filters of the
+forecaster have it in their past. The response of a matched filter: how well the samples on both
+sides of a frame agree that this sample is wrong. The onset of a note has a small response, and it
+stays expensive: the surroundings are those before and those after, the larger of the two.
 """
 
 from collections.abc import Sequence
@@ -10,6 +12,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from songcast.inspection.properties import FULL_SCALE
 
 F64 = NDArray[np.float64]
 Event = dict[str, Any]  # kind, seconds, channel, strength
@@ -22,11 +26,14 @@ MERGE_SECONDS = 0.005
 # The least deviation of the code length, bits, and the least share of frames with a new value:
 # after digital silence every sound is a surprise.
 LEAST_DEVIATION, LEAST_CHANGES = 0.5, 0.1
-# Standard deviations; chosen on two demo songs for about one false alarm in 10 s of music.
-THRESHOLD = 16.0
-# A click ends within this time. The excess of a splice lasts longer, by these bits per sample, and
-# the power of the signal or of its differences changes by this much.
-CLICK_SECONDS, LASTING_BITS, CHANGE_DB = 0.002, 1.5, 6.0
+# The matched filter: its order, the frames for which its coefficients are computed at once, the
+# frames of the surroundings, and the least deviation of the residual (of rounding), LSB.
+ORDER, WINDOW, SIDES, LEAST_RESIDUAL = 32, 2048, (64, 512), 0.3
+# The share of the excess in the score, and the least score of an event, standard deviations.
+EXCESS_SHARE, THRESHOLD = 0.5, 16.0
+# A click is over after this many frames: once they are interpolated, the residual of the frames
+# that follow has at most this power, relative to the surroundings.
+CLICK_FRAMES, REST_FRAMES, MOST_REST = 4, 8, 2.5
 # Frames that are searched at a time, and the most events of a song that are kept.
 HOP, MOST_EVENTS = 1 << 15, 10_000
 
@@ -40,8 +47,10 @@ class EventFinder:
     def __init__(self, sample_rate_hz: int, channels: int, threshold: float = THRESHOLD) -> None:
         self._rate_hz, self._threshold = sample_rate_hz, threshold
         self._merge = max(int(MERGE_SECONDS * sample_rate_hz), BURST_FRAMES)
-        # The context on each side: what the score and the kind of an event depend on.
-        self._context = _frames(BEFORE_SECONDS, sample_rate_hz) + 2 * self._merge + 64
+        # The context on each side: what the score and the kind of an event depend on, in whole
+        # windows, so that each window starts at the same frame for blocks of any size.
+        context = _frames(BEFORE_SECONDS, sample_rate_hz) + 2 * self._merge
+        self._context = (context // WINDOW + 2) * WINDOW
         self._samples = np.zeros((0, channels), np.int16)
         self._bits = np.zeros((0, channels), np.float64)
         self._first = self._searched = 0  # frame of the first one kept, first to be searched
@@ -64,33 +73,37 @@ class EventFinder:
         """Search the frames up to ``stop`` with the context around them, then drop them."""
         rows = slice(0, stop + self._context - self._first)
         x, bits = self._samples[rows].astype(np.float64), self._bits[rows]
-        strength = excess(bits, x, self._rate_hz)
-        score = strength[1]
+        response = matched(x)
+        score = combined(response, excess(bits, x, self._rate_hz), x)
         for at in peaks(score, self._threshold, self._merge):
             if self._searched <= at + self._first < stop and len(self._events) < MOST_EVENTS:
-                self._events.append(self._event(int(at), x, bits, strength[0]))
+                self._events.append(
+                    {
+                        "kind": kind(at, x),
+                        "seconds": round((at + self._first) / self._rate_hz, 6),
+                        "channel": int(np.argmax(response[at])),
+                        "strength": round(float(score[at]), 2),
+                    }
+                )
         self._searched = stop
         drop = max(stop - self._context - self._first, 0)
         self._first += drop
         self._samples, self._bits = self._samples[drop:], self._bits[drop:]
 
-    def _event(self, at: int, x: F64, bits: F64, strength: F64) -> Event:
-        burst = bits[at : at + BURST_FRAMES]
-        frame = at + int(np.argmax(burst.sum(axis=1)))
-        channel = int(np.argmax(strength[at]))
-        return {
-            "kind": kind(frame, x[:, channel], bits[:, channel], self._rate_hz),
-            "seconds": round((frame + self._first) / self._rate_hz, 6),
-            "channel": channel,
-            "strength": round(float(strength[at].sum()), 2),
-        }
+
+def combined(response: F64, excess: F64, samples: F64) -> F64:
+    """Return the score of each frame, (frames,); 0 next to clipped samples, which are no clicks."""
+    size = np.abs(samples)
+    beside = np.maximum(np.roll(size, 1, axis=0), np.roll(size, -1, axis=0))
+    clipped = ((size >= FULL_SCALE - 1) & (beside > FULL_SCALE / 2)).any(axis=1)
+    near = np.convolve(clipped, np.ones(2 * BURST_FRAMES + 1))[BURST_FRAMES:-BURST_FRAMES] > 0.5
+    return np.asarray(np.where(near, 0.0, response.max(axis=1) + EXCESS_SHARE * excess))
 
 
-def excess(bits: F64, samples: F64, sample_rate_hz: int) -> tuple[F64, F64]:
-    """Return the excess of the burst that starts at each frame, and its score.
+def excess(bits: F64, samples: F64, sample_rate_hz: int) -> F64:
+    """Return the excess of the burst of code lengths that starts at each frame, (frames,).
 
-    ``bits``, ``samples``: (frames, channels). The excess is in bits, (frames, channels); the
-    score, (frames,), is in standard deviations, summed over the channels.
+    ``bits``, ``samples``: (frames, channels). The excess is the sum of the channels.
     """
     before, after = (_frames(s, sample_rate_hz) for s in (BEFORE_SECONDS, AFTER_SECONDS))
     past = _past(bits, before)
@@ -104,7 +117,48 @@ def excess(bits: F64, samples: F64, sample_rate_hz: int) -> tuple[F64, F64]:
     sums[len(later) :] = 0.0  # the end of the song
     deviation = np.sqrt(np.maximum(variance, LEAST_DEVIATION**2))
     scale = np.sqrt(BURST_FRAMES * bits.shape[1])
-    return sums, np.asarray((sums / deviation).sum(axis=1) / scale)
+    return np.asarray((sums / deviation).sum(axis=1) / scale)
+
+
+def matched(samples: F64) -> F64:
+    """Return the response to a click of one sample at each frame, (frames, channels).
+
+    The residual of an autoregressive model is correlated with the residual of a click, which are
+    the coefficients of the model: the likelihood ratio test for a click of unknown size.
+    """
+    response = np.zeros(samples.shape)
+    half, quarter = WINDOW // 2, WINDOW // 4
+    count = -(-len(samples) // half)
+    for c, x in enumerate(samples.T):
+        padded = np.zeros(count * half + WINDOW)
+        padded[quarter : quarter + len(x)] = x
+        windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::half][:count]
+        a = coefficients(windows)
+        spectra, filters = np.fft.rfft(windows), np.fft.rfft(a, WINDOW)
+        filtered = (spectra * filters, spectra * np.abs(filters) ** 2)
+        residual, correlated = (
+            np.fft.irfft(f)[:, quarter : quarter + half].reshape(-1)[: len(x)] for f in filtered
+        )
+        norm = np.repeat(np.sqrt((a**2).sum(axis=1)), half)[: len(x)]
+        residual[:ORDER] = 0.0
+        power = (residual**2)[:, None]
+        after = np.minimum(np.arange(len(x)) + ORDER + 1, len(x) - 1)
+        around = [side for n in SIDES for side in (_past(power, n), _mean(power, n)[after])]
+        level = np.sqrt(np.maximum(np.max(around, axis=0)[:, 0], LEAST_RESIDUAL**2))
+        response[:, c] = np.abs(correlated) / (norm * level)
+    response[:ORDER] = response[-ORDER:] = 0.0  # the start and the end of the song
+    return response
+
+
+def coefficients(windows: F64) -> F64:
+    """Return the filter 1, -a[1], ..., -a[ORDER] that whitens each window, by autocorrelation."""
+    width = windows.shape[1]
+    spectra = np.fft.rfft(windows * np.hanning(width), width + ORDER)
+    lags = np.fft.irfft(np.abs(spectra) ** 2, width + ORDER)[:, : ORDER + 1]
+    lags[:, 0] += 1e-9 * lags[:, 0] + width / 32  # as of rounding: a twelfth, times the window's
+    at = np.arange(ORDER)
+    a = np.linalg.solve(lags[:, np.abs(at[:, None] - at)], lags[:, 1:, None])[..., 0]
+    return np.concatenate([np.ones((len(a), 1)), -a], axis=1)
 
 
 def peaks(score: F64, threshold: float, distance: int) -> list[int]:
@@ -117,20 +171,25 @@ def peaks(score: F64, threshold: float, distance: int) -> list[int]:
     return found
 
 
-def kind(frame: int, samples: F64, bits: F64, sample_rate_hz: int) -> str:
-    """Return whether the event of one channel at ``frame`` is a click or a splice."""
-    length, end = (_frames(s, sample_rate_hz) for s in (BEFORE_SECONDS, CLICK_SECONDS))
-    before = slice(max(frame - length, 0), frame)
-    after = slice(frame + end, frame + end + length)
-    if not len(bits[before]) or not len(bits[after]):
-        return "click"
-    lasting = bits[after][: length // 4].mean() - bits[before].mean()
-    powers = [
-        [np.mean(np.diff(samples[side], order) ** 2) + 1.0 for side in (before, after)]
-        for order in (0, 1, 2)
-    ]
-    change = max(abs(10 * np.log10(b / a)) for a, b in powers)
-    return "splice" if lasting >= LASTING_BITS and change >= CHANGE_DB else "click"
+def kind(frame: int, samples: F64) -> str:
+    """Return whether the event at ``frame`` is a click or a splice: a click leaves no rest."""
+    first, rest = max(frame - WINDOW // 2, 0), []
+    burst = slice(frame - first - 1, frame - first - 1 + CLICK_FRAMES + REST_FRAMES)
+    for x in samples[first : frame + WINDOW // 2].T:
+        a = coefficients(x[None])[0]
+        residual = np.convolve(x, a)[: len(x)]
+        residual[:ORDER] = 0.0
+        after = residual[burst.start + CLICK_FRAMES + ORDER :][: SIDES[0]]
+        if burst.start < ORDER or not len(after):
+            return "click"
+        shapes = np.zeros((CLICK_FRAMES + REST_FRAMES, CLICK_FRAMES))
+        for k in range(CLICK_FRAMES):
+            shapes[k:, k] = a[: len(shapes) - k]
+        sizes = np.linalg.lstsq(shapes, residual[burst])[0]
+        before = residual[max(burst.start - SIDES[0], 0) : burst.start]
+        level = max(np.mean(before**2), np.mean(after**2), LEAST_RESIDUAL**2)
+        rest.append(np.sum((residual[burst] - shapes @ sizes) ** 2) / (REST_FRAMES * level))
+    return "splice" if np.mean(rest) > MOST_REST else "click"
 
 
 def joined(dropouts: Sequence[Event], events: Sequence[Event]) -> list[Event]:
@@ -149,7 +208,7 @@ def labels(events: Sequence[Event]) -> str:
     lines = []
     for event in events:
         length = event["strength"] / 1000 if event["kind"] == "dropout" else 0.0
-        unit = "ms" if event["kind"] == "dropout" else "bits"
+        unit = "ms" if event["kind"] == "dropout" else "deviations"
         start = event["seconds"]
         text = f"{event['kind']} {event['strength']:.1f} {unit}, channel {event['channel']}"
         lines.append(f"{start:.6f}\t{start + length:.6f}\t{text}\n")

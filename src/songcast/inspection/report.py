@@ -127,7 +127,7 @@ def warnings_of(entry: Mapping[str, Any], expect: "ExpectParams | None") -> list
     limits: tuple[tuple[str, Any, float, str], ...] = (
         ("min_seconds", entry["seconds"], 1, "{:g} s long"),
         ("min_loudness_lufs", entry["loudness_lufs"], 1, "{:g} LUFS loud"),
-        ("min_low_pass_hz", entry["low_pass_hz"], 1, "no sound above {:g} Hz"),
+        ("min_low_pass_hz", entry["low_pass_hz"], 1, "hardly any sound above {:g} Hz"),
         ("min_effective_bits", entry["effective_bits"], 1, "{:g} effective bits"),
         ("max_clipped_share", entry["clipped_share"], -1, "{:.3%} of the samples are clipped"),
         ("max_silent_share", entry["silent_share"], -1, "{:.0%} of it is silent"),
