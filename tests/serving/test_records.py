@@ -168,9 +168,9 @@ def test_a_shift_agrees_with_counting_pairs_and_with_permutations():
     assert shift.effect == pytest.approx(np.mean(np.sign(pairs)))
     both = np.concatenate([x, y])
     ranks = both.argsort().argsort()
-    sums = [rng.permutation(ranks)[:60].sum() for _ in range(20_000)]
+    sums = [rng.permutation(ranks)[:60].sum() for _ in range(4_000)]
     extreme = np.abs(np.array(sums) - np.mean(ranks) * 60) >= abs(ranks[:60].sum() - 60 * 49.5)
-    assert shift.p == pytest.approx(extreme.mean(), abs=0.01)
+    assert shift.p == pytest.approx(extreme.mean(), abs=0.02)
     assert measured_shift([1.0] * 5, [1.0] * 5).p == 1.0
     assert np.isnan(measured_shift([], [1.0]).p)
     assert_sealed(shift)

@@ -1,10 +1,9 @@
 """A shadow forecasts served songs, and only while a worker is idle; surprising songs are kept."""
 
-import itertools
 import json
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -17,7 +16,14 @@ from songcast.audio.songs import read_song
 from songcast.errors import RegistryError
 from songcast.forecasting.baselines import Persistence
 from songcast.registry import promotion
-from songcast.registry.live import live_comparison, read_records, records_path
+from songcast.registry.live import (
+    Record,
+    add_record,
+    live_comparison,
+    open_records,
+    read_records,
+    records_path,
+)
 from songcast.registry.versions import MEASURED, RIDGE, ensure_model
 from songcast.serving.app import create_app
 from songcast.serving.champion import ServedModel
@@ -59,20 +65,26 @@ def send(client, songs):
         assert client.post("/invocations", json=body).status_code == 200
 
 
-@contextmanager
-def both(first, second):
-    """Serve with the first model and version, with the second as its shadow; yield a client."""
-    observation = Observation(records=records_path(), shadow=served(*second))
-    app, sent = create_app(served(*first), Limits(), observation=observation), itertools.count(1)
-
-    def serve(songs):
-        for song in songs:
-            send(client, [song])
-            compared = f'songcast_shadow_songs_total{{result="compared"}} {next(sent)}.0'
-            wait_until(lambda compared=compared: compared in client.get("/metrics").text)
-
-    with running(app) as client:
-        yield serve
+def record(number, bits, shadow):
+    """Record the bits of songs, as a server with this version does."""
+    uri = f"models:/songcast/{number}"
+    with closing(open_records(records_path())) as connection:
+        for song, value in enumerate(bits):
+            add_record(
+                connection,
+                Record(
+                    time=time.time(),
+                    model=uri,
+                    shadow=shadow,
+                    song=f"{song:016x}",
+                    seconds=0.01,
+                    sample_rate_hz=44100,
+                    channels=1,
+                    bits_per_sample=float(value),
+                    prediction_gain_db=20.0,
+                    work_seconds=0.0,
+                ),
+            )
 
 
 def register(*bits):
@@ -94,11 +106,20 @@ def test_a_better_challenger_is_promoted_on_live_evidence_and_a_worse_one_refuse
     client.set_registered_model_alias("songcast", "challenger", "2")
     with pytest.raises(RegistryError, match="no songs were served yet"):
         promotion.promote(2, live=True)
-    with both((Shifted(), 1), (Persistence(), 2)) as serve:
-        serve([*walks(19), *walks(3)])  # the last three are known already
-        with pytest.raises(RegistryError, match="19 served songs: 20 are needed"):
-            promotion.promote(2, live=True)
-        serve(list(walks(25))[19:])
+    observation = Observation(records=records_path(), shadow=served(Persistence(), 2))
+    with running(create_app(served(Shifted(), 1), Limits(), observation=observation)) as server:
+        send(server, [*walks(3), *walks(1)])  # the last one is known already
+        wait_until(lambda: 'result="compared"} 4.0' in server.get("/metrics").text)
+    assert len(live_comparison("models:/songcast/2", "models:/songcast/1").songs) == 3
+    rng = np.random.default_rng(1)
+    hard = 8 + rng.normal(0, 1, 22)  # which songs are hard is the same for both versions
+    gains = rng.uniform(2, 3, 22)
+    record(1, hard[:16], shadow=0)
+    record(2, (hard - gains)[:16], shadow=1)
+    with pytest.raises(RegistryError, match="19 served songs: 20 are needed"):
+        promotion.promote(2, live=True)
+    record(1, hard, shadow=0)
+    record(2, hard - gains, shadow=1)
     with pytest.raises(RegistryError, match="not better than the champion"):
         promotion.promote(2)
     assert cli.main(["promote", "challenger", "--live", "--json"]) == 0
@@ -116,12 +137,11 @@ def test_a_better_challenger_is_promoted_on_live_evidence_and_a_worse_one_refuse
     assert line.startswith(f"mean {truth.mean:+.4f}, ") and line.endswith(", 25 songs")
     assert verdict == "version 2 is better"
 
-    with both((Persistence(), 2), (Shifted(), 3)) as serve:
-        serve(walks(25))
-    with pytest.raises(RegistryError, match=r"not better than the champion.*over 25 songs"):
+    record(3, hard + 1, shadow=1)
+    with pytest.raises(RegistryError, match=r"not better than the champion.*over 22 songs"):
         promotion.promote(3, live=True)
     forced = promotion.promote(3, "a test", force=True, live=True)
-    assert forced.live["mean_bits"] > 0 and "over 25 songs" in forced.overruled[0]
+    assert forced.live["mean_bits"] > 0 and "over 22 songs" in forced.overruled[0]
     assert promotion.history()[-1] == forced
     assert cli.main(["history"]) == 0
     assert f"(live: {truth.mean:+.4f} bits per sample" in capfd.readouterr().out

@@ -161,7 +161,7 @@ def sentence(where: str, shift: "Shift") -> str:
     'bits per sample 0.31 higher than at registration, p < 0.001, 212 songs'
     """
     if math.isnan(shift.p):
-        return f"not compared with bits per sample {where}: no songs"
+        return f"bits per sample: no songs {where} to compare with"
     chance = "p < 0.001" if shift.p < 0.001 else f"p = {shift.p:.3f}"
     way = "higher" if shift.shift >= 0 else "lower"
     amount = f"{abs(shift.shift):.2f} {way}"
