@@ -10,6 +10,7 @@ from songcast.forecasting.baselines import Persistence
 from songcast.forecasting.notebook import (
     DENSE_UNITS,
     LSTM_UNITS,
+    TILE,
     Notebook,
     build_network,
     draw_windows,
@@ -183,6 +184,20 @@ def test_the_notebook_predicts_each_sample_from_the_three_samples_before_it():
     # Stacking follows its only expert from the start.
     others = np.abs(forecast.locations[..., 0] - expected)
     assert np.median(others) < 0.2 * np.median(np.abs(x))
+
+
+def test_the_notebook_equals_its_keras_network_wherever_a_block_begins():
+    network = build_network(3, "leaky_relu")
+    model = notebook(network, "leaky_relu")
+    windows = np.random.default_rng(0).uniform(-1, 1, (2 * TILE + 50, 3)).astype(np.float32)
+    expected = network.predict_on_batch([windows[..., None]] * 2)
+    for channel in (0, 1):
+        whole = model.predict(channel, windows)
+        assert_allclose(whole, expected[:, channel], atol=1e-5)
+        for first in (1, TILE - 1, TILE, TILE + 7):
+            parts = [(0, first), (first, first + 2), (first + 2, len(windows))]
+            blocks = [model.predict(channel, windows[a:b], a) for a, b in parts]
+            assert_array_equal(np.concatenate(blocks), whole)
 
 
 def test_a_relu_notebook_never_predicts_below_zero_a_leaky_one_does():

@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from songcast.bundle import read_arrays, read_manifest, write_bundle
 from songcast.forecasting.distribution import LogisticMixture
 from songcast.forecasting.forecaster import Forecaster, ForecastSession
-from songcast.forecasting.network_engine import packed, packed_layer
-from songcast.forecasting.notebook_kernels import predict
 from songcast.forecasting.stacking import Stacking
 
 F32 = NDArray[np.float32]
@@ -27,9 +25,11 @@ Activation = Literal["relu", "leaky_relu"]
 FULL_SCALE = 32768.0
 CHANNELS = 2
 BATCH = 100
+# Windows that the trained networks process at once.
+TILE = 256
 LSTM_UNITS = 100
 DENSE_UNITS = (50, 25, 12, 1)
-NEGATIVE_SLOPE = 0.3
+SLOPES = {"relu": 0.0, "leaky_relu": 0.3}
 
 
 class Notebook(Forecaster):
@@ -51,6 +51,50 @@ class Notebook(Forecaster):
     def session(self, channels: int, sample_rate_hz: int) -> ForecastSession:  # noqa: ARG002
         """Return a session for one song; the left channel's LSTM predicts a mono song."""
         return _NotebookSession(self, channels)
+
+    def predict(self, channel: int, windows: F32, frame: int = 0) -> F32:
+        """Return the sample after each of ``windows`` (frames, look_back), float32 in [-1, 1).
+
+        ``frame``: of the song, that the first window predicts. Frame t is always row t % TILE of a
+        matrix of TILE rows: BLAS may round a product otherwise in a matrix of another shape, and
+        results must not depend on the block size.
+        """
+        name = ("left", "right")[channel]
+        out = np.empty(len(windows), np.float32)
+        tile = np.zeros((TILE, windows.shape[1]), np.float32)
+        at = 0
+        while at < len(windows):
+            row = (frame + at) % TILE
+            count = min(TILE - row, len(windows) - at)
+            tile[row : row + count] = windows[at : at + count]
+            out[at : at + count] = self._network(name, tile)[row : row + count]
+            at += count
+        return out
+
+    def _network(self, name: str, windows: F32) -> F32:
+        """Return the network's output for ``windows`` (TILE, look_back): (TILE,)."""
+        weights, slope = self.weights, np.float32(SLOPES[self.activation])
+
+        def activate(x: F32) -> F32:
+            return np.maximum(x, slope * x)
+
+        kernel, recurrent, bias = (
+            weights[f"{name}_lstm/lstm_cell/{part}"]
+            for part in ("kernel", "recurrent_kernel", "bias")
+        )
+        hidden = cell = np.zeros((TILE, LSTM_UNITS), np.float32)
+        for step in range(windows.shape[1]):
+            gates = windows[:, step : step + 1] * kernel + bias
+            if step:  # the first hidden state is zero
+                gates += hidden @ recurrent
+            enter, keep, new, leave = np.split(gates, 4, axis=1)
+            cell = _sigmoid(keep) * cell + _sigmoid(enter) * np.tanh(new)
+            hidden = _sigmoid(leave) * np.tanh(cell)
+        x = activate(hidden)
+        for number in range(1, len(DENSE_UNITS) + 1):
+            layer = f"{name}_dense_{number}"
+            x = activate(x @ weights[f"{layer}/kernel"] + weights[f"{layer}/bias"])
+        return x[:, 0]
 
     def save(self, folder: Path, details: dict[str, Any]) -> None:
         """Write the bundle; ``details`` are added to its bundle.json."""
@@ -151,9 +195,9 @@ def draw_windows(
 
 class _NotebookSession(ForecastSession):
     def __init__(self, model: Notebook, channels: int) -> None:
-        self._slope = 0.0 if model.activation == "relu" else NEGATIVE_SLOPE
+        self._model = model
         self._past = np.zeros((channels, model.look_back), np.float32)
-        self._matrices = [_matrices(model.weights, name) for name in ("left", "right")[:channels]]
+        self._frame = 0
         self._stacking = Stacking(channels, 1)
 
     def forecast_block(self, samples: NDArray[np.int16]) -> LogisticMixture:
@@ -161,24 +205,17 @@ class _NotebookSession(ForecastSession):
         signal = np.concatenate([self._past, scaled], axis=1)
         self._past = signal[:, len(samples) :]
         means = np.empty((*samples.shape, 1), np.float32)
-        for channel, (lstm, layers) in enumerate(self._matrices):
-            out = np.empty(len(samples), np.float32)
-            predict(lstm, layers, self._slope, np.ascontiguousarray(signal[channel]), out)
-            means[:, channel, 0] = out * np.float32(FULL_SCALE)
-        return self._stacking.combine(samples, means).mixture
+        for channel in range(samples.shape[1]):
+            windows = sliding_window_view(signal[channel], self._model.look_back)[:-1]
+            means[:, channel, 0] = self._model.predict(channel, windows, self._frame)
+        self._frame += len(samples)
+        return self._stacking.combine(samples, means * np.float32(FULL_SCALE)).mixture
 
 
-def _matrices(weights: Mapping[str, F32], name: str) -> tuple[F32, tuple[F32, ...]]:
-    """Return the matrices of one channel for the kernel ``predict``."""
-    cell = f"{name}_lstm/lstm_cell"
-    lstm = packed(
-        weights[f"{cell}/kernel"], weights[f"{cell}/recurrent_kernel"], weights[f"{cell}/bias"]
-    )
-    layers: list[F32] = []
-    for number in range(1, len(DENSE_UNITS) + 1):
-        kernel, bias = (weights[f"{name}_dense_{number}/{part}"] for part in ("kernel", "bias"))
-        layers.append(packed_layer(len(layers[-1]) if layers else LSTM_UNITS, kernel, bias))
-    return lstm, tuple(layers)
+def _sigmoid(x: F32) -> F32:
+    """Return the logistic function; NumPy computes tanh of many numbers at once."""
+    half = np.float32(0.5)
+    return half + half * np.tanh(half * x)
 
 
 def _activation(name: Activation, layer_name: str) -> Any:
@@ -186,4 +223,4 @@ def _activation(name: Activation, layer_name: str) -> Any:
 
     if name == "relu":
         return keras.layers.ReLU(name=layer_name)
-    return keras.layers.LeakyReLU(negative_slope=NEGATIVE_SLOPE, name=layer_name)
+    return keras.layers.LeakyReLU(negative_slope=SLOPES[name], name=layer_name)

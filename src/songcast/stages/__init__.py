@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
+from threadpoolctl import threadpool_limits
+
 from songcast.errors import run_program
 from songcast.files import CHECKPOINTS, METRICS, PLOTS, root, sweep, write_json
 
@@ -29,6 +31,8 @@ def run_stage(main: Callable[[], int | None]) -> None:
     stage = Path(main.__code__.co_filename).stem
     logging.basicConfig(format="%(message)s", handlers=[_Stderr()])
     logging.getLogger("songcast").setLevel(logging.INFO)
+    # Songs are processed in parallel. BLAS threads would only wait for each other.
+    threadpool_limits(1, user_api="blas")
     # As Ctrl-C: open files are closed, and the MLflow run is marked as killed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 

@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,6 @@ from songcast.stages import run_stage
 
 log = logging.getLogger("songcast.evaluate")
 
-# The filter bank of one song uses the cores while another song waits for the network.
-SONGS_AT_ONCE = 2
 BASELINES_FILE = "baselines.json"
 
 
@@ -91,7 +89,7 @@ def evaluate(
         song.slug: [[start, stop] for _, start, stop in held_out(song, params)] for song in corpus
     }
     log.info("mean: %s bits", _bits(evaluation["summary"]))
-    continued = measure_songs(generate, corpus, engine, free_cores(), listening, ".wav")
+    continued = measure_songs(generate, corpus, engine, listening, ".wav")
     evaluation["continuation"] = continuation_report(continued)
     for name, means in evaluation["continuation"]["summary"].items():
         distances = ", ".join(f"{value:.2f}" for value in means["log_mel_distance_db"] if value)
@@ -115,21 +113,20 @@ def evaluate_forecasters(
 
     load_models.cache_clear()
     load_models(models, names)
-    return measure_songs(forecast, corpus, engine, SONGS_AT_ONCE, folder, suffix)
+    return measure_songs(forecast, corpus, engine, folder, suffix)
 
 
 def measure_songs(
     work: Callable[[PreparedSong], SongEvaluation],
     corpus: Corpus,
     engine: Engine,
-    threads: int,
     folder: Path,
     suffix: str,
 ) -> dict[str, Any]:
     """Return the measures of ``work(song)`` of every song by slug; write the tracks."""
     measures = {}
     with progress(work.__name__, len(corpus), "songs") as update:
-        for result in each_song(engine, work, corpus.songs, threads):
+        for result in each_song(engine, work, corpus.songs):
             measures[result.slug] = result.measures
             write_tracks(result, corpus.sample_rate_hz, folder / result.slug, suffix)
             log.info("%s: %s", result.slug, ", ".join(result.tracks))
@@ -141,14 +138,19 @@ def each_song(
     engine: Engine,
     work: Callable[[PreparedSong], SongEvaluation],
     songs: Sequence[PreparedSong],
-    threads: int,
 ) -> Iterator[SongEvaluation]:
-    """Yield ``work(song)`` of every song, on a Ray cluster or in ``threads`` threads here."""
+    """Yield ``work(song)`` of every song, on a Ray cluster or in a thread per core here.
+
+    Compiled code releases the interpreter lock. The longest songs come first, so that all cores
+    are busy to the end.
+    """
     if engine == "ray":
         yield from each(engine, work, songs)
         return
-    with ThreadPoolExecutor(threads) as pool:
-        yield from pool.map(work, songs)
+    longest_first = sorted(songs, key=lambda song: -song.frames * song.channels)
+    with ThreadPoolExecutor(free_cores()) as pool:
+        for done in as_completed([pool.submit(work, song) for song in longest_first]):
+            yield done.result()
 
 
 def write_tracks(result: SongEvaluation, sample_rate_hz: int, folder: Path, suffix: str) -> None:
