@@ -319,7 +319,8 @@ class Params(Settings):
     """All of params.yaml.
 
     ``engine``: where many songs are processed, on the cores of this machine or on a Ray cluster.
-    ``workers``: processes of the cluster that share each step of train and retrain.
+    ``workers``: processes of the cluster that share each step of train and retrain. ``cache_gb``:
+    size of the feature cache, beside the features in use.
     """
 
     prepare: PrepareParams
@@ -333,6 +334,7 @@ class Params(Settings):
     sweep: SweepParams
     engine: Engine
     workers: int = Field(ge=1, le=4096)
+    cache_gb: float = Field(ge=0, le=1e6)
 
     @field_validator("workers")
     @classmethod

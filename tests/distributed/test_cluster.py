@@ -14,6 +14,7 @@ from helpers.mlflow_store import use_repository
 from helpers.prepare_params import prepare_params
 from helpers.small_continuation import continuation_model
 from helpers.small_models import BANK, forecaster, randomised, untrained
+from helpers.small_params import REPOSITORY
 from songcast.audio.songs import write_song
 from songcast.config import EvaluateParams, FitParams, Params
 from songcast.data.corpus import Corpus
@@ -259,8 +260,10 @@ def test_two_workers_train_the_same_weights_even_if_one_is_killed(
     def train(stage, workers):
         who = "ray" if workers > 1 else "local"
         model = untrained("none")
+        settings = Params.load(REPOSITORY / "params.yaml")
+        settings = settings.model_copy(update={"engine": who, "workers": workers})
         trained, _ = train_forecaster(
-            stage, FIT, model, songs, fingerprint="same", details={}, engine=who, workers=workers
+            stage, FIT, model, songs, fingerprint="same", details={}, settings=settings
         )
         rows = (home / "plots" / f"{stage}.csv").read_text().splitlines()[1:]
         return np.array([row.split(",") for row in rows], float), trained.weights

@@ -25,7 +25,7 @@ FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 def streams(tmp_path_factory):
     """The features of one song, which ten thousand share here: (2, 640 frames)."""
     folder = tmp_path_factory.mktemp("features")
-    shapes = {"unit": (640,), "residual": (640,), "side": (640, 3), "base": (640, 2, 3),
+    shapes = {"unit": (640,), "residual": (640,), "differences": (640, 3), "base": (640, 6),
               "summary": (40, 5)}  # fmt: skip
     rng = np.random.default_rng(0)
     for name, dtype in DTYPES.items():

@@ -23,9 +23,10 @@ from songcast.forecasting.lstm import LstmForecaster
 from songcast.forecasting.match_model import MatchModel
 from songcast.forecasting.network import build_network, network_of, network_weights
 from songcast.forecasting.network_engine import NetworkSession, NetworkSettings
-from songcast.training import batches, feature_cache, feature_streams
+from songcast.training import feature_cache
 from songcast.training.batches import CropSampler, network_inputs, passage_batches
 from songcast.training.feature_cache import DTYPES, budgeted, open_features
+from songcast.training.feature_streams import quantised
 
 # TensorFlow's variables do not support NumPy 2's copy keyword, which Keras uses to save.
 pytestmark = pytest.mark.filterwarnings(
@@ -188,10 +189,8 @@ def test_a_saved_and_loaded_model_forecasts_the_same_bits(tmp_path):
 @pytest.mark.parametrize("kind", ["cascade", "none"])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_the_compiled_network_equals_the_keras_network_on_the_features_of_training(
-    kind, channels, tmp_path, monkeypatch
+    kind, channels, tmp_path
 ):
-    monkeypatch.setattr(feature_streams, "DTYPES", dict.fromkeys(DTYPES, np.float32))
-    monkeypatch.setattr(batches, "DTYPES", dict.fromkeys(DTYPES, np.float32))
     model = randomised(kind)
     settings = model.settings
     x = music(BLOCK_FRAMES + 320, channels)
@@ -200,13 +199,24 @@ def test_the_compiled_network_equals_the_keras_network_on_the_features_of_traini
     )[0]
     places = [(features, c, 0) for c in range(channels)]
     inputs, _ = network_inputs(places, len(x), settings.look_back)
+    encoded = model.front_end.open(channels).encode(x)
+    block = FeatureExtractor(channels, settings.experts, settings.step_frames).extract(encoded)
+    exact = {
+        "summary": np.pad(block.summary, ((0, 0), (1, 0), (0, 0)))[:, :-1],
+        "side": block.side,
+        "base": relative_mixture(encoded, block.unit),
+    }
+    for name, values in exact.items():
+        # Half precision; differences have 127 levels, which are squares.
+        size = np.abs(values)
+        limit = 0.002 + 0.002 * size + (0.025 * np.sqrt(size) if name == "side" else 0.0)
+        assert np.all(np.abs(inputs[name] - values) < limit), name
+    inputs |= exact
     state = np.zeros((channels, settings.layers, 2, settings.units), np.float32)
     keras_network = network_of(settings, model.weights)
     output, _ = keras_network.predict_on_batch([*inputs.values(), state])
     log_weights, locations, log_scales = np.split(np.asarray(output, np.float64), 3, axis=-1)
 
-    encoded = model.front_end.open(channels).encode(x)
-    block = FeatureExtractor(channels, settings.experts, settings.step_frames).extract(encoded)
     own = [getattr(encoded, name).swapaxes(0, 1) for name in ("weights", "locations", "scales")]
     own = [np.ascontiguousarray(part).copy() for part in own]
     NetworkSession(model.network, channels).correct(block, *own)
@@ -275,8 +285,11 @@ def test_passages_of_a_long_song_have_the_features_of_a_pass_from_their_warm_up(
         ]
         encoded = model.front_end.open(2).encode(x[first:stop])
         extractor = FeatureExtractor(2, model.settings.experts, frame)
-        side = extractor.extract(encoded).side[:, part.first - first :]
-        assert_array_equal(part.streams["side"], side.astype(np.float16))
+        exact = extractor.extract(encoded)
+        kept = slice(part.first - first, None)
+        assert_array_equal(part.streams["residual"], exact.residual[:, kept])
+        differences = quantised(exact.side[:, kept, : model.settings.experts])
+        assert_array_equal(part.streams["differences"], differences)
         first_frames += stop - start
     assert first_frames == pytest.approx(16_000, abs=3)
     whole = seconds_of(48_000, 12_000)
@@ -315,24 +328,24 @@ def test_a_part_that_is_read_is_that_part_of_the_stream_and_a_short_file_is_a_cl
                 rows = np.empty((stop - start, *results[0].width(name)), DTYPES[name])
                 assert results[0].read(name, channel, start, rows) is rows
                 assert_array_equal(rows, stream[channel, start:stop])
-    side = results[0].folder / "side.npy"
-    os.truncate(side, side.stat().st_size - 1)
-    rows = np.empty((3000, *results[0].width("side")), DTYPES["side"])
-    results[0].read("side", 1, 0, rows[:2999])
-    with pytest.raises(CorpusError, match=r"side\.npy: is too short; remove .* and run again"):
-        results[0].read("side", 1, 0, rows)
+    base = results[0].folder / "base.npy"
+    os.truncate(base, base.stat().st_size - 1)
+    rows = np.empty((3000, *results[0].width("base")), DTYPES["base"])
+    results[0].read("base", 1, 0, rows[:2999])
+    with pytest.raises(CorpusError, match=r"base\.npy: is too short; remove .* and run again"):
+        results[0].read("base", 1, 0, rows)
 
 
 def test_unfinished_features_are_computed_again(tmp_path):
     model = untrained("none")
     song_on_disk = prepared(tmp_path, music(600, 2))
     results = open_features([song_on_disk], settings_of(model), 16, tmp_path / "f")[0]
-    expected = np.array(results.streams["side"])
+    expected = np.array(results.streams["base"])
     (folder,) = (tmp_path / "f").glob("a-*")
     (folder / "done").unlink()
-    np.save(folder / "side.npy", np.zeros(3))
+    np.save(folder / "base.npy", np.zeros(3))
     again = open_features([song_on_disk], settings_of(model), 16, tmp_path / "f")[0]
-    assert_array_equal(again.streams["side"], expected)
+    assert_array_equal(again.streams["base"], expected)
     assert [path.name for path in (tmp_path / "f").glob("a-*")] == [folder.name]
 
 
@@ -351,6 +364,27 @@ def test_features_that_another_training_finished_first_are_left_to_its_readers(
     monkeypatch.setattr(feature_cache, "write_streams", slowly)
     (results,) = open_features([song_on_disk], settings_of(model), 16, tmp_path / "f")
     assert [results.folder.stat().st_ino] == inodes
+
+
+def test_a_full_cache_loses_the_features_that_were_not_used_for_longest(tmp_path):
+    model, folder = untrained("none"), tmp_path / "f"
+    songs = {slug: prepared(tmp_path, music(600, 2, seed), slug) for seed, slug in enumerate("abc")}
+
+    def use(*slugs, max_bytes=None):
+        with feature_cache.in_use(folder, max_bytes):
+            open_features([songs[slug] for slug in slugs], settings_of(model), 16, folder)
+        return "".join(sorted(path.name[0] for path in folder.glob("*-*")))
+
+    assert use("a", "b") == "ab"
+    size = sum(path.stat().st_size for path in folder.glob("a-*/*"))
+    use("a")
+    assert use("c", max_bytes=3 * size) == "abc"
+    # The features in use stay, whatever the limit; b was used before a.
+    assert use("c", max_bytes=2 * size) == "ac"
+    assert use("a", "b", "c", max_bytes=0) == "abc"
+    with feature_cache.in_use(folder):  # another process
+        assert use("a", max_bytes=0) == "abc"
+    assert use("a", max_bytes=0) == "a"
 
 
 # Crops.

@@ -6,6 +6,7 @@ LSTM), per sample (for the head), and the stacking's mixture, which the network'
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from songcast.forecasting.feature_kernels import extract
 from songcast.forecasting.stacking import EncodedBlock
 
 F32 = NDArray[np.float32]
+Real = NDArray[np.floating[Any]]
 # The unit is a running scale, at least this.
 MIN_UNIT_LSB = 0.3
 # Larger differences of an expert from the stacked mean, in units, carry no further information.
@@ -43,9 +45,14 @@ def side_size(experts: int) -> int:
     return experts + 4
 
 
+def own_size(experts: int, step_frames: int) -> int:
+    """Return the number of summary features per step of one channel."""
+    return 2 * experts + step_frames + 2
+
+
 def summary_size(experts: int, step_frames: int) -> int:
     """Return the number of summary features per step: both channels' and the channel's number."""
-    return 2 * (2 * experts + step_frames + 2) + 2
+    return 2 * own_size(experts, step_frames) + 2
 
 
 class FeatureExtractor:
@@ -96,6 +103,29 @@ class FeatureExtractor:
         )
         self._position = (self._position + frames) % self._step_frames
         return result
+
+
+def fill_side(
+    side: Real, differences: Real, residual: F32 | None, unit: F32, channel: int, channels: int
+) -> None:
+    """Write side rows (frames, side), as ``FeatureExtractor`` does, from what they follow from.
+
+    ``differences``: (frames, experts). ``residual``: (frames,) of the first channel, for the second
+    one. ``unit``: (frames,).
+    """
+    experts = differences.shape[1]
+    side[:, :experts] = differences
+    side[:, experts] = 0.0 if residual is None else np.arcsinh(residual)
+    side[:, experts + 1 :] = channel, channels - 1, 0.0
+    side[:, experts + 3] = np.log2(unit) / 8.0
+
+
+def fill_summary(summary: Real, own: Real, other: Real | None, channel: int, channels: int) -> None:
+    """Write summary rows (steps, summary) from those of the channel and of the other one."""
+    size = own.shape[1]
+    summary[:, :size] = own
+    summary[:, size : 2 * size] = 0.0 if other is None else other
+    summary[:, 2 * size :] = channel, channels - 1
 
 
 def relative_mixture(encoded: EncodedBlock, unit: F32) -> F32:

@@ -76,7 +76,8 @@ class Notebook(Forecaster):
         weights, slope = self.weights, np.float32(SLOPES[self.activation])
 
         def activate(x: F32) -> F32:
-            return np.maximum(x, slope * x)
+            result: F32 = np.maximum(x, slope * x)
+            return result
 
         kernel, recurrent, bias = (
             weights[f"{name}_lstm/lstm_cell/{part}"]
@@ -215,7 +216,8 @@ class _NotebookSession(ForecastSession):
 def _sigmoid(x: F32) -> F32:
     """Return the logistic function; NumPy computes tanh of many numbers at once."""
     half = np.float32(0.5)
-    return half + half * np.tanh(half * x)
+    result: F32 = half + half * np.tanh(half * x)
+    return result
 
 
 def _activation(name: Activation, layer_name: str) -> Any:

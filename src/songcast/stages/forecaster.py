@@ -4,12 +4,12 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from songcast.config import Engine, FitParams
+from songcast.config import FitParams, Params
 from songcast.data.corpus import PreparedSong
 from songcast.files import FEATURES, root
 from songcast.forecasting.lstm import LstmForecaster
 from songcast.stages.fitting import Hooks, Model, run_training
-from songcast.training.feature_cache import SongFeatures
+from songcast.training.feature_cache import SongFeatures, in_use
 from songcast.training.fit import Row
 from songcast.training.setup import fit_settings, open_crops
 
@@ -24,20 +24,20 @@ def train_forecaster(
     *,
     fingerprint: str,
     details: Mapping[str, Any],
-    engine: Engine = "local",
-    workers: int = 1,
+    settings: Params,
     learned: Collection[str] = (),
     shares: Mapping[str, float] | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> tuple[LstmForecaster, list[SongFeatures]]:
     """Train a copy of ``model`` on ``songs`` and write it; return it and the songs' features.
 
-    ``engine``: where the features are computed. ``workers``: processes of the Ray cluster that
-    share each step; 1 means this process. ``learned``: slugs of the songs that the parent of
-    ``model`` has learned. ``shares``: how often each song is drawn, by slug.
+    ``settings``: where the features are computed, and how large their cache is. ``learned``: slugs
+    of the songs that the parent of ``model`` has learned. ``shares``: how often each song is drawn,
+    by slug.
     """
     features: list[SongFeatures] = []
     trained = model
+    cache, workers = root() / FEATURES, settings.workers
 
     def train(hooks: Hooks) -> tuple[Model, list[Row]]:
         nonlocal trained
@@ -45,7 +45,7 @@ def train_forecaster(
         from songcast.training.forecaster import fit_forecaster, fit_on_cluster
 
         log.info("%s: computing features of %d songs ...", stage, len(songs))
-        opened, sampler = open_crops(songs, model, params, root() / FEATURES, engine, shares)
+        opened, sampler = open_crops(songs, model, params, cache, settings.engine, shares)
         features.extend(opened)
         fit = (sampler, opened, fit_settings(params), hooks.checkpoint)
         if workers > 1:
@@ -55,13 +55,14 @@ def train_forecaster(
         trained = LstmForecaster(network_weights(network), model.settings, model.front_end)
         return trained, rows
 
-    run_training(
-        stage,
-        params,
-        train,
-        fingerprint=fingerprint,
-        details=details,
-        learned={*learned, *(song.slug for song in songs)},
-        tags=tags,
-    )
+    with in_use(cache, settings.cache_gb * 1e9):
+        run_training(
+            stage,
+            params,
+            train,
+            fingerprint=fingerprint,
+            details=details,
+            learned={*learned, *(song.slug for song in songs)},
+            tags=tags,
+        )
     return trained, features

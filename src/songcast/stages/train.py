@@ -29,8 +29,7 @@ def main() -> None:
         songs,
         fingerprint=fingerprint(params.model_dump(mode="json"), songs, code=CODE),
         details={"sample_rate_hz": corpus.sample_rate_hz, "channels": 2},
-        engine=settings.engine,
-        workers=settings.workers,
+        settings=settings,
     )
 
 

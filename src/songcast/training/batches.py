@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from songcast.data.corpus import TRAIN
 from songcast.errors import CorpusError
+from songcast.forecasting.features import fill_side, fill_summary, side_size
 from songcast.training.feature_cache import SongFeatures
-from songcast.training.feature_streams import DTYPES
+from songcast.training.feature_streams import DTYPES, dequantised
 
 Rows = NDArray[np.floating[Any]]
 # Inputs of the network by name, and the target.
@@ -26,14 +27,12 @@ def network_inputs(places: Sequence[Place], frames: int, look_back: int) -> Batc
     precision stay so, which halves the bytes to copy to the device.
     """
     song, count = places[0][0], len(places)
-    inputs = {
-        name: np.zeros((count, length, *width), DTYPES[name])
-        for name, length, width in (
-            ("summary", frames // song.step_frames, song.width("summary")),
-            ("residual", look_back + frames, (2,)),
-            ("side", frames, song.width("side")),
-            ("base", frames, song.width("base")),
-        )
+    experts, steps = song.width("differences")[0], frames // song.step_frames
+    inputs: dict[str, Rows] = {
+        "summary": np.zeros((count, steps, 2 * song.width("summary")[0] + 2), np.float16),
+        "residual": np.zeros((count, look_back + frames, 2), np.float32),
+        "side": np.zeros((count, frames, side_size(experts)), np.float16),
+        "base": np.zeros((count, frames, *song.width("base")), np.float16),
     }
     target = np.empty((count, frames, 2), np.float32)
     for row, place in enumerate(places):
@@ -44,17 +43,28 @@ def network_inputs(places: Sequence[Place], frames: int, look_back: int) -> Batc
 def _fill(inputs: dict[str, Rows], target: Rows, place: Place) -> None:
     """Read the inputs and the target of one place from the disk."""
     song, channel, start = place
+    frames, channels = len(target), song.channels
+    both = (channel, 1 - channel)[:channels]
+
+    def read(name: str, c: int, at: int, count: int) -> Any:
+        return song.read(name, c, at, np.empty((count, *song.width(name)), DTYPES[name]))
+
     # The first step of a song has no frame before it.
     before = start // song.step_frames - 1
-    song.read("summary", channel, max(before, 0), inputs["summary"][1 if before < 0 else 0 :])
-    song.read("side", channel, start, inputs["side"])
+    rows = inputs["summary"][1 if before < 0 else 0 :]
+    summaries = [read("summary", c, max(before, 0), len(rows)) for c in both]
+    fill_summary(rows, summaries[0], summaries[1] if channels > 1 else None, channel, channels)
     song.read("base", channel, start, inputs["base"])
-    past = max(start - (len(inputs["residual"]) - len(target)), 0)
-    known = inputs["residual"][past - start - len(target) :]
-    for column, c in enumerate((channel, 1 - channel)[: song.channels]):
-        known[:, column] = song.read("residual", c, past, np.empty(len(known), np.float32))
-    target[:, 0] = known[-len(target) :, 0]
-    target[:, 1] = 1.0 / song.read("unit", channel, start, np.empty(len(target), np.float32))
+    past = max(start - (len(inputs["residual"]) - frames), 0)
+    known = inputs["residual"][past - start - frames :]
+    for column, c in enumerate(both):
+        known[:, column] = read("residual", c, past, len(known))
+    unit = read("unit", channel, start, frames)
+    differences = dequantised(read("differences", channel, start, frames))
+    first = known[-frames:, 1] if channel else None
+    fill_side(inputs["side"], differences, first, unit, channel, channels)
+    target[:, 0] = known[-frames:, 0]
+    target[:, 1] = 1.0 / unit
 
 
 class CropSampler:

@@ -9,6 +9,7 @@ may be deleted at any time.
 import fcntl
 import hashlib
 import json
+import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +52,7 @@ CODE = (
 )
 Array = NDArray[Any]
 # Of the default filter bank and step, for `songcast estimate`.
-BYTES_PER_SAMPLE = 105.0
+BYTES_PER_SAMPLE = 53.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +155,7 @@ def open_features(
     def work(passage: _Passage) -> SongFeatures:
         return _open_passage(passage, settings, step_frames, folder, code)
 
-    with _in_use(folder):
+    with in_use(folder):
         if engine == "ray":
             by_slug = {song.slug: song for song in each(engine, work, passages)}
             return [by_slug[passage.slug] for passage in passages]
@@ -164,20 +165,47 @@ def open_features(
 
 
 @contextmanager
-def _in_use(folder: Path) -> Iterator[None]:
-    """Mark ``folder`` as used; if no other process uses it, remove half-written features."""
+def in_use(folder: Path, max_bytes: float | None = None) -> Iterator[None]:
+    """Mark ``folder`` as used inside the block, so that nobody removes features.
+
+    If no other process uses it, half-written features are removed at the beginning, and at the end
+    those that were not used for longest, until the folder has ``max_bytes`` or only those used in
+    the block are left.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # another training computes here
-            pass
-        else:
+    path = folder / ".lock"
+    with path.open("a") as lock:
+        if _alone(lock):
             for scratch in folder.glob(".*-*"):
                 shutil.rmtree(scratch, ignore_errors=True)
         with suppress(OSError):  # a network file system may lack locks
             fcntl.flock(lock, fcntl.LOCK_SH)
+        os.utime(path)
+        began = path.stat().st_mtime_ns
         yield
+        if max_bytes is not None and _alone(lock):
+            _remove_unused(folder, max_bytes, began)
+
+
+def _alone(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # another process uses the folder
+        return False
+    return True
+
+
+def _remove_unused(folder: Path, max_bytes: float, began_ns: int) -> None:
+    """Remove the features that were not used since ``began_ns``, oldest first, as in ``in_use``."""
+    entries = [done.parent for done in folder.glob("*/done")]
+    sizes = {entry: sum(f.stat().st_size for f in entry.iterdir()) for entry in entries}
+    used = {entry: (entry / "done").stat().st_mtime_ns for entry in entries}
+    total = sum(sizes.values())
+    for entry in sorted(entries, key=lambda entry: used[entry]):
+        if total <= max_bytes or used[entry] >= began_ns:
+            return
+        shutil.rmtree(entry, ignore_errors=True)
+        total -= sizes[entry]
 
 
 def training_frames(song: PreparedSong) -> int:
@@ -256,7 +284,9 @@ def _open_passage(
     passage: _Passage, settings: FrontEndSettings, step_frames: int, folder: Path, code: str
 ) -> SongFeatures:
     target = folder / f"{passage.slug}-{_key(passage, settings, step_frames, code)}"
-    if not (target / "done").is_file():
+    try:
+        os.utime(target / "done")
+    except FileNotFoundError:
         scratch = folder / f".{target.name}-{secrets.token_hex(4)}"
         scratch.mkdir(parents=True)
         try:
