@@ -305,8 +305,8 @@ def test_every_section_of_params_belongs_to_its_stage() -> None:
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     Params.load(ROOT / "params.yaml")
     read = {name: stage.get("params", []) for name, stage in PIPELINE["stages"].items()}
-    # `engine` and `workers` do not change results, and a sweep is not a stage.
-    sections = set(params) - {"engine", "sweep", "workers"}
+    # `engine`, `workers` and `cache_gb` do not change results, and a sweep is not a stage.
+    sections = set(params) - {"engine", "sweep", "workers", "cache_gb"}
     # It reads the section of evaluate, as both write tracks of the same length.
     assert read.pop("evaluate_baselines") == ["evaluate"]
     assert sections == {name for name, keys in read.items() if keys}

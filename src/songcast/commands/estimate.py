@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from songcast.data.corpus import PreparedSong
 
 # CPU seconds per second of stereo music, on a core that needs REFERENCE_SECONDS in `measure_speed`.
-DECODE, BANK, NETWORK, CASCADE, NOTEBOOK, SIMPLE = 0.01, 0.64, 0.42, 0.35, 4.1, 0.12
+DECODE, BANK, NETWORK, CASCADE, NOTEBOOK, SIMPLE = 0.01, 0.64, 0.42, 0.35, 0.75, 0.12
 # The continuation's training cuts each song and its augmented copies.
 CUTS = 0.05
 REFERENCE_SECONDS = 0.0115
