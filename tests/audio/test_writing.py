@@ -6,11 +6,12 @@ import sys
 import tempfile
 import wave
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 
 from songcast.audio import songs
-from songcast.audio.encoders import _BY_FFMPEG, WRITABLE_SUFFIXES
+from songcast.audio.encoders import _BY_PYDUB, WRITABLE_SUFFIXES
 from songcast.audio.songs import Song, check_writable, read_song, write_song
 from songcast.errors import AudioError
 
@@ -80,16 +81,25 @@ def test_lossy_writing_leaves_no_temporary_file_even_when_it_fails(tmp_path, mon
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    for suffix in _BY_FFMPEG:
+    for suffix in _BY_PYDUB:
         write_song(chord, tmp_path / f"good{suffix}")
-    for suffix in _BY_FFMPEG:
-        broken = ("mp3", "libmp3lame", {"cutoff": "no_such_cutoff"}, (44100,))
-        monkeypatch.setitem(_BY_FFMPEG, suffix, broken)
-        with pytest.raises(AudioError, match=r"cannot be written .*Invalid argument.*; try \.wav"):
+    for suffix in _BY_PYDUB:
+        broken = ("mp3", ["-c:a", "no_such_encoder"], (44100,))
+        monkeypatch.setitem(_BY_PYDUB, suffix, broken)
+        with pytest.raises(AudioError, match=r"cannot be written .*no_such_encoder.*; try \.wav"):
             write_song(chord, tmp_path / f"bad{suffix}")
     assert list(scratch.iterdir()) == []
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"scratch", *(f"good{suffix}" for suffix in _BY_FFMPEG)}
+    assert names == {"scratch", *(f"good{suffix}" for suffix in _BY_PYDUB)}
+
+
+def test_lossy_writing_without_ffmpeg_names_the_missing_package(tmp_path, monkeypatch, chord):
+    def missing():
+        raise RuntimeError("No ffmpeg exe could be found.")
+
+    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", missing)
+    with pytest.raises(AudioError, match="no ffmpeg: pip install imageio-ffmpeg"):
+        write_song(chord, tmp_path / "a.mp3")
 
 
 def test_refusals_are_one_line_leave_nothing_and_check_writable_gives_the_same(
@@ -135,13 +145,13 @@ def test_songs_beyond_the_4_gb_of_a_wav_header_are_refused_except_as_flac(tmp_pa
         return Song(samples=samples, sample_rate_hz=44100, name="silence")
 
     largest = (2**32 - 4096) // 2
-    for suffix in (".wav", ".WAV"):
+    for suffix in (".wav", ".mp3", ".M4A"):
         write_song(silence(largest), tmp_path / f"a{suffix}")
-        reason = r"the song is too long for wav \(4 GB\); use \.flac"
+        reason = rf"the song is too long for {suffix[1:].lower()} \(4 GB\); use \.flac"
         with pytest.raises(AudioError, match=reason):
             write_song(silence(largest + 1), tmp_path / f"b{suffix}")
     write_song(silence(largest + 1), tmp_path / "b.flac")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.WAV", "a.wav", "b.flac"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.M4A", "a.mp3", "a.wav", "b.flac"]
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path):

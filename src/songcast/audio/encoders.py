@@ -1,11 +1,17 @@
-"""Encoders, all in a stream: wav, flac and ogg by libsndfile, mp3 and m4a by FFmpeg."""
+"""Encoders: wav, flac and ogg by libsndfile in a stream, mp3 and m4a by pydub.
+
+The only importer of pydub and of imageio-ffmpeg, which brings the ffmpeg program for pydub.
+"""
 
 import os
-from collections.abc import Iterable
-from fractions import Fraction
+import re
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from songcast.audio.conversion import Samples, resampled
 
@@ -16,14 +22,16 @@ _BY_LIBSNDFILE: dict[str, tuple[str, str, float | None]] = {
     ".ogg": ("OGG", "VORBIS", 0.2),
 }
 _MP3_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
-# Suffix: FFmpeg's names of format and encoder, its options, the sample rates that the format has.
-_BY_FFMPEG: dict[str, tuple[str, str, dict[str, str], tuple[int, ...]]] = {
-    # Variable bit rate of the best quality, `-q:a 0` of the program.
-    ".mp3": ("mp3", "libmp3lame", {"flags": "+qscale", "global_quality": "0"}, _MP3_RATES_HZ),
-    ".m4a": ("ipod", "aac", {"b": "256k"}, (7350, *_MP3_RATES_HZ, 64000, 88200, 96000)),
+# Suffix: ffmpeg's name of the format, its options, and the sample rates that the format has.
+_BY_PYDUB: dict[str, tuple[str, list[str], tuple[int, ...]]] = {
+    ".mp3": ("mp3", ["-q:a", "0"], _MP3_RATES_HZ),
+    ".m4a": ("ipod", ["-b:a", "256k"], (7350, *_MP3_RATES_HZ, 64000, 88200, 96000)),
 }
-WRITABLE_SUFFIXES = (*_BY_LIBSNDFILE, *_BY_FFMPEG)
-_LAYOUTS = {1: "mono", 2: "stereo"}
+WRITABLE_SUFFIXES = (*_BY_LIBSNDFILE, *_BY_PYDUB)
+_MP3_CHANNELS = 2
+# What ffmpeg puts before a message: "[mp3 @ 0x55d0c8a3e540] ".
+_PREFIXES = re.compile(r"^(\[[^]]*\] )+")
+_PYDUB_LOCK = threading.Lock()
 
 
 class EncodingError(Exception):
@@ -34,11 +42,11 @@ def encode(path: Path, blocks: Iterable[Samples], sample_rate_hz: int, channels:
     """Write int16 blocks (frames, channels) to ``path``, in the format of its suffix.
 
     wav and flac are lossless. mp3 and m4a exist at some sample rates only: any other is
-    resampled to the next higher one, or to the highest. Raises ``OSError`` or ``EncodingError``;
-    use ``write_song`` for readable errors.
+    resampled to the next higher one, or to the highest, and the whole song is held in memory.
+    Raises ``OSError`` or ``EncodingError``; use ``write_song`` for readable errors.
     """
-    if path.suffix.lower() in _BY_FFMPEG:
-        _encode_by_ffmpeg(path, blocks, sample_rate_hz, channels)
+    if path.suffix.lower() in _BY_PYDUB:
+        _encode_by_pydub(path, blocks, sample_rate_hz, channels)
     else:
         _encode_by_libsndfile(path, blocks, sample_rate_hz, channels)
 
@@ -59,30 +67,58 @@ def _encode_by_libsndfile(
         raise EncodingError(error.error_string.strip()) from error
 
 
-def _encode_by_ffmpeg(
+def _encode_by_pydub(
     path: Path, blocks: Iterable[Samples], sample_rate_hz: int, channels: int
 ) -> None:
-    import av
-
-    container, codec, options, rates = _BY_FFMPEG[path.suffix.lower()]
-    if channels not in _LAYOUTS:
-        raise EncodingError("the format holds one or two")
+    suffix = path.suffix.lower()
+    if suffix == ".mp3" and channels > _MP3_CHANNELS:
+        raise EncodingError("mp3 holds one or two")  # ffmpeg would mix them down
+    container, options, rates = _BY_PYDUB[suffix]
     rate = min((r for r in rates if r >= sample_rate_hz), default=rates[-1])
+    blocks = resampled(blocks, sample_rate_hz, rate, channels)
+    pcm = b"".join(block.astype("<i2").tobytes() for block in blocks)
+    with _pydub() as audio_segment, path.open("wb") as file:
+        segment = audio_segment.AudioSegment(
+            data=pcm, sample_width=2, frame_rate=rate, channels=channels
+        )
+        try:
+            segment.export(file, format=container, parameters=["-v", "error", *options])
+        except audio_segment.CouldntEncodeError as error:
+            lines = str(error).rpartition("ffmpeg/avlib:")[2].strip().splitlines()
+            raise EncodingError(_PREFIXES.sub("", lines[0] if lines else "no reason")) from error
+
+
+def ffmpeg_program() -> str:
+    """Return the path of the ffmpeg program of imageio-ffmpeg. Raises ``EncodingError``."""
     try:
-        with (
-            av.logging.Capture(),
-            path.open("wb") as file,
-            av.open(file, "w", format=container) as output,
-        ):
-            layout = _LAYOUTS[channels]
-            stream = output.add_stream(codec, rate=rate, layout=layout, options=options)
-            frames = 0
-            for block in resampled(blocks, sample_rate_hz, rate, channels):
-                data = np.ascontiguousarray(block).reshape(1, -1)
-                frame = av.AudioFrame.from_ndarray(data, format="s16", layout=layout)
-                frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), frames
-                frames += len(block)
-                output.mux(stream.encode(frame))
-            output.mux(stream.encode(None))
-    except av.FFmpegError as error:
-        raise EncodingError(str(error.strerror)) from error
+        import imageio_ffmpeg
+
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
+    except (ImportError, RuntimeError) as error:
+        raise EncodingError("no ffmpeg: pip install imageio-ffmpeg") from error
+
+
+@contextmanager
+def _pydub() -> Iterator[Any]:
+    """Yield pydub's ``audio_segment``, set to the ffmpeg of imageio-ffmpeg.
+
+    pydub leaves its temporary files when it fails: here they go to a folder that is removed.
+    """
+    with warnings.catch_warnings():
+        # No ffmpeg on the PATH, audioop is deprecated, invalid escapes in its expressions.
+        warnings.simplefilter("ignore")
+        from pydub import audio_segment
+    binary = ffmpeg_program()
+    with _PYDUB_LOCK, tempfile.TemporaryDirectory() as scratch, ExitStack() as opened:
+
+        def temporary_file(mode: str, delete: bool) -> Any:  # noqa: ARG001
+            return opened.enter_context(
+                tempfile.NamedTemporaryFile(mode, dir=scratch, delete=False)
+            )
+
+        audio_segment.AudioSegment.converter = binary
+        audio_segment.NamedTemporaryFile = temporary_file
+        try:
+            yield audio_segment
+        finally:
+            audio_segment.NamedTemporaryFile = tempfile.NamedTemporaryFile

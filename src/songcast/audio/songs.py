@@ -16,7 +16,7 @@ from songcast.audio.formats import audio_error, printable
 from songcast.audio.reading import open_song
 from songcast.files import atomic_path
 
-# The largest wav: its header counts bytes in 32 bits.
+# The largest wav: its header counts bytes in 32 bits. mp3 and m4a pass through one.
 _WAV_LIMIT_BYTES = 2**32 - 4096
 
 
@@ -94,7 +94,10 @@ def write_blocks(
     sample_rate_hz: int,
     channels: int,
 ) -> None:
-    """Write a song that arrives in ``blocks`` (frames, channels), in constant memory."""
+    """Write a song that arrives in ``blocks`` (frames, channels), as ``write_song`` does.
+
+    wav, flac and ogg are written in constant memory; mp3 and m4a hold the whole song.
+    """
     path = Path(path)
     _check_target(path)
     with _writing(path) as temporary:
@@ -114,8 +117,9 @@ def _limited(path: Path, blocks: Iterable[NDArray[np.int16]]) -> Iterator[NDArra
 
 
 def _check_size(path: Path, size_bytes: int) -> None:
-    if path.suffix.lower() == ".wav" and size_bytes > _WAV_LIMIT_BYTES:
-        raise audio_error(path, "the song is too long for wav (4 GB)", "use .flac")
+    suffix = path.suffix.lower()
+    if suffix in (".wav", ".mp3", ".m4a") and size_bytes > _WAV_LIMIT_BYTES:
+        raise audio_error(path, f"the song is too long for {suffix[1:]} (4 GB)", "use .flac")
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

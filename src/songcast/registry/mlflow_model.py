@@ -33,6 +33,7 @@ REQUIRED = (
     "numba",
     "numpy",
     "pandas",
+    "pydub",
     "pyyaml",
     "safetensors",
     "soundfile",
@@ -42,7 +43,9 @@ REQUIRED = (
 
 def requirements() -> list[str]:
     """Return ``name==version`` of each package that the model needs, as installed here."""
-    return [f"{name}=={importlib.metadata.version(name)}" for name in REQUIRED]
+    found = [f"{name}=={importlib.metadata.version(name)}" for name in REQUIRED]
+    # pydub needs it from Python 3.13 on, where the standard library no longer has audioop.
+    return [*found, "audioop-lts>=0.2; python_version >= '3.13'"]
 
 
 def signature() -> Any:
