@@ -243,12 +243,12 @@ def do_train(group: str) -> None:
 
 
 def network() -> tuple[Any, Any]:
-    """Return params.train without augmentations, and its network."""
+    """Return params.train and its network."""
     from songcast.config import Params
     from songcast.data.corpus import Corpus
     from songcast.training.setup import new_model
 
-    params = Params.load().train.model_copy(update={"augmentations": 0})
+    params = Params.load().train
     return params, new_model(params, list(Corpus.open(Path("prepared").absolute())))
 
 

@@ -136,7 +136,7 @@ def _extrapolation(results: Results) -> str:
             f"G steps per second | {steps / WORKERS / share / 3600:.0f} / G |",
             "",
             "Assumptions: CPU time per hour of audio stays constant (it does above, from a hundred "
-            "songs on); the disk is not a bottleneck; songs are stereo and not augmented. In one "
+            "songs on); the disk is not a bottleneck; songs are stereo. In one "
             "epoch each training frame of each channel is seen once on average. Each of the "
             f"{WORKERS} workers has the batch size of one ({WORKERS * BATCH_SIZE} in all); each "
             f"additional worker costs as much as the second ({lost:.0%} of a step), so {WORKERS} "

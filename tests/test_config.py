@@ -10,7 +10,6 @@ from pydantic import ValidationError
 
 from songcast import config
 from songcast.config import Params
-from songcast.data import augmentation
 from songcast.errors import ParamsError
 from songcast.files import root
 from songcast.forecasting import distribution
@@ -30,7 +29,6 @@ GOOD["expect"] = json.dumps(yaml.safe_load(REPOSITORY.read_text())["prepare"]["e
 
 
 def test_bounds_are_those_of_the_code():
-    assert len(augmentation.AUGMENTATIONS) == config.AUGMENTATIONS
     assert distribution.BLOCK_FRAMES == config.BLOCK_FRAMES
 
 

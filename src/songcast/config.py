@@ -27,9 +27,7 @@ from pydantic.fields import FieldInfo
 from songcast.errors import ParamsError
 
 Engine = Literal["local", "ray"]
-# Bounds from data.augmentation and forecasting.distribution, which are slow to import; a test
-# compares them.
-AUGMENTATIONS = 3
+# From forecasting.distribution, which is slow to import; a test compares them.
 BLOCK_FRAMES = 4096
 
 Section = TypeVar("Section", bound="Settings")
@@ -227,8 +225,6 @@ class FitParams(BudgetParams):
     batch_size: int = Field(ge=1, le=4096)
     crop_frames: int = Field(ge=64, le=1 << 20)
     learning_rate: float = Field(gt=0, le=1)
-    augmentations: int = Field(ge=0, le=AUGMENTATIONS)
-    augmentation_seconds: float = Field(gt=0, le=600)
     seed: Seed
 
 

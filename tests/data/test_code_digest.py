@@ -14,7 +14,6 @@ COMPUTATIONS = {"features": feature_cache, "forecaster": setup}
 AFFECTED = {
     "forecasting/stacking_kernels.py": {"features", "forecaster"},
     "forecasting/filter_bank.py": {"features", "forecaster"},
-    "data/augmentation.py": {"features", "forecaster"},
     "data/decoding.py": {"features", "forecaster"},
     "training/feature_streams.py": {"features", "forecaster"},
     "forecasting/network.py": {"forecaster"},

@@ -127,7 +127,7 @@ def test_two_nodes_compute_the_same_features(two_nodes, data, tmp_path):
     songs = list(Corpus.open(tmp_path / "prepared"))
     settings = FrontEndSettings(kind="cascade", filter_bank=BANK)
     results = {
-        who: open_features(songs, settings, 16, tmp_path / who, augmentations=1, engine=who)
+        who: open_features(songs, settings, 16, tmp_path / who, engine=who)
         for who in ("local", "ray")
     }
     assert [song.slug for song in results["ray"]] == [song.slug for song in results["local"]]
@@ -231,8 +231,6 @@ FIT = FitParams(
     batch_size=4,
     crop_frames=1024,
     learning_rate=1.0e-2,
-    augmentations=0,
-    augmentation_seconds=1.0,
     seed=0,
 )
 

@@ -31,7 +31,6 @@ SMALL = {
     "steps_per_epoch": 2,
     "batch_size": 2,
     "crop_frames": 256,
-    "augmentations": 0,
 }
 
 

@@ -25,7 +25,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from songcast.config import Engine
-from songcast.data.augmentation import AUGMENTATIONS, augment, augmented_frames
 from songcast.data.code_digest import code_digest
 from songcast.data.corpus import (
     TEST,
@@ -47,7 +46,6 @@ from songcast.training.feature_streams import DTYPES, stream_path, write_streams
 # The modules that turn songs into features; their code is part of the key.
 CODE = (
     "songcast.training.feature_streams",
-    "songcast.data.augmentation",
     "songcast.data.decoding",
 )
 Array = NDArray[Any]
@@ -108,7 +106,7 @@ def _layout(path: Path) -> tuple[tuple[int, ...], int]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Passage:
-    """Samples to compute features of: a part of a song, or an augmentation.
+    """Samples to compute features of: a part of a song.
 
     ``warm_up``: frames at the beginning of which nothing is kept. ``first``: the first one kept, in
     frames of the song. ``splits`` count from there.
@@ -130,25 +128,16 @@ def open_features(
     folder: Path,
     *,
     budget: Budget = WHOLE,
-    augmentations: int = 0,
-    augmentation_seconds: float = 9.0,
     engine: Engine = "local",
 ) -> list[SongFeatures]:
     """Return the features of ``songs``, computing those that ``folder`` does not have yet.
 
     Songs without a train or validation passage are left out. Of a song that is longer than
     ``budget`` there is one entry per passage; those of the train split are named ``SLUG+1``, ``+2``
-    and so on. ``augmentations``: how many of
-    ``AUGMENTATIONS`` follow each song, made of ``augmentation_seconds`` of its train passage each.
+    and so on.
     """
     wanted = [song for song in songs if training_frames(song)]
     passages = [passage for song in wanted for passage in _song_passages(song, budget)]
-    passages += [
-        _augmented_passage(song, number, augmentation_seconds)
-        for number in range(augmentations)
-        for song in wanted
-        if TRAIN in song.splits
-    ]
 
     code = code_digest(*CODE)
 
@@ -258,25 +247,6 @@ def _part(
         read=lambda: song.samples[first:last],
         warm_up=warm_up,
         first=begin,
-    )
-
-
-def _augmented_passage(song: PreparedSong, number: int, seconds: float) -> _Passage:
-    augmentation = AUGMENTATIONS[number]
-    start, stop = song.splits[TRAIN]
-    length = min(round(seconds * song.sample_rate_hz * augmentation.speed), stop - start)
-    # Each augmentation plays another part of the song.
-    first = start + (stop - start - length) * number // max(len(AUGMENTATIONS) - 1, 1)
-
-    def read() -> NDArray[np.int16]:
-        return augment(song.samples[first : first + length], song.sample_rate_hz, augmentation)
-
-    return _Passage(
-        slug=f"{song.slug}+{augmentation.name}",
-        key=f"{song.sha256} {song.sample_rate_hz} {first} {length} {augmentation}",
-        channels=song.channels,
-        splits={TRAIN: (0, augmented_frames(length, song.sample_rate_hz, augmentation))},
-        read=read,
     )
 
 

@@ -118,8 +118,6 @@ def open_crops(
         model.settings.step_frames,
         folder,
         budget=Budget.of(params),
-        augmentations=params.augmentations,
-        augmentation_seconds=params.augmentation_seconds,
         engine=engine,
     )
     sampler = CropSampler(
