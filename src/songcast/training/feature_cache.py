@@ -50,7 +50,7 @@ CODE = (
 )
 Array = NDArray[Any]
 # Of the default filter bank and step, for `songcast estimate`.
-BYTES_PER_SAMPLE = 53.0
+BYTES_PER_SAMPLE = 72.0
 
 
 @dataclass(frozen=True, kw_only=True)
