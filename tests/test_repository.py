@@ -39,7 +39,7 @@ IMPORTERS = {
 }
 
 
-MOST_LINES = 21766
+MOST_LINES = 21_802
 # A stage is a module, however short.
 SHORT = {"stages/evaluate_baselines.py", "stages/train.py"}
 

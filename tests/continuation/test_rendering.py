@@ -2,9 +2,16 @@
 
 import numpy as np
 
-from helpers.small_continuation import SETTINGS, level_arrays
+from helpers.small_continuation import SETTINGS, continuation_model, level_arrays
 from helpers.small_models import music
-from songcast.continuation.level_model import SMOOTH, LevelNetwork, Present, blended, model_inputs
+from songcast.continuation.level_model import (
+    BLEND,
+    SMOOTH,
+    LevelNetwork,
+    Present,
+    blended,
+    model_inputs,
+)
 from songcast.continuation.levels import BANDS, band_levels
 from songcast.continuation.prompt import Prompt, burg, extrapolated
 from songcast.continuation.rendering import PEAK, Limiter, Path, Shaper, cross_faded
@@ -102,7 +109,45 @@ def test_with_zero_output_the_model_is_the_blend_and_gain_passes_through():
 
     present, passages, levels = predicted(0.0)
     _, sources = model_inputs(present, passages, 0, 86.0)
-    expected = present.reference + blended(network.blend, sources, 0, 86.0)
+    expected = present.reference + blended(BLEND, sources, 0, 86.0, 2.0)
     np.testing.assert_allclose(levels, expected, atol=1e-4)
     assert len(levels) == 48 - 2 * SMOOTH
     np.testing.assert_allclose(predicted(6.0)[2], levels + 6.0, atol=1e-3)
+
+
+def test_the_mean_of_passages_follows_in_each_band_the_passage_that_matched_there():
+    rng = np.random.default_rng(4)
+    past = rng.normal(-40, 5, (100, BANDS)).astype(np.float32)
+    before = np.stack([past, past])
+    low, high = slice(0, 28), slice(36, BANDS)
+    before[0, :, high] += 20
+    before[1, :, low] += 20
+    after = rng.normal(-40, 5, (2, 16 + 2 * SMOOTH, BANDS)).astype(np.float32)
+    present = Present.of(past, before, np.array([2.0, 2.0], np.float32), 86.0)
+    for softness_db, expected in (
+        (0.1, [(low, after[0]), (high, after[1])]),
+        (np.inf, [(slice(None), after.mean(axis=0))]),
+    ):
+        _, sources = model_inputs(present, after, 0, 86.0, softness_db)
+        mean = sources[:, :, 2] + sources[:, :, 3] + present.reference
+        for bands, levels in expected:
+            np.testing.assert_allclose(mean[:, bands], levels[SMOOTH:-SMOOTH, bands], atol=0.01)
+
+
+def test_rendered_levels_are_near_the_predicted_ones():
+    prompt = Prompt(noise(4 * RATE_HZ, 1).astype(np.int16), RATE_HZ)
+    constant = continuation_model().baselines()["constant"].generate(prompt, RATE_HZ, 0.0, 0)
+    predicted = band_levels(prompt.between(RATE_HZ, 4 * RATE_HZ)[:, 0], RATE_HZ).mean(axis=0)
+    rendered = spectral.log_mel_db(spectral.mono(constant), RATE_HZ)[4:]
+    pasted = spectral.log_mel_db(spectral.mono(prompt.samples[:RATE_HZ]), RATE_HZ)
+    error, before = (np.abs(levels - predicted).mean() for levels in (rendered, pasted))
+    assert error < 0.4 * before
+
+
+def test_a_repeated_passage_is_counted():
+    path = Path(Prompt(music(20 * 8000, 2, 0), 8000), 3, 0.0, np.random.default_rng(0))
+    path.block()
+    assert path.repeated_share() == 0
+    for _ in range(2000):
+        path.block()
+    assert 0.5 < path.repeated_share() < 1

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from songcast.continuation.level_model import BASIS, FEATURES, SOURCES
+from songcast.continuation.level_model import FEATURES, SOURCES
 from songcast.continuation.model import ContinuationModel
 from songcast.continuation.settings import LevelSettings
 
@@ -10,7 +10,7 @@ SETTINGS = LevelSettings(units=4, head_units=5, passages=3)
 
 
 def level_arrays(seed=0, spread=0.02, settings=SETTINGS):
-    """Return random arrays of a level network; its blend follows the mean of the passages."""
+    """Return random arrays of a level network."""
     rng = np.random.default_rng(seed)
     units, head = settings.units, settings.head_units
     shapes = {
@@ -22,10 +22,7 @@ def level_arrays(seed=0, spread=0.02, settings=SETTINGS):
         "out_kernel": (head, SOURCES + 1),
         "out_bias": (SOURCES + 1,),
     }
-    arrays = {n: rng.normal(0, spread, s).astype(np.float32) for n, s in shapes.items()}
-    blend = np.zeros((SOURCES, BASIS), np.float32)
-    blend[[2, 3], 0] = 0.5
-    return {**arrays, "blend": blend, "spread_db": np.array([4, -2, 0, 0], np.float32)}
+    return {n: rng.normal(0, spread, s).astype(np.float32) for n, s in shapes.items()}
 
 
 def continuation_model(seed=0, spread=0.02):

@@ -1,7 +1,7 @@
 """The level model: predicts the band levels of the next seconds.
 
 Its inputs are the recent levels of the song, and the levels of the most similar passages before
-and after their matching points. Eleven simple ones (``sources``) are blended linearly; an
+and after their matching points. Seven simple predictions (``SOURCES``) are blended linearly; an
 LSTM with a LeakyReLU head corrects the weights of the blend for each band and step. The weights
 of the network are the same for all bands, and it sees differences of levels only, so it does
 not depend on loudness or on the number of bands. With zero output, the model is the blend.
@@ -23,13 +23,47 @@ STEP = 8
 # Smooth levels are means over so many hops before and after.
 SMOOTH = 8
 RECENT_SECONDS, SHORT_SECONDS, PAST_SECONDS = 0.1, 0.5, 3.0
-# The weights of the blend are sums of a constant and of exponentials with these time constants.
+# A passage has the weight exp(-distance / SOFTNESS_DB) in the mean of passages, in each band.
+SOFTNESS_DB = 0.7
+# The corrections by the network fade with this time constant.
+FADE_SECONDS = 0.5
+# The weights of the blend are sums of a constant and of exponentials with these time constants,
+# for an exact match, and of the same for each DISTANCE_DB of the nearest passage.
 DECAY_SECONDS = (0.1, 0.5, 2.5)
+DISTANCE_DB, MOST_DISTANCES = 3.0, 2.0
 BASIS = 1 + len(DECAY_SECONDS)
-SOURCES = 11
-# Of these, the fine structure and the smooth part of the followed passage, and of their mean.
-FOLLOWED_SOURCES, MEAN_SOURCES = [0, 1], [2, 3]
-FEATURES = 18 + 12 + 3 + BASIS
+# The fine structure and the smooth part of the followed passage, and of the mean of passages; the
+# level of the song over RECENT_SECONDS; song minus passages over RECENT_SECONDS and SHORT_SECONDS.
+SOURCES = 7
+MEAN_SOURCES = [2, 3]
+# Fitted by ``benchmarks/continuation.py --fit`` to 160 cuts of 16 full-length songs, which
+# docs/model.md names. The demo songs are too short for it.
+BLEND = np.array(
+    [
+        [0.17, -0.02, -0.01, 0.06, -0.06, -0.00, -0.03, -0.06],
+        [0.39, -0.09, -0.12, 0.02, -0.21, 0.04, 0.06, 0.03],
+        [0.59, 0.04, 0.06, 0.22, 0.17, -0.02, -0.09, -0.06],
+        [0.63, 0.05, 0.01, 0.12, -0.07, 0.06, 0.06, 0.04],
+        [-0.07, 0.02, -0.01, 0.02, 0.12, 0.01, -0.02, -0.06],
+        [-0.01, 0.08, 0.14, 0.13, -0.02, 0.06, 0.10, 0.07],
+        [0.08, -0.00, 0.11, 0.12, 0.04, -0.10, 0.00, 0.01],
+    ],
+    np.float32,
+)
+# The same for the baseline ``blend``: the mean is that of 8 passages, without weights.
+LINEAR_BLEND = np.array(
+    [
+        [0.21, -0.04, -0.05, 0.08, 0.00, 0.00, 0.00, 0.00],
+        [0.14, -0.08, -0.05, 0.13, 0.00, 0.00, 0.00, 0.00],
+        [0.62, 0.01, -0.00, 0.12, 0.00, 0.00, 0.00, 0.00],
+        [0.44, 0.17, 0.15, 0.10, 0.00, 0.00, 0.00, 0.00],
+        [0.08, 0.07, -0.01, -0.09, 0.00, 0.00, 0.00, 0.00],
+        [-0.05, 0.18, 0.25, 0.21, 0.00, 0.00, 0.00, 0.00],
+        [0.15, -0.10, 0.05, 0.17, 0.00, 0.00, 0.00, 0.00],
+    ],
+    np.float32,
+)
+FEATURES = 12 + 4 + BASIS
 # The network's own level, beside the corrections of the weights, in dB.
 OFFSET_DB = 3.0
 
@@ -39,15 +73,13 @@ class Present:
     """What is known at the end of the song, in dB; (bands,) or (passages, bands) float32.
 
     ``reference``: mean level over ``PAST_SECONDS``; all other levels are relative to it.
-    ``recent``, ``short``: over shorter times. ``deviation``: mean absolute difference from it.
-    ``offsets`` (3, ..): song minus passage, over the three times. ``errors`` (2, ..): mean
-    absolute difference of song and passage, over the two longer ones. ``distances_db``
-    (passages,): of the matches.
+    ``recent``: over ``RECENT_SECONDS``. ``deviation``: mean absolute difference from it.
+    ``offsets`` (2, ..): song minus passage, over the two shorter times. ``errors``: mean absolute
+    difference of song and passage over the longest. ``distances_db`` (passages,): of the matches.
     """
 
     reference: F32
     recent: F32
-    short: F32
     deviation: F32
     offsets: F32
     errors: F32
@@ -61,27 +93,31 @@ class Present:
         )
         reference = past.mean(axis=0)
         difference = past - passages
-        means = [difference[:, -n:].mean(axis=1) for n in (recent, short, len(past))]
         return cls(
             reference=reference,
             recent=past[-recent:].mean(axis=0) - reference,
-            short=past[-short:].mean(axis=0) - reference,
             deviation=np.abs(past - reference).mean(axis=0),
-            offsets=np.stack(means),
-            errors=np.stack([np.abs(difference[:, -n:]).mean(axis=1) for n in (short, len(past))]),
+            offsets=np.stack([difference[:, -n:].mean(axis=1) for n in (recent, short)]),
+            errors=np.abs(difference).mean(axis=1),
             distances_db=distances_db,
         )
 
-    def with_passages(self, distances_db: F32) -> "Present":
-        """Return it for other passages, which do not match the end of the song itself."""
-        shape = (len(distances_db), len(self.reference))
-        errors = np.broadcast_to(self.errors.mean(axis=1, keepdims=True), (2, *shape))
-        changed = {"offsets": np.zeros((3, *shape), np.float32), "errors": errors}
-        return Present(**{**vars(self), **changed, "distances_db": distances_db})
+    def weights(self, softness_db: float) -> F32:
+        """Return the weight of each passage in each band: (passages, bands), at most 1.
+
+        It falls with the error in the band and its neighbours, and with that in all bands.
+        """
+        near = _neighbours(self.errors[:, :, None])[:, :, 0]
+        distance = 0.5 * (near + self.errors.mean(axis=1, keepdims=True))
+        return np.asarray(np.exp((distance.min(axis=0) - distance) / np.float32(softness_db)))
 
 
 def model_inputs(
-    present: Present, passages: F32, first: int, hops_per_second: float
+    present: Present,
+    passages: F32,
+    first: int,
+    hops_per_second: float,
+    softness_db: float = SOFTNESS_DB,
 ) -> tuple[F32, F32]:
     """Return features (steps, bands, FEATURES) and sources (hops, bands, SOURCES) of some hops.
 
@@ -89,74 +125,50 @@ def model_inputs(
     ended; the first passage without NaN is the one that is followed. ``first``: the number of
     hops between the end of the song and the first of these; all are multiples of ``STEP``.
     """
-    present_at = ~np.isnan(passages[:, :, 0])
+    known = ~np.isnan(passages[:, :, 0])
     hops = passages.shape[1] - 2 * SMOOTH
     inner = slice(SMOOTH, SMOOTH + hops)
-    used = present_at[:, inner].astype(np.float32)[:, :, None]
-    count = np.maximum(used.sum(axis=0), 1.0)
-    chosen = np.argmax(present_at, axis=0)
+    weights = present.weights(softness_db)
+    total = np.maximum(known.T.astype(np.float32) @ weights, 1e-9)
 
-    def of_chosen(values: F32) -> F32:
-        return np.asarray(values[chosen[inner]], np.float32)
+    def weighted(values: F32) -> F32:
+        filled = np.where(known[:, :, None], values, 0.0)
+        return np.asarray(np.einsum("ktb,kb->tb", filled, weights) / total, np.float32)
 
-    def mean(values: F32) -> F32:
-        return np.asarray(np.einsum("kb,kt->tb", values, used[:, :, 0]) / count, np.float32)
+    def weighted_known(values: F32) -> F32:
+        return np.asarray(known.T.astype(np.float32) @ (values * weights) / total)[inner]
 
-    followed = _filled(np.take_along_axis(passages, chosen[None, :, None], axis=0)[0])
-    valid = present_at[:, :, None]
-    total = np.where(valid, passages, 0.0).sum(axis=0)
-    average = _filled(np.where(valid.any(axis=0), total, np.nan) / np.maximum(valid.sum(0), 1))
-    spread = np.sqrt(np.where(valid, (passages - average) ** 2, 0.0).sum(axis=0)[inner] / count)
+    followed = _filled(np.take_along_axis(passages, np.argmax(known, axis=0)[None, :, None], 0)[0])
+    average = weighted(passages)
+    spread = weighted(np.abs(passages - average))[inner]
+    average[~np.any(known, axis=0)] = np.nan
+    average = _filled(average)
     rough, mean_rough = _smooth(followed), _smooth(average)
-    followed, average = followed[inner], average[inner]
     sources = np.empty((hops, len(present.reference), SOURCES), np.float32)
-    sources[:, :, 0] = followed - rough
+    sources[:, :, 0] = followed[inner] - rough
     sources[:, :, 1] = rough - present.reference
-    sources[:, :, 2] = average - mean_rough
+    sources[:, :, 2] = average[inner] - mean_rough
     sources[:, :, 3] = mean_rough - present.reference
     sources[:, :, 4] = present.recent
-    sources[:, :, 5] = present.short
-    for place, index in ((6, 1), (7, 2), (10, 0)):
-        sources[:, :, place] = of_chosen(present.offsets[index])
-    for place, index in ((8, 1), (9, 2)):
-        sources[:, :, place] = mean(present.offsets[index])
+    sources[:, :, 5] = weighted_known(present.offsets[0])
+    sources[:, :, 6] = weighted_known(present.offsets[1])
 
     def steps(values: F32) -> F32:
         return np.asarray(values.reshape(hops // STEP, STEP, *values.shape[1:]).mean(axis=1))
 
-    # 18 features of the band itself: levels, then sizes.
-    own = np.empty((hops, len(present.reference), 18), np.float32)
-    own[:, :, 0] = sources[:, :, 1] / 10.0
-    own[:, :, 1:9] = sources[:, :, 3:] / 10.0
-    own[:, :, 9] = np.abs(sources[:, :, 0]) / 5.0
-    own[:, :, 10] = np.abs(sources[:, :, 2]) / 5.0
-    own[:, :, 11] = spread / 5.0
-    own[:, :, 12] = present.deviation / 5.0
-    own[:, :, 13:15] = np.stack([of_chosen(e) for e in present.errors], axis=-1) / 5.0
-    own[:, :, 15:17] = np.stack([mean(e) for e in present.errors], axis=-1) / 5.0
-    own[:, :, 17] = count / len(passages)
+    # Features of the band itself (levels, then sizes) and of its neighbours.
+    own = np.zeros((hops, len(present.reference), 12), np.float32)
+    own[:, :, :7] = sources / 10.0
+    own[:, :, 7] = np.abs(sources[:, :, 0]) / 5.0
+    own[:, :, 8] = np.abs(sources[:, :, 2]) / 5.0
+    own[:, :, 9] = spread / 5.0
+    own[:, :, 10] = present.deviation / 5.0
+    own[:, :, 11] = weighted_known(present.errors) / 5.0
     own = steps(own)
-    # Of neighbouring bands, and of all bands.
-    core = own[:, :, [0, 1, 2, 9]]
-    near = _neighbours(core)
-    everywhere = own[:, :, [0, 1, 2, 9, 13, 14, 15, 16]].mean(axis=1, keepdims=True)
-    distances = present.distances_db / 5.0
-    shared = np.empty((hops, 3 + BASIS), np.float32)
-    shared[:, 0] = distances[chosen[inner]]
-    shared[:, 1] = distances.mean()
-    shared[:, 2] = distances.min()
-    shared[:, 3:] = basis(first, hops, hops_per_second)
-    shape = own.shape[:2]
-    features = np.concatenate(
-        [
-            own,
-            near,
-            np.broadcast_to(everywhere, (*shape, everywhere.shape[2])),
-            np.broadcast_to(steps(shared)[:, None], (*shape, shared.shape[1])),
-        ],
-        axis=2,
-    )
-    return np.ascontiguousarray(features, np.float32), sources
+    near = _neighbours(own[:, :, [1, 3, 4, 7]])
+    shared = steps(basis(first, hops, hops_per_second))[:, None]
+    shared = np.broadcast_to(shared, (*own.shape[:2], BASIS))
+    return np.ascontiguousarray(np.concatenate([own, near, shared], axis=2)), sources
 
 
 def basis(first: int, hops: int, hops_per_second: float) -> F32:
@@ -190,23 +202,40 @@ def _neighbours(values: F32) -> F32:
     return np.asarray(np.mean(parts, axis=0), np.float32)
 
 
-def blended(blend: F32, sources: F32, first: int, hops_per_second: float) -> F32:
+def blended(
+    blend: F32, sources: F32, first: int, hops_per_second: float, distance_db: float
+) -> F32:
     """Return the linear blend (hops, bands), relative to the reference.
 
-    ``blend``: (SOURCES, BASIS) weights.
+    ``blend``: (SOURCES, 2 BASIS) weights; ``distance_db``: of the nearest passage.
     """
-    weights = basis(first, len(sources), hops_per_second) @ blend.T
+    weights = blend_basis(first, len(sources), hops_per_second, distance_db) @ blend.T
     return np.asarray(np.einsum("tbs,ts->tb", sources, weights), np.float32)
 
 
-class LevelNetwork:
-    """The network in NumPy; the arrays are those of the Keras network, and ``blend``."""
+def blend_basis(first: int, hops: int, hops_per_second: float, distance_db: float) -> F32:
+    """Return the functions of time and distance of which the weights are sums, (hops, 2 BASIS)."""
+    functions = basis(first, hops, hops_per_second)
+    share = np.float32(min(distance_db / DISTANCE_DB, MOST_DISTANCES))
+    return np.concatenate([functions, share * functions], axis=1)
 
-    def __init__(self, arrays: Mapping[str, NDArray[Any]], negative_slope: float) -> None:
+
+class LevelNetwork:
+    """The network in NumPy; the arrays are those of the Keras network.
+
+    ``blend`` and ``softness_db`` are those of the linear blend that it corrects.
+    """
+
+    def __init__(
+        self,
+        arrays: Mapping[str, NDArray[Any]],
+        negative_slope: float,
+        blend: F32 = BLEND,
+        softness_db: float = SOFTNESS_DB,
+    ) -> None:
         self._arrays = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
         self._slope = np.float32(negative_slope)
-        self.blend = self._arrays["blend"]
-        self.spread_db = self._arrays["spread_db"]
+        self._blend, self._softness_db = blend, softness_db
 
     def run(self, features: F32, state: F32) -> F32:
         """Return the corrections (steps, bands, SOURCES + 1); ``state`` changes in place.
@@ -240,17 +269,27 @@ class LevelNetwork:
 
         ``passages``: as in ``model_inputs``.
         """
-        features, sources = model_inputs(present, passages, first, hops_per_second)
-        levels = blended(self.blend, sources, first, hops_per_second)
-        levels += corrected(self.run(features, state), sources)
+        features, sources = model_inputs(
+            present, passages, first, hops_per_second, self._softness_db
+        )
+        distance_db = float(present.distances_db.min())
+        levels = blended(self._blend, sources, first, hops_per_second, distance_db)
+        corrections = np.repeat(self.run(features, state), STEP, axis=0)
+        levels += np.einsum(
+            "tbs,tbs->tb", corrections, correctable(sources, first, hops_per_second)
+        )
         return levels + present.reference
 
 
-def corrected(corrections: F32, sources: F32) -> F32:
-    """Return what the corrections (steps, bands, SOURCES + 1) add to the levels, (hops, bands)."""
-    each = np.repeat(corrections, STEP, axis=0)
-    added = np.einsum("tbs,tbs->tb", each[:, :, :-1], sources)
-    return np.asarray(added + OFFSET_DB * each[:, :, -1], np.float32)
+def correctable(sources: F32, first: int, hops_per_second: float) -> F32:
+    """Return what each correction by the network multiplies, (hops, bands, SOURCES + 1).
+
+    These are the sources and ``OFFSET_DB``, both fading over ``FADE_SECONDS``.
+    """
+    seconds = (np.arange(first, first + len(sources)) + 0.5) / hops_per_second
+    fade = np.exp(-seconds / FADE_SECONDS).astype(np.float32)
+    padded = np.pad(sources, ((0, 0), (0, 0), (0, 1)), constant_values=OFFSET_DB)
+    return np.asarray(padded * fade[:, None, None])
 
 
 def _sigmoid(x: F32) -> F32:

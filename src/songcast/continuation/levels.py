@@ -24,7 +24,7 @@ def window_frames(sample_rate_hz: int) -> int:
     return power_of_two(WINDOW_SECONDS * sample_rate_hz)
 
 
-def band_levels(signal: F64, sample_rate_hz: int) -> F32:
+def band_levels(signal: F32 | F64, sample_rate_hz: int) -> F32:
     """Return (hops, BANDS) float32 levels in dB of ``signal`` (frames,), in LSB.
 
     Hop i is the window that begins at frame i * window / 2; all windows lie within the signal.

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -13,9 +13,13 @@ from numpy.typing import NDArray
 from songcast.audio.songs import Song
 from songcast.bundle import read_arrays, read_manifest, write_bundle
 from songcast.continuation.level_model import (
+    BLEND,
+    FEATURES,
+    LINEAR_BLEND,
     MEAN_SOURCES,
     PAST_SECONDS,
     SMOOTH,
+    SOFTNESS_DB,
     LevelNetwork,
     Present,
     basis,
@@ -40,13 +44,15 @@ Samples = NDArray[np.int16]
 KIND = "continuation"
 # The levels are predicted for so long; then the gain returns to 0 dB and the song is followed.
 PREDICTED_SECONDS, RETURN_SECONDS = 10.0, 5.0
-# The gain is smoothed over so many hops before and after, and limited.
-GAIN_SMOOTH, MAX_GAIN_DB = 4, 20.0
+# The gain is limited, and is corrected so many times.
+MAX_GAIN_DB, CORRECTIONS = 20.0, 2
 # The end of the song is extrapolated over one hop by linear prediction of this order.
 ORDER, ORDER_SECONDS = 64, 0.1
 # At temperature 1, levels vary by this share of the expected error; independent draws are so many
 # bands and one block apart, with this correlation between blocks.
 VARIATION_SHARE, VARIATION_BANDS, VARIATION_MEMORY = 0.2, 8, 0.8
+# The expected error of the levels in dB: weights of the functions of time ``basis``.
+ERROR_DB = np.array([5.6, -0.3, -0.1, -2.0], np.float32)
 # The level over GUARD_SECONDS stays within GUARD_DB of that of the last LEVEL_SECONDS of the song.
 LEVEL_SECONDS, GUARD_SECONDS, GUARD_DB = 10.0, 1.5, 4.0
 
@@ -54,10 +60,16 @@ LEVEL_SECONDS, GUARD_SECONDS, GUARD_DB = 10.0, 1.5, 4.0
 class ContinuationModel:
     """Continues songs of one or two channels at any sample rate."""
 
-    def __init__(self, arrays: Mapping[str, NDArray[Any]], settings: LevelSettings) -> None:
+    def __init__(
+        self,
+        arrays: Mapping[str, NDArray[Any]],
+        settings: LevelSettings,
+        blend: F32 = BLEND,
+        softness_db: float = SOFTNESS_DB,
+    ) -> None:
         self.arrays = dict(arrays)
         self.settings = settings
-        self.network = LevelNetwork(arrays, settings.negative_slope)
+        self.network = LevelNetwork(arrays, settings.negative_slope, blend, softness_db)
 
     def continue_song(
         self, song: Song, seconds: float = 5.0, temperature: float = 1.0, seed: int = 0
@@ -108,20 +120,25 @@ class ContinuationModel:
         return Stream(prompt, self.network, self.settings.passages, frames, temperature, seed)
 
     def baselines(self) -> dict[str, "ContinuationModel"]:
-        """Return simpler models: zero output of the network, and three blends, rendered alike.
+        """Return simpler models, rendered alike, without the network.
 
-        ``constant``: the mean level of the last 3 s. ``mean``: the mean level of the passages.
-        ``blend``: the linear blend that the network corrects.
+        ``constant``: the mean level of the last 3 s. ``mean``: the mean level of the 8 best
+        passages. ``blend``: a linear blend of the best passage, that mean and the present level.
         """
-        constant = np.zeros_like(self.network.blend)
+        constant = np.zeros_like(BLEND)
         mean = constant.copy()
         mean[MEAN_SOURCES, 0] = 1.0
-        zero = {name: np.zeros_like(self.arrays[name]) for name in ("out_kernel", "out_bias")}
-        blends = {"constant": constant, "mean": mean, "blend": self.network.blend}
+        plain = self.without_network()
+        settings = replace(self.settings, passages=8)
         return {
-            name: ContinuationModel({**self.arrays, **zero, "blend": blend}, self.settings)
-            for name, blend in blends.items()
+            name: ContinuationModel(plain.arrays, settings, blend, math.inf)
+            for name, blend in (("constant", constant), ("mean", mean), ("blend", LINEAR_BLEND))
         }
+
+    def without_network(self) -> "ContinuationModel":
+        """Return the blend alone: the same model with zero output of the network."""
+        zero = {name: np.zeros_like(self.arrays[name]) for name in ("out_kernel", "out_bias")}
+        return ContinuationModel({**self.arrays, **zero}, self.settings)
 
     def save(self, folder: FilePath, details: dict[str, Any], history_csv: str = "") -> None:
         """Write the bundle; ``details`` go into its bundle.json."""
@@ -140,7 +157,10 @@ class ContinuationModel:
         if manifest["kind"] != KIND or "passages" not in manifest.get("network", {}):
             raise BundleError(f"{folder}: no continuation model here; `make run` trains one")
         try:
-            return cls(read_arrays(folder), LevelSettings(**manifest["network"]))
+            arrays = read_arrays(folder)
+            if len(arrays["lstm_kernel"]) != FEATURES:
+                raise BundleError(f"{folder}: made by another version; `make run` trains it again")
+            return cls(arrays, LevelSettings(**manifest["network"]))
         except (TypeError, KeyError) as error:
             raise BundleError(f"{folder}: not a continuation model ({error})") from None
 
@@ -168,8 +188,13 @@ class Stream(Iterator[Samples]):
         self._rng = np.random.default_rng([seed, 1])
         self._knots = self._draw()
         self._block = 0
-        self._pasted = [self._path_block()]
+        self._pasted = [self.path.block()]
         self._gains: list[F32] = []
+        self._targets: list[F32] = []
+        # The levels of the passages around the last predicted block.
+        self._levels = self._following(-SMOOTH)
+        start = self._places[0].frame
+        self._before = prompt.between(start - prompt.hop, start)
         self._limiter = Limiter(prompt.hop, prompt.channels)
         self._shaper: Shaper | None = None
         self._guard = Guard(prompt)
@@ -191,47 +216,67 @@ class Stream(Iterator[Samples]):
         """Return the next block after the gain."""
         prompt, hop = self._prompt, self._prompt.hop
         while len(self._gains) < 3:
-            if not self._gains:  # nothing is known before the first block
-                self._gains.append(np.full((BLOCK_HOPS, BANDS), np.nan, np.float32))
-            self._gains.append(self._raw_gain())
-        gains = _smoothed(np.concatenate(self._gains))
-        gains = np.clip(gains, -MAX_GAIN_DB, MAX_GAIN_DB)
+            self._add_gains()
         signal = np.concatenate([self._pasted[0], self._pasted[1][:hop]])
+        gains = self._gains[1] = self._corrected()
         if self._shaper is None:
-            start = self._places[0].frame
-            before = prompt.between(start - hop, start)
-            self._shaper = Shaper(before, signal[:hop], gains[0], prompt.sample_rate_hz)
+            self._shaper = Shaper(self._before, signal[:hop], gains[0], prompt.sample_rate_hz)
             shaped = self._shaper.shape(signal, gains)
             shaped[:hop] = cross_faded(self._extrapolated(), shaped[:hop])
         else:
             shaped = self._shaper.shape(signal, gains + self._guard.gains_db())
         self._guard.measure(shaped)
-        del self._pasted[0], self._gains[0]
+        self._before = self._pasted[0][-hop:]
+        del self._pasted[0], self._gains[0], self._targets[0]
         return shaped
 
-    def _raw_gain(self) -> F32:
-        """Return the gain of the next block that has none, (BLOCK_HOPS, bands) in dB."""
+    def _corrected(self) -> F32:
+        """Return the gain of the next block, corrected by what it does to the levels.
+
+        A gain per band and window does not give exactly the levels that are wanted, because
+        bands and windows overlap. So the block is rendered on trial to measure the difference.
+        """
+        prompt, hop = self._prompt, self._prompt.hop
+        gains = np.concatenate([self._gains[0][-1:], self._gains[1], self._gains[2][:1]])
+        for _ in range(CORRECTIONS if np.any(gains) else 0):
+            trial = Shaper(self._before, self._pasted[0][:hop], gains[0], prompt.sample_rate_hz)
+            signal = np.concatenate([self._pasted[0], self._pasted[1][: 2 * hop]])
+            mono = trial.shape(signal, gains[1:]).mean(axis=1)
+            levels = band_levels(mono, prompt.sample_rate_hz)
+            gains[1:-1] += self._targets[0] - levels
+            gains = np.clip(gains, -MAX_GAIN_DB, MAX_GAIN_DB)
+        return gains[1:-1]
+
+    def _add_gains(self) -> None:
+        """Add the target levels and the gain of the next block, (BLOCK_HOPS, bands) in dB."""
         prompt, first = self._prompt, self._block * BLOCK_HOPS
         seconds = (first + np.arange(BLOCK_HOPS)) / prompt.hops_per_second
         share = np.clip((PREDICTED_SECONDS + RETURN_SECONDS - seconds) / RETURN_SECONDS, 0.0, 1.0)
         predicted = self._predicted(first) if share[0] > 0 else None
         self._block += 1
-        self._pasted.append(self._path_block())
-        if predicted is None:
-            return np.zeros((BLOCK_HOPS, BANDS), np.float32)
+        self._pasted.append(self.path.block())
         signal = np.concatenate([self._pasted[-2], self._pasted[-1][: prompt.hop]]).mean(axis=1)
         levels = band_levels(signal, prompt.sample_rate_hz)
-        return np.asarray((predicted - levels) * share[:, None], np.float32)
+        gains = np.zeros_like(levels)
+        if predicted is not None:
+            gains = np.clip((predicted - levels) * share[:, None], -MAX_GAIN_DB, MAX_GAIN_DB)
+        if not self._gains:  # nothing is known before the first block
+            self._gains.append(gains[:1])
+        self._gains.append(gains.astype(np.float32))
+        self._targets.append(levels + gains)
 
-    def _predicted(self, first: int) -> F32:
-        """Return the levels of the block at hop ``first``, with random variation."""
-        prompt, hops_per_second = self._prompt, self._prompt.hops_per_second
-        passages = np.stack(
-            [
-                prompt.levels(place.frame, first - self._matched - SMOOTH, BLOCK_HOPS + 2 * SMOOTH)
-                for place in self._places
-            ]
+    def _predicted(self, first: int) -> F32 | None:
+        """Return the levels of the block at hop ``first``, with random variation.
+
+        None if all passages have ended.
+        """
+        hops_per_second = self._prompt.hops_per_second
+        following = self._following(first + SMOOTH)
+        passages = self._levels = np.concatenate(
+            [self._levels[:, -2 * SMOOTH :], following], axis=1
         )
+        if np.isnan(passages).all():
+            return None
         levels = self._network.predict(self._present, passages, first, hops_per_second, self._state)
         if self._temperature > 0:
             last, self._knots = (
@@ -241,7 +286,7 @@ class Stream(Iterator[Samples]):
             )
             rise = (np.arange(BLOCK_HOPS) / BLOCK_HOPS)[:, None]
             knots = last * (1.0 - rise) + self._knots * rise
-            error = basis(first, BLOCK_HOPS, hops_per_second) @ self._network.spread_db
+            error = basis(first, BLOCK_HOPS, hops_per_second) @ ERROR_DB
             spread = self._temperature * VARIATION_SHARE * np.maximum(error, 0.0)[:, None]
             at = np.linspace(0, knots.shape[1] - 1, BANDS)
             varied = [np.interp(at, np.arange(knots.shape[1]), row) for row in knots]
@@ -251,15 +296,10 @@ class Stream(Iterator[Samples]):
     def _draw(self) -> F64:
         return self._rng.standard_normal(BANDS // VARIATION_BANDS + 1)
 
-    def _path_block(self) -> F64:
-        """Return the next block of the path, and note the places that it follows."""
-        block = self.path.block()
-        if self._places is not self.path.places:
-            self._places = self.path.places
-            distances = np.array([place.distance_db for place in self._places], np.float32)
-            self._present = self._present.with_passages(distances)
-        self._matched = self.path.matched
-        return block
+    def _following(self, first: int) -> F32:
+        """Return the levels of a block of all passages, hop ``first`` after the match."""
+        places = self._places
+        return np.stack([self._prompt.levels(p.frame, first, BLOCK_HOPS) for p in places])
 
     def _known(self) -> Present:
         """Return what is known at the end of the song."""
@@ -311,20 +351,6 @@ class Guard:
         self._before, self._now = self._now, self._now + 0.5 * (wanted - self._now)
         rise = np.arange(1, BLOCK_HOPS + 1)[:, None] / BLOCK_HOPS
         return np.asarray(self._before + (self._now - self._before) * rise, np.float32)
-
-
-def _smoothed(raw: F32) -> F32:
-    """Return the middle block of three, smoothed over time; NaN counts as unknown."""
-    kernel = np.hanning(2 * GAIN_SMOOTH + 3)[1:-1]
-    known = ~np.isnan(raw[:, 0])
-    values = np.where(known[:, None], raw, 0.0)
-    result = np.zeros((BLOCK_HOPS, raw.shape[1]))
-    total = np.zeros(BLOCK_HOPS)
-    for offset, weight in zip(range(-GAIN_SMOOTH, GAIN_SMOOTH + 1), kernel, strict=True):
-        part = slice(BLOCK_HOPS + offset, 2 * BLOCK_HOPS + offset)
-        result += weight * values[part]
-        total += weight * known[part]
-    return np.asarray(result / total[:, None], np.float32)
 
 
 def check_song(song: Song) -> None:

@@ -31,7 +31,7 @@ class Prompt:
         self.sample_rate_hz = sample_rate_hz
         self.window = window_frames(sample_rate_hz)
         self.hop = self.window // 2
-        self._mono = kept.mean(axis=1, dtype=np.float64)
+        self._mono = kept.astype(np.float32) @ np.full(kept.shape[1], 1 / kept.shape[1], np.float32)
         self.retrieval = Retrieval(self._mono, sample_rate_hz)
 
     @property

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from songcast.continuation.levels import BANDS, mel_edges_hz
 from songcast.continuation.prompt import Prompt
-from songcast.continuation.retrieval import Place
+from songcast.continuation.retrieval import VISIT, Place
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -61,6 +61,11 @@ class Path:
         following[:start] = block[:start]
         following[start:stop] = cross_faded(block[start:stop], following[start:stop])
         return following
+
+    def repeated_share(self) -> float:
+        """Return the share of the passages so far that had been used before, 0 to 1."""
+        visits = self._visits / VISIT
+        return float(np.sum(np.maximum(visits - 1.0, 0.0)) / max(np.sum(visits), 1.0))
 
     def _match(self, frame: int) -> None:
         """Find places that match ``frame`` of the song at the current block; choose the first."""

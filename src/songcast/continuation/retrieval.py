@@ -29,6 +29,9 @@ APART_SECONDS = 1.0
 # The waveforms are aligned within this distance, over this length.
 ALIGN_SECONDS, ALIGNED_SECONDS = 0.03, 0.1
 
+# Each visit makes a place so much farther, as a share of its distance.
+VISIT = 0.5
+
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
@@ -39,9 +42,9 @@ class Place:
 
 
 class Retrieval:
-    """The retrieval index of a song; ``signal``: (frames,) float64 in LSB, one channel."""
+    """The retrieval index of a song; ``signal``: (frames,) in LSB, one channel."""
 
-    def __init__(self, signal: F64, sample_rate_hz: int) -> None:
+    def __init__(self, signal: F32 | F64, sample_rate_hz: int) -> None:
         self._signal = signal
         self._rate_hz = sample_rate_hz
         self._hop = power_of_two(HOP_SECONDS * sample_rate_hz)
@@ -55,7 +58,7 @@ class Retrieval:
 
     def visit(self, visits: F64, start: int, stop: int) -> None:
         """Count the frames [start, stop) as visited, in place."""
-        visits[max(start // self._hop, 0) : max(stop // self._hop, 0)] += 0.5
+        visits[max(start // self._hop, 0) : max(stop // self._hop, 0)] += VISIT
 
     def find(
         self, frame: int, count: int, visits: F64 | None = None, until: int | None = None
@@ -102,11 +105,11 @@ class Retrieval:
         reach = int(ALIGN_SECONDS * self._rate_hz)
         first = max(place.frame - length - reach, 0)
         last = min(place.frame + reach, len(self._signal))
-        pattern = self._signal[max(frame - length, 0) : frame]
-        field = self._signal[first:last]
+        pattern = self._signal[max(frame - length, 0) : frame].astype(np.float64)
+        field = self._signal[first:last].astype(np.float64)
         if len(pattern) < length or len(field) <= length:
             return place
-        size = 2 ** int(np.ceil(np.log2(len(field) + length)))
+        size = 2 ** int(np.ceil(np.log2(len(field))))
         spectrum = np.fft.rfft(field, size) * np.conj(np.fft.rfft(pattern, size))
         products = np.fft.irfft(spectrum, size)[: len(field) - length + 1]
         energy = np.cumsum(np.concatenate([[0.0], field**2]))
@@ -116,20 +119,24 @@ class Retrieval:
         return Place(frame=first + length + best, distance_db=place.distance_db)
 
 
-def pitch_levels(signal: F64, sample_rate_hz: int, hop: int) -> F32:
+def pitch_levels(signal: F32 | F64, sample_rate_hz: int, hop: int) -> F32:
     """Return (hops, BANDS) float32: levels in dB, at most ``FLOOR_DB`` below the loudest.
 
     Row i is centred on frame i * hop, within one hop of it.
     """
     size = 2 * hop
     window = np.hanning(size).astype(np.float32)
-    padded = np.pad(np.asarray(signal, np.float32), hop)
-    rows = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop]
     filters = _filters(size, sample_rate_hz)
-    levels = np.empty((len(rows), BANDS), np.float32)
-    for first in range(0, len(rows), 64):
-        spectrum = np.fft.rfft(rows[first : first + 64] * window)
-        levels[first : first + 64] = (spectrum.real**2 + spectrum.imag**2) @ filters
+    levels = np.empty((len(signal) // hop + 1, BANDS), np.float32)
+    for first in range(0, len(levels), 64):
+        count = min(64, len(levels) - first)
+        start, stop = (first - 1) * hop, (first + count) * hop
+        part = signal[max(start, 0) : stop].astype(np.float32)
+        before = max(-start, 0)
+        part = np.pad(part, (before, stop - start - before - len(part)))
+        rows = np.lib.stride_tricks.sliding_window_view(part, size)[::hop]
+        spectrum = np.fft.rfft(rows * window)
+        levels[first : first + count] = (spectrum.real**2 + spectrum.imag**2) @ filters
     top = max(float(np.max(levels, initial=0.0)), 1e-9)
     decibels = 10.0 * np.log10(levels / top + 1e-12)
     return np.asarray(np.maximum(decibels, FLOOR_DB), np.float32)

@@ -20,7 +20,7 @@ class LevelSettings:
     units: int = 24
     head_units: int = 24
     negative_slope: float = 0.1
-    passages: int = 8
+    passages: int = 32
 
 
 def check_request(seconds: float, temperature: float, seed: int) -> None:

@@ -14,17 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from songcast.continuation.level_model import (
-    BASIS,
+    BLEND,
     FEATURES,
-    FOLLOWED_SOURCES,
-    OFFSET_DB,
     PAST_SECONDS,
     SMOOTH,
+    SOFTNESS_DB,
     SOURCES,
     STEP,
     Present,
-    basis,
     blended,
+    correctable,
     model_inputs,
 )
 from songcast.continuation.levels import band_levels, window_frames
@@ -42,11 +41,9 @@ FUTURE_SECONDS = (1.5, 3.0, 6.0, 10.0)
 EARLIEST_SECONDS, LATEST_SECONDS = 1.5, 0.7
 # Share of the cuts whose passages are moved towards the truth, as in music that repeats exactly,
 # and the mean time in which they leave it.
-NEARER_SHARE, NEARER_SECONDS = 0.3, 5.0
+NEARER_SHARE, NEARER_SECONDS = 0.5, 5.0
 # Random bands of a cut in a batch.
 BATCH_BANDS = 24
-# Random cuts to which the blend is fitted, iterations, and the ridge penalty.
-BLEND_CUTS, BLEND_ITERATIONS, BLEND_PENALTY = 200, 8, 30.0
 AVERAGE_MOMENTUM, CLIP_NORM = 0.97, 1.0
 TRAIN_ERROR, BLEND_ERROR = "train_level_error_db", "blend_level_error_db"
 
@@ -65,17 +62,23 @@ class Cut:
     stop: int
     hops_per_second: float
 
-    def arrays(self, nearer: np.random.Generator | None) -> tuple[F32, F32, F32] | None:
-        """Return features, sources and true levels relative to the reference; None if too short.
+    def arrays(
+        self,
+        nearer: np.random.Generator | None,
+        passages: int | None = None,
+        softness_db: float = SOFTNESS_DB,
+    ) -> tuple[F32, F32, F32, float] | None:
+        """Return features, sources, true levels relative to the reference, and the least distance.
 
-        ``nearer``: draws how much nearer to the truth the passages are moved, if at all.
+        None if the future is too short. ``nearer``: draws how much nearer to the truth the
+        passages are moved, if at all. ``passages``: so many of the best ones are read (all).
         """
-        hops = self.stop - self.hop
+        hops, places = self.stop - self.hop, self.places[:passages]
         count = min(round(PAST_SECONDS * self.hops_per_second), self.hop - 1)
         past = self._rows(self.hop - 1 - count, self.hop - 1)
-        before = np.stack([self._rows(hop - 1 - count, hop - 1) for hop, _ in self.places])
-        after = np.stack([self._passage(hop, hops) for hop, _ in self.places])
-        distances = np.array([distance for _, distance in self.places], np.float32)
+        before = np.stack([self._rows(hop - 1 - count, hop - 1) for hop, _ in places])
+        after = np.stack([self._passage(hop, hops) for hop, _ in places])
+        distances = np.array([distance for _, distance in places], np.float32)
         if nearer is not None and nearer.random() < NEARER_SHARE:
             share = float(nearer.random())
             time = np.arange(-SMOOTH, hops + SMOOTH) / self.hops_per_second
@@ -83,7 +86,7 @@ class Cut:
                 -np.maximum(time, 0.0) / nearer.exponential(NEARER_SECONDS)
             )
             truth = self._rows(self.hop - SMOOTH, self.stop + SMOOTH)
-            after = truth + np.float32(1) * (after - truth) * left[:, None].astype(np.float32)
+            after = truth + (after - truth) * left[:, None].astype(np.float32)
             before = past + np.float32(share) * (before - past)
             distances = distances * np.float32(share)
         known = ~np.isnan(after[:, SMOOTH : SMOOTH + hops, 0]).all(axis=0)
@@ -92,8 +95,9 @@ class Cut:
             return None
         present = Present.of(past, before, distances, self.hops_per_second)
         after = after[:, : hops + 2 * SMOOTH]
-        features, sources = model_inputs(present, after, 0, self.hops_per_second)
-        return features, sources, self.table[self.hop : self.hop + hops] - present.reference
+        features, sources = model_inputs(present, after, 0, self.hops_per_second, softness_db)
+        true = self.table[self.hop : self.hop + hops] - present.reference
+        return features, sources, true, float(distances.min())
 
     def _passage(self, hop: int, hops: int) -> F32:
         """Return the levels of the passage from SMOOTH hops before ``hop`` on; NaN after its end.
@@ -167,46 +171,6 @@ def song_cuts(
     return cuts
 
 
-def fit_blend(cuts: Sequence[Cut], rng: np.random.Generator) -> tuple[F32, F32]:
-    """Return the weights of the blend with the least absolute error, and that error over time.
-
-    (SOURCES, BASIS) and (BASIS,) float32; by iteratively reweighted least squares.
-    """
-    rows, targets, weights, bases = [], [], [], []
-    for index in rng.choice(len(cuts), min(len(cuts), BLEND_CUTS), replace=False):
-        cut = cuts[index]
-        made = cut.arrays(rng)
-        if made is None:
-            continue
-        _, sources, true = made
-        picked = np.unique(np.geomspace(1, len(true), 48).astype(int) - 1)
-        bands = rng.choice(true.shape[1], min(16, true.shape[1]), replace=False)
-        functions = basis(0, len(true), cut.hops_per_second)[picked]
-        part = sources[np.ix_(picked, bands)]
-        products = part[:, :, :, None] * functions[:, None, None, :]
-        rows.append(products.reshape(-1, SOURCES * BASIS))
-        targets.append(true[np.ix_(picked, bands)].ravel())
-        weights.append(
-            np.repeat(
-                hop_weights(len(true), cut.hops_per_second)[picked]
-                * np.gradient(picked.astype(float)),
-                len(bands),
-            )
-        )
-        bases.append(np.repeat(functions, len(bands), axis=0))
-    x, y = np.concatenate(rows).astype(np.float64), np.concatenate(targets)
-    weight, functions = np.concatenate(weights), np.concatenate(bases).astype(np.float64)
-    penalty = BLEND_PENALTY * np.mean(weight) * np.eye(x.shape[1])
-    solution = np.zeros(x.shape[1])
-    for _ in range(BLEND_ITERATIONS):
-        w = weight / np.maximum(np.abs(y - x @ solution), 0.5)
-        weighted = x * w[:, None]
-        solution = np.linalg.solve(weighted.T @ x + penalty, weighted.T @ y)
-    error = np.abs(y - x @ solution)
-    spread = np.linalg.lstsq(functions, error, rcond=None)[0]
-    return solution.reshape(SOURCES, BASIS).astype(np.float32), spread.astype(np.float32)
-
-
 def hop_weights(hops: int, hops_per_second: float) -> F32:
     """Return the weight of each hop in the loss: every factor in time counts about the same."""
     seconds = (np.arange(hops) + 0.5) / hops_per_second
@@ -255,22 +219,17 @@ def fit_levels(
     """Return the arrays of a ``LevelNetwork`` and one row per epoch: errors in dB.
 
     The weights are a moving average over the last steps (Polyak & Juditsky, 1992). Without
-    ``cuts`` the model keeps the levels of the passage that it follows.
+    ``cuts`` the output of the network is zero.
     """
     import keras
 
     keras.utils.set_random_seed(seed)
     if not cuts:
-        blend = np.zeros((SOURCES, BASIS), np.float32)
-        blend[FOLLOWED_SOURCES, 0] = 1.0
-        spread = np.zeros(BASIS, np.float32)
-        return {**network_arrays(build_network(settings)), "blend": blend, "spread_db": spread}, []
-    blend, spread = fit_blend(cuts, np.random.default_rng(seed))
+        return network_arrays(build_network(settings)), []
     network = build_network(settings)
-    sources = keras.Input((None, STEP, SOURCES), name="sources")
-    corrections = keras.ops.expand_dims(network.output, 2)
-    added = keras.ops.sum(corrections[..., :-1] * sources, axis=-1)
-    trainer = keras.Model([network.input, sources], added + OFFSET_DB * corrections[..., -1])
+    corrected = keras.Input((None, STEP, SOURCES + 1), name="correctable")
+    added = keras.ops.sum(keras.ops.expand_dims(network.output, 2) * corrected, axis=-1)
+    trainer = keras.Model([network.input, corrected], added)
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps_per_epoch)
     optimizer = keras.optimizers.Adam(
         schedule, global_clipnorm=CLIP_NORM, use_ema=True, ema_momentum=AVERAGE_MOMENTUM
@@ -282,7 +241,7 @@ def fit_levels(
         return absolute / keras.ops.sum(weights)
 
     trainer.compile(optimizer=optimizer, loss=loss)
-    batches = Batches(cuts, blend, batch_size, seed)
+    batches = Batches(cuts, batch_size, seed)
     rows = []
     for epoch in range(epochs):
         errors, plain = [], []
@@ -297,7 +256,7 @@ def fit_levels(
         rows.append(row)
         on_epoch(epoch, row)
     optimizer.finalize_variable_values(trainer.trainable_variables)
-    return {**network_arrays(network), "blend": blend, "spread_db": spread}, rows
+    return network_arrays(network), rows
 
 
 @dataclass(frozen=True)
@@ -305,7 +264,6 @@ class Batches:
     """Random cuts as inputs of the trainer; the target is what the blend leaves."""
 
     cuts: Sequence[Cut]
-    blend: F32
     size: int
     seed: int
 
@@ -323,7 +281,7 @@ class Batches:
         ]
         features, sources, target = stacked
         shape = (len(features), steps, STEP)
-        return [features, sources.reshape(*shape, SOURCES)], target.reshape(*shape, 2)
+        return [features, sources.reshape(*shape, SOURCES + 1)], target.reshape(*shape, 2)
 
     def _parts(self, rng: np.random.Generator) -> Iterator[tuple[F32, F32, F32]]:
         left = self.size
@@ -332,10 +290,11 @@ class Batches:
             made = cut.arrays(rng)
             if made is None:
                 continue
-            features, sources, true = made
+            features, sources, true, distance_db = made
             bands = rng.permutation(true.shape[1])[:BATCH_BANDS]
-            residual = true - blended(self.blend, sources, 0, cut.hops_per_second)
+            residual = true - blended(BLEND, sources, 0, cut.hops_per_second, distance_db)
             weights = hop_weights(len(true), cut.hops_per_second)[:, None]
             target = np.stack([residual, np.broadcast_to(weights, residual.shape)], axis=-1)
-            yield features[:, bands], sources[:, bands], target[:, bands]
+            multiplied = correctable(sources[:, bands], 0, cut.hops_per_second)
+            yield features[:, bands], multiplied, target[:, bands]
             left -= 1
