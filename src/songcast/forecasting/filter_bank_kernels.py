@@ -98,7 +98,9 @@ def least_squares(
             continue
         solution = factor[n + 1]
         if weighted:
-            matrix[:] = covariance
+            for i in range(n):  # an assignment of a whole array takes numba 4 s to compile
+                for j in range(n):
+                    matrix[i, j] = covariance[i, j]
         else:
             _expand(e, m, counts, matrix)
         solution[:] = 0.0

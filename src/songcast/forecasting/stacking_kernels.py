@@ -84,10 +84,14 @@ def stack(
         if q == RANK - 1 and experts > 1:
             accumulate(matrix[0], vectors[0], rows, forgetting)
             if (count + 1) % solve_every == 0:
-                matrix[1] = matrix[0]
-                solution[:] = vectors[0]
+                # Loops, because an assignment of a whole array takes numba seconds to compile.
+                for i in range(len(solution)):
+                    solution[i] = vectors[0, i]
+                    for j in range(len(solution)):
+                        matrix[1, i, j] = matrix[0, i, j]
                 if solve_ridged(matrix[1], ridge, scratch, solution):
-                    w[:] = solution
+                    for i in range(len(solution)):
+                        w[i] = solution[i]
 
 
 @compiled
