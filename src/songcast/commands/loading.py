@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from songcast import files
 from songcast.audio.conversion import Samples
 from songcast.audio.formats import printable
 from songcast.audio.reading import SongReader, open_song
@@ -16,6 +15,7 @@ from songcast.bundle import read_manifest
 from songcast.errors import RegistryError
 from songcast.forecasting.distribution import to_int16
 from songcast.forecasting.forecaster import Forecaster
+from songcast.forecasting.loading import bundle_folder
 from songcast.forecasting.metrics import RunningMeasures
 from songcast.registry.models import REGISTRY_SCHEME, Model, load
 from songcast.registry.versions import CHAMPION, NAME
@@ -23,7 +23,6 @@ from songcast.tracking.embedded import database
 from songcast.tracking.store import tracking_uri
 
 CHAMPION_URI = f"{REGISTRY_SCHEME}{NAME}@{CHAMPION}"
-FITTED = ("ridge", "notebook")
 
 Update = Callable[..., None]  # of console.progress
 
@@ -41,14 +40,9 @@ def check_model(uri: str) -> None:
     """Raise ``SongcastError`` for a model that does not exist, without loading anything."""
     if uri.startswith(REGISTRY_SCHEME):
         require_registry(uri)
-    folder = fitted_folder(uri) if uri in FITTED else Path(uri)
+    folder = bundle_folder(uri)
     if folder.is_dir():
         read_manifest(folder)
-
-
-def fitted_folder(name: str) -> Path:
-    """Return the bundle folder that ``songcast.load`` uses for ridge or notebook."""
-    return Path(name) if Path(name).is_dir() else files.root() / files.MODELS / name
 
 
 def has_registry() -> bool:

@@ -65,7 +65,8 @@ def load_models(named: list[str] | None) -> dict[str, "Forecaster"]:
     Raises ``SongcastError`` for the first that fails.
     """
     from songcast.bundle import MANIFEST
-    from songcast.commands.loading import CHAMPION_URI, fitted_folder, has_registry, load_model
+    from songcast.commands.loading import CHAMPION_URI, has_registry, load_model
+    from songcast.forecasting.loading import bundle_folder
     from songcast.registry.versions import CHAMPION, get_alias
     from songcast.report.console import note
 
@@ -75,7 +76,7 @@ def load_models(named: list[str] | None) -> dict[str, "Forecaster"]:
     if not (has_registry() and get_alias(CHAMPION)):
         note("no champion is registered yet, skipped: `make run` registers one")
         del uris[CHAMPION]
-    if not (fitted_folder("ridge") / MANIFEST).is_file():
+    if not (bundle_folder("ridge") / MANIFEST).is_file():
         note("ridge is not fitted yet, skipped: `make run` fits it")
         del uris["ridge"]
     return {name: load_model(uri) for name, uri in uris.items()}

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from songcast.bundle import MANIFEST, content_sha256, read_manifest
-from songcast.errors import BundleError, RegistryError
+from songcast.errors import RegistryError
 from songcast.files import sha256_of_file
 from songcast.registry.comparison import Entry
-from songcast.registry.downloads import resolve
 from songcast.registry.mlflow_model import log_model
 from songcast.registry.versions import (
     LINEAGE,
@@ -55,8 +54,10 @@ def register_bundle(
         client = connect(uri)
         known = list_versions()
         record = {**_record(manifest, kind, known), **measured}
+        record["content_sha256"] = content = content_sha256(bundle)
         version = next((v for v in known if v.tags.get(BUNDLE) == proof), None)
-        version = version or _trained_before(bundle, manifest["weights_sha256"], known)
+        # Trained before, at another time or place.
+        version = version or next(reversed(_with("content_sha256", content, known)), None)
         version = version or get_version(_create(client, run_id, bundle, kind, proof))
         earlier: Mapping[str, Any] | None = None
         with contextlib.suppress(RegistryError):  # its record is missing or altered
@@ -113,7 +114,7 @@ def _record(manifest: Mapping[str, Any], kind: str, known: Sequence[Version]) ->
         "kind": kind,
         "weights_sha256": manifest["weights_sha256"],
         "parent_weights_sha256": parent,
-        "parent_version": next((v.number for v in _with_weights(parent, known)), None),
+        "parent_version": next((v.number for v in _with("weights_sha256", parent, known)), None),
         "params": params,
         "seeds": seeds(params),
         "songs": origin.get("songs", []),
@@ -122,23 +123,13 @@ def _record(manifest: Mapping[str, Any], kind: str, known: Sequence[Version]) ->
     return {key: value for key, value in record.items() if value is not None}
 
 
-def _with_weights(weights: str | None, known: Sequence[Version]) -> list[Version]:
-    """Return the versions with these weights whose record can be read."""
+def _with(key: str, value: str | None, known: Sequence[Version]) -> list[Version]:
+    """Return the versions whose record can be read and has this value."""
     found = []
-    for version in known if weights else ():
+    for version in known if value else ():
         with contextlib.suppress(RegistryError):
-            found += [version] if version.weights_sha256 == weights else []
+            found += [version] if version.lineage.get(key) == value else []
     return found
-
-
-def _trained_before(bundle: Path, weights: str, known: Sequence[Version]) -> Version | None:
-    """Return the first version whose package differs from ``bundle`` at most in its provenance."""
-    content = content_sha256(bundle)
-    for version in reversed(_with_weights(weights, known)):
-        with contextlib.suppress(BundleError):  # its files are missing or altered
-            if content_sha256(resolve(version.uri)) == content:
-                return version
-    return None
 
 
 def _headline(measured: Mapping[str, Entry]) -> dict[str, str]:

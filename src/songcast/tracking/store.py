@@ -31,6 +31,7 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
+VARIABLE = "MLFLOW_TRACKING_URI"
 _LOCKS = threading.local()
 # SQLite's messages, and what the user can do about each.
 SQLITE_MESSAGE = re.compile(r"\(sqlite3\.\w+\) ([^\n]+)")
@@ -48,7 +49,7 @@ REFUSED = re.compile(r"failed with error code (?:401|403) .*?Response body: '([^
 
 def tracking_uri() -> str:
     """Return ``MLFLOW_TRACKING_URI``, or the embedded store of this repository."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(home() / "mlflow.db")
+    return os.environ.get(VARIABLE) or sqlite_uri(home() / "mlflow.db")
 
 
 def home() -> Path:
@@ -137,25 +138,14 @@ def locked(uri: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def as_default(uri: str) -> Iterator[None]:
-    """Make ``uri`` MLflow's process-wide store within the block, for calls that take none."""
-    mlflow = import_mlflow()
-    from mlflow.tracking._model_registry import utils as registry_utils
-    from mlflow.tracking._tracking_service import utils as tracking_utils
-
-    before = os.environ.get("MLFLOW_TRACKING_URI")
-    earlier = (tracking_utils._tracking_uri, registry_utils._registry_uri)
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
+    """Make ``uri`` the store of those calls of MLflow that take none, within the block."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = uri
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(earlier[0])
-        mlflow.set_registry_uri(earlier[1])
-        # set_tracking_uri also sets the variable, which would look like the user's setting.
-        if before is None:
-            os.environ.pop("MLFLOW_TRACKING_URI", None)
-        else:
-            os.environ["MLFLOW_TRACKING_URI"] = before
+        del os.environ[VARIABLE]
+        os.environ |= {VARIABLE: before} if before is not None else {}
 
 
 @contextlib.contextmanager
@@ -216,7 +206,7 @@ def ui_command(port: int = 5000) -> tuple[list[str], dict[str, str], str]:
     command += ["--host", "127.0.0.1", "--port", str(port)]
     # Without the query, the UI opens in its GenAI mode, which shows no training runs.
     page = f"#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
-    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+    environment = {k: v for k, v in os.environ.items() if k != VARIABLE}
     return command, environment, f"http://127.0.0.1:{port}/{page}"
 
 
