@@ -39,7 +39,7 @@ IMPORTERS = {
 }
 
 
-MOST_LINES = 21_802
+MOST_LINES = 21_748
 # A stage is a module, however short.
 SHORT = {"stages/evaluate_baselines.py", "stages/train.py"}
 
