@@ -35,7 +35,7 @@ EXCESS_SHARE, THRESHOLD = 0.5, 16.0
 # that follow has at most this power, relative to the surroundings.
 CLICK_FRAMES, REST_FRAMES, MOST_REST = 4, 8, 2.5
 # Frames that are searched at a time, and the most events of a song that are kept.
-HOP, MOST_EVENTS = 1 << 15, 10_000
+HOP, MOST_EVENTS = 1 << 16, 10_000
 
 
 class EventFinder:
@@ -51,28 +51,29 @@ class EventFinder:
         # windows, so that each window starts at the same frame for blocks of any size.
         context = _frames(BEFORE_SECONDS, sample_rate_hz) + 2 * self._merge
         self._context = (context // WINDOW + 2) * WINDOW
-        self._samples = np.zeros((0, channels), np.int16)
-        self._bits = np.zeros((0, channels), np.float64)
-        self._first = self._searched = 0  # frame of the first one kept, first to be searched
+        self._blocks = [(np.zeros((0, channels), np.int16), np.zeros((0, channels)))]
+        # The first frame that is kept, the first to be searched, and the end.
+        self._first = self._searched = self._end = 0
         self._events: list[Event] = []
 
     def add(self, samples: NDArray[np.int16], bits: F64) -> None:
         """Search a block: its samples and their code lengths, (frames, channels) each."""
-        self._samples = np.concatenate([self._samples, samples])
-        self._bits = np.concatenate([self._bits, bits])
-        while self._first + len(self._bits) >= self._searched + HOP + self._context:
+        self._blocks.append((samples, bits))
+        self._end += len(bits)
+        while self._end >= self._searched + HOP + self._context:
             self._search(self._searched + HOP)
 
     def result(self) -> list[Event]:
         """Return the events in time, after the last block."""
-        while self._searched < self._first + len(self._bits):
-            self._search(min(self._searched + HOP, self._first + len(self._bits)))
+        while self._searched < self._end:
+            self._search(min(self._searched + HOP, self._end))
         return self._events
 
     def _search(self, stop: int) -> None:
         """Search the frames up to ``stop`` with the context around them, then drop them."""
+        all_samples, all_bits = map(np.concatenate, zip(*self._blocks, strict=True))
         rows = slice(0, stop + self._context - self._first)
-        x, bits = self._samples[rows].astype(np.float64), self._bits[rows]
+        x, bits = all_samples[rows].astype(np.float64), all_bits[rows]
         response = matched(x)
         score = combined(response, excess(bits, x, self._rate_hz), x)
         for at in peaks(score, self._threshold, self._merge):
@@ -88,7 +89,7 @@ class EventFinder:
         self._searched = stop
         drop = max(stop - self._context - self._first, 0)
         self._first += drop
-        self._samples, self._bits = self._samples[drop:], self._bits[drop:]
+        self._blocks = [(all_samples[drop:], all_bits[drop:])]
 
 
 def combined(response: F64, excess: F64, samples: F64) -> F64:
@@ -127,6 +128,8 @@ def matched(samples: F64) -> F64:
     the coefficients of the model: the likelihood ratio test for a click of unknown size.
     """
     response = np.zeros(samples.shape)
+    if len(samples) < WINDOW:
+        return response
     half, quarter = WINDOW // 2, WINDOW // 4
     count = -(-len(samples) // half)
     for c, x in enumerate(samples.T):
@@ -135,17 +138,20 @@ def matched(samples: F64) -> F64:
         windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::half][:count]
         a = coefficients(windows)
         spectra, filters = np.fft.rfft(windows), np.fft.rfft(a, WINDOW)
-        filtered = (spectra * filters, spectra * np.abs(filters) ** 2)
+        filtered = (spectra * filters, spectra * (filters.real**2 + filters.imag**2))
         residual, correlated = (
             np.fft.irfft(f)[:, quarter : quarter + half].reshape(-1)[: len(x)] for f in filtered
         )
         norm = np.repeat(np.sqrt((a**2).sum(axis=1)), half)[: len(x)]
         residual[:ORDER] = 0.0
-        power = (residual**2)[:, None]
-        after = np.minimum(np.arange(len(x)) + ORDER + 1, len(x) - 1)
-        around = [side for n in SIDES for side in (_past(power, n), _mean(power, n)[after])]
-        level = np.sqrt(np.maximum(np.max(around, axis=0)[:, 0], LEAST_RESIDUAL**2))
-        response[:, c] = np.abs(correlated) / (norm * level)
+        level = np.full(len(x), LEAST_RESIDUAL**2)
+        sums = np.concatenate([[0.0], np.cumsum(residual**2)])
+        for n in SIDES:
+            power = (sums[n:] - sums[:-n]) / n  # of the n frames from each frame on
+            after = power[ORDER + 1 :]
+            level[n:] = np.maximum(level[n:], power[:-1])
+            level[: len(after)] = np.maximum(level[: len(after)], after)
+        response[:, c] = np.abs(correlated) / (norm * np.sqrt(level))
     response[:ORDER] = response[-ORDER:] = 0.0  # the start and the end of the song
     return response
 
@@ -254,14 +260,15 @@ def _frames(seconds: float, sample_rate_hz: int) -> int:
 
 def _mean(x: F64, length: int) -> F64:
     """Return the mean of x[t : t + length] for each t, of fewer at the end."""
-    sums = np.concatenate([np.zeros((1, x.shape[1])), np.cumsum(x, axis=0)])
-    stops = np.minimum(np.arange(len(x)) + length, len(x))
-    return np.asarray((sums[stops] - sums[:-1]) / (stops - np.arange(len(x)))[:, None])
+    return _past(x[::-1], length, 1)[::-1]
 
 
-def _past(x: NDArray[Any], length: int) -> F64:
-    """Return the mean of x[t - length : t] for each t, of fewer at the start."""
-    sums = np.concatenate([np.zeros((1, x.shape[1])), np.cumsum(x, axis=0, dtype=np.float64)])
-    starts = np.maximum(np.arange(len(x)) - length, 0)
-    counts = np.maximum(np.arange(len(x)) - starts, 1)
-    return np.asarray((sums[:-1] - sums[starts]) / counts[:, None])
+def _past(x: NDArray[Any], length: int, last: int = 0) -> F64:
+    """Return the mean of x[t - length + last : t + last] for each t, of fewer at the start."""
+    sums = np.zeros((len(x) + 1, x.shape[1]))
+    np.cumsum(x, axis=0, out=sums[1:])
+    means = sums[last : len(x) + last].copy()
+    first = length - last
+    means[first:] -= sums[: max(len(x) - first, 0)]
+    means /= np.clip(np.arange(len(x)) + last, 1, length)[:, None]
+    return means
