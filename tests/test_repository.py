@@ -39,7 +39,7 @@ IMPORTERS = {
 }
 
 
-MOST_LINES = 21_784
+MOST_LINES = 21_791
 # A stage is a module, however short.
 SHORT = {"stages/evaluate_baselines.py", "stages/train.py"}
 
