@@ -26,6 +26,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 # The modules that may import a library, by path in the package.
 IMPORTERS = {
+    "pydub": r"audio/\w+\.py",
     "av": r"audio/\w+\.py",
     "soundfile": r"audio/\w+\.py",
     "imageio_ffmpeg": r"audio/\w+\.py",
