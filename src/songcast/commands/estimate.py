@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 # CPU seconds per second of stereo music, on a core that needs REFERENCE_SECONDS in `measure_speed`.
 DECODE, BANK, NETWORK, CASCADE, NOTEBOOK, SIMPLE = 0.01, 0.64, 0.42, 0.35, 0.75, 0.12
-# The continuation's training cuts each song and its augmented copies.
-CUTS = 0.05
+# The continuation's training cuts each song and its augmented copies; ridge is fitted; two networks
+# are validated by retrain.
+CUTS, RIDGE, VALIDATED = 0.07, 0.035, 2.2
 REFERENCE_SECONDS = 0.0115
 # CPU seconds: of a start of TensorFlow or Matplotlib, of a song's figures and continuations, per
 # million samples and windows that train and the notebook learn from, per step of continuation.
-START, FIGURES, CONTINUATIONS, SAMPLES, WINDOWS, LEVELS = 12.0, 6.0, 8.0, 4.5, 60.0, 0.1
+START, FIGURES, CONTINUATIONS, SAMPLES, WINDOWS, LEVELS = 12.0, 6.0, 8.0, 4.5, 60.0, 0.13
 # A song's WAVs and figures and their copies in MLflow; a new song of unknown length is guessed
 # from its size.
 SONG_BYTES, GUESSED_BYTES_PER_SECOND = 15e6, 16_000
@@ -181,7 +182,7 @@ def stage_costs(
     root: Path, params: "Params", songs: Sequence["PreparedSong"], new: set[str]
 ) -> dict[str, StageCost]:
     """Return the cost of each stage, at the reference speed; features that exist cost nothing."""
-    from songcast.data.corpus import Budget, usable_frames
+    from songcast.data.corpus import VALIDATION, Budget, usable_frames
     from songcast.evaluation.songs import held_out
     from songcast.files import FEATURES
     from songcast.training.feature_cache import BYTES_PER_SAMPLE, budgeted, training_frames
@@ -221,6 +222,12 @@ def stage_costs(
     notebook, levels = params.baselines.notebook, params.continuation
     fitted = sum(stereo_seconds(song, training_frames(song)) for song in songs)
     windows = 2 * notebook.epochs * notebook.windows_per_epoch
+    again = training(params.retrain, [song for song in learned if song not in old])
+    validated = sum(
+        stereo_seconds(song, stop - start)
+        for song in learned
+        for _, start, stop in budgeted(song, Budget.of(params.retrain)).get(VALIDATION, ())
+    )
     bank = BANK + 2 * NETWORK
     count = len(songs)
     return {
@@ -230,14 +237,14 @@ def stage_costs(
             disk_bytes=decoded * 4 * rate,
         ),
         "baselines": StageCost(
-            seconds=fitted, cpu_seconds=START + 0.02 * fitted + WINDOWS * windows / 1e6
+            seconds=fitted, cpu_seconds=START + RIDGE * fitted + WINDOWS * windows / 1e6
         ),
         "continuation": StageCost(
             seconds=cut,
             cpu_seconds=START + CUTS * cut + LEVELS * levels.epochs * levels.steps_per_epoch,
         ),
         "train": training(params.train, old),
-        "retrain": training(params.retrain, [song for song in learned if song not in old]),
+        "retrain": replace(again, cpu_seconds=again.cpu_seconds + VALIDATED * validated),
         "evaluate_baselines": StageCost(
             seconds=heard, cpu_seconds=START + (CASCADE + SIMPLE) * heard + NOTEBOOK * measured
         ),
