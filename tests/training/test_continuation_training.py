@@ -95,6 +95,16 @@ def test_cuts_do_not_depend_on_held_out_frames(tmp_path):
         assert ours.places == others.places
 
 
+def test_only_the_beginning_of_a_long_song_is_cut(tmp_path, monkeypatch):
+    monkeypatch.setattr("songcast.training.continuation.LONGEST_SECONDS", 4)
+    song = prepared(tmp_path)
+    cuts = cuts_of(song)
+    expected = make_cuts([(song, 4 * RATE_HZ)], 24, 3, seed=0, threads=1)
+    assert len(cuts) == len(expected) > 12
+    for ours, others in zip(cuts, expected, strict=True):
+        np.testing.assert_array_equal(ours.table, others.table)
+
+
 def test_passages_exclude_what_is_predicted(tmp_path):
     for cut in cuts_of(prepared(tmp_path)):
         for hop, _ in cut.places:

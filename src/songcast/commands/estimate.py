@@ -185,6 +185,7 @@ def stage_costs(
     from songcast.data.corpus import VALIDATION, Budget, usable_frames
     from songcast.evaluation.songs import held_out
     from songcast.files import FEATURES
+    from songcast.training.continuation import LONGEST_SECONDS
     from songcast.training.feature_cache import BYTES_PER_SAMPLE, budgeted, training_frames
 
     rate = params.prepare.sample_rate_hz
@@ -218,7 +219,8 @@ def stage_costs(
     measured = sum(stereo_seconds(song, stop - start) for song, _, start, stop in spans)
     fresh = [song for song in songs if song.slug in new]
     decoded = sum(stereo_seconds(song, song.frames) for song in fresh)
-    cut = sum(usable_frames(s, params.continuation.holdout_seconds) for s in songs) / rate
+    usable = (usable_frames(song, params.continuation.holdout_seconds) for song in songs)
+    cut = sum(min(frames / rate, LONGEST_SECONDS) for frames in usable)
     notebook, levels = params.baselines.notebook, params.continuation
     fitted = sum(stereo_seconds(song, training_frames(song)) for song in songs)
     windows = 2 * notebook.epochs * notebook.windows_per_epoch

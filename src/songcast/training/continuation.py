@@ -39,6 +39,8 @@ Row = dict[str, float]
 # The predicted seconds after a cut: drawn from these, or up to the end of a shorter song.
 FUTURE_SECONDS = (1.5, 3.0, 6.0, 10.0)
 EARLIEST_SECONDS, LATEST_SECONDS = 1.5, 0.7
+# At most this much of a song is cut, from its beginning: a song costs the same however long it is.
+LONGEST_SECONDS = 90
 # Share of the cuts whose passages are moved towards the truth, as in music that repeats exactly,
 # and the mean time in which they leave it.
 NEARER_SHARE, NEARER_SECONDS = 0.5, 5.0
@@ -129,7 +131,7 @@ def make_cuts(
 
     def work(job: tuple[int, PreparedSong, int]) -> list[Cut]:
         index, song, frames = job
-        samples = song.samples[:frames]
+        samples = song.samples[: min(frames, LONGEST_SECONDS * song.sample_rate_hz)]
         rng = np.random.default_rng([seed, index])
         cuts = song_cuts(samples, song.sample_rate_hz, share, passages, rng)
         for augmentation in AUGMENTATIONS if cuts else ():
