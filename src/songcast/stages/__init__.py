@@ -47,11 +47,16 @@ def run_stage(main: Callable[[], int | None]) -> None:
 
 
 def _compare(stage: str, cpu_seconds: float) -> None:
-    """Correct later estimates of a stage that was announced; once per announcement."""
+    """Correct later estimates of a stage that was announced; once per announcement.
+
+    Not of prepare: its worker processes do most of the work.
+    """
     path = root() / ESTIMATES
     try:
         record = json.loads(path.read_text())
         expected = record["expected"].pop(stage)
+        if stage == "prepare":
+            cpu_seconds = expected
         record.setdefault("factors", {})[stage] = min(max(cpu_seconds / expected, 0.25), 4.0)
         write_json(path, record)
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
