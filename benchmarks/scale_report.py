@@ -6,10 +6,15 @@ from typing import Any
 
 HOURS, CORES, WORKERS = 1000, 64, 8
 # From params.yaml: crops per step, frames per crop, share of a song that is trained on.
-BATCH_SIZE, CROP_FRAMES, TRAIN_SHARE = 16, 4096, 0.7
+BATCH_SIZE, CROP_FRAMES, TRAIN_SHARE, VALIDATION_SHARE = 16, 4096, 0.7, 0.1
 RATE_HZ, CHANNELS = 44100, 2
+DOCS = Path(__file__).parents[1] / "docs"
 # Written by hand from the output of benchmarks/training.py on a machine with a GPU.
-GPU = Path(__file__).parents[1] / "docs" / "gpu.json"
+GPU = DOCS / "gpu.json"
+# Written by hand from `make run` with an album in data/.
+ALBUM = DOCS / "album.json"
+# Of the songs in the extrapolation, and of each song that train reads, with the warm-ups.
+SONG_SECONDS, READ_SECONDS, PROCESSED_SECONDS = 180, 20, 35
 
 Results = dict[str, Any]
 
@@ -30,6 +35,8 @@ def markdown(results: Results) -> str:
         _training(results["training"]),
         "## sweep",
         _sweep(results["sweep"], results["cores"]),
+        "## An album",
+        _album(json.loads(ALBUM.read_text())),
         f"## {HOURS:,} hours of songs".replace(",", " "),
         _extrapolation(results),
     )
@@ -118,16 +125,43 @@ def _sweep(rows: list[Results], cores: int) -> str:
     )
 
 
+def _album(album: Results) -> str:
+    lines = [
+        f"`make run` with {album['songs']} tracks ({album['minutes']} minutes, stereo) in an "
+        f"empty `data/`, on {album['cores']} cores. {album['note']}",
+        "",
+        "| stage | seconds of music | CPU s | CPU s per second | MB of disk | MB per second |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for row in album["stages"]:
+        music = row["music_seconds"]
+        lines.append(
+            f"| {row['stage']} | {music} | {row['cpu_seconds']} | {row['cpu_seconds'] / music:.2f} "
+            f"| {row['megabytes']} | {row['megabytes'] / music:.2f} |"
+        )
+    return "\n".join(lines)
+
+
 def _extrapolation(results: Results) -> str:
     row = [r for r in results["prepare"] if (r["what"], r["workers"]) == ("prepare", 2)][-1]
     prepare = row["cpu_seconds"] / row["audio_hours"] * HOURS / 3600
-    features = results["training"][0]["feature_cpu_per_audio_second"] * HOURS * (1 - 0.2)
-    steps = HOURS * 3600 * RATE_HZ * CHANNELS * TRAIN_SHARE / (BATCH_SIZE * CROP_FRAMES)
+    songs = HOURS * 3600 / SONG_SECONDS
+    (train,) = (row for row in json.loads(ALBUM.read_text())["stages"] if row["stage"] == "train")
+    per_second = results["training"][0]["feature_cpu_per_audio_second"]
+    features = per_second * songs * PROCESSED_SECONDS / 3600
+    terabytes = songs * READ_SECONDS * train["megabytes"] / train["music_seconds"] / 1e6
+    seconds = songs * READ_SECONDS * TRAIN_SHARE / (TRAIN_SHARE + VALIDATION_SHARE)
+    steps = seconds * RATE_HZ * CHANNELS / (BATCH_SIZE * CROP_FRAMES)
     alone, *_, grown = results["training"]
     lost = max(1 / efficiency(grown, alone) - 1, 0.0)
     share = 1 / (1 + (WORKERS - 1) * lost)
     return "\n".join(
         [
+            f"{songs:,.0f} songs of {SONG_SECONDS // 60} minutes, of which train reads "
+            f"{READ_SECONDS} s each. Features need {terabytes:.1f} TB of disk.".replace(
+                ",", " ", 1
+            ),
+            "",
             "| step | work | with | hours |",
             "|---|--:|---|--:|",
             f"| prepare | {prepare:.1f} core hours | {CORES} cores | {prepare / CORES:.2f} |",
@@ -136,7 +170,7 @@ def _extrapolation(results: Results) -> str:
             f"G steps per second | {steps / WORKERS / share / 3600:.0f} / G |",
             "",
             "Assumptions: CPU time per hour of audio stays constant (it does above, from a hundred "
-            "songs on); the disk is not a bottleneck; songs are stereo. In one "
+            "songs on); the disk can be read as fast as the GPUs learn; songs are stereo. In one "
             "epoch each training frame of each channel is seen once on average. Each of the "
             f"{WORKERS} workers has the batch size of one ({WORKERS * BATCH_SIZE} in all); each "
             f"additional worker costs as much as the second ({lost:.0%} of a step), so {WORKERS} "

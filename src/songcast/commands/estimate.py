@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from songcast.data.corpus import PreparedSong
 
 # CPU seconds per second of stereo music, on a core that needs REFERENCE_SECONDS in `measure_speed`.
-DECODE, BANK, NETWORK, CASCADE, NOTEBOOK, SIMPLE = 0.025, 0.64, 0.42, 0.35, 0.75, 0.12
+DECODE, BANK, NETWORK, CASCADE, NOTEBOOK, SIMPLE = 0.012, 0.64, 0.42, 0.35, 0.75, 0.12
 # The continuation's training cuts each song and its augmented copies; ridge is fitted; two networks
 # are validated by retrain.
 CUTS, RIDGE, VALIDATED = 0.07, 0.035, 2.2
