@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -182,8 +183,12 @@ class Pipeline:
 
     def versions(self) -> list[str]:
         """Return the sha256 of the weights of each registered version."""
-        weights = "SELECT value FROM model_version_tags WHERE key = 'songcast.weights_sha256'"
-        return sorted(row[0] for row in self._query(weights))
+        records = {
+            hashlib.sha256(text).hexdigest(): json.loads(text)["weights_sha256"]
+            for text in map(Path.read_bytes, (self.folder / "mlruns").rglob("lineage.json"))
+        }
+        tags = "SELECT value FROM model_version_tags WHERE key = 'songcast.lineage_sha256'"
+        return sorted(records[digest] for (digest,) in self._query(tags))
 
     def _query(self, text: str) -> list[Any]:
         database = self.folder / "mlruns" / "mlflow.db"

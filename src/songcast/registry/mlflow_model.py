@@ -29,6 +29,7 @@ DEFAULTS: dict[str, Any] = {
 # All packages that a forecast imports. MLflow's own inference takes 15 s and is wrong.
 REQUIRED = (
     "av",
+    "imageio-ffmpeg",
     "mlflow",
     "numba",
     "numpy",
