@@ -25,7 +25,7 @@ from helpers.waiting import wait_until
 from songcast import cli
 from songcast.audio.songs import write_song
 from songcast.errors import RegistryError
-from songcast.registry import downloads, promotion
+from songcast.registry import promotion, versions
 from songcast.registry.versions import find_version, get_alias, list_versions
 from songcast.stages import register
 from songcast.tracking import lineage
@@ -188,8 +188,8 @@ def test_altered_files_on_the_server_are_not_loaded(restored, tmp_path, monkeypa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
     version = find_version("models:/songcast/2")
     fake = make_bundle(tmp_path / "retrain", 5.0)
-    repository = downloads._repository(version)
+    files = versions.repository(version)
     for file in fake.iterdir():
-        repository.log_artifact(str(file), "artifacts/retrain")
+        files.log_artifact(str(file), "artifacts/retrain")
     assert cli.main(["pull", "models:/songcast/2", str(tmp_path / "out")]) == 2
     assert not (tmp_path / "out").exists()
