@@ -5,7 +5,7 @@ UV := $(or $(shell command -v uv),.venv/bin/uv)
 SYNC := $(UV) pip sync -q --python .venv/bin/python --require-hashes
 PACKAGE := $(UV) pip install -q --python .venv/bin/python --no-deps --no-build-isolation -e .
 LOCK := $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
-QUICK := -q -n logical --maxprocesses 4 --dist loadgroup -m "not slow and not faults and not browser"
+QUICK := -q -n logical --maxprocesses 4 --dist loadfile -m "not slow and not faults and not browser"
 LONG := -q -n logical --maxprocesses 2 --dist loadfile
 GROUPS := test docs cluster
 WITH := $(or $(wildcard .venv/with-*),$(if $(wildcard .venv/installed-dev),$(GROUPS:%=.venv/with-%)))

@@ -28,10 +28,9 @@ from songcast.training.setup import replay_shares, select_songs
 
 # TensorFlow variables lack the copy keyword of NumPy 2, which Keras uses when it saves.
 # One worker runs the pipeline for all tests.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword"),
-    pytest.mark.xdist_group("stages"),
-]
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword"
+)
 SONGS = {"old": 2, "new": 1}
 FORECASTERS = ["persistence", "ridge", "cascade", "notebook", "train", "retrain"]
 STAGES = (
