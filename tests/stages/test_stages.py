@@ -4,6 +4,8 @@ import errno
 import importlib
 import json
 import shutil
+import time
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -22,12 +24,11 @@ from songcast.files import write_json
 from songcast.forecasting.notebook import Notebook
 from songcast.registry import downloads
 from songcast.registry.models import load, pin
-from songcast.stages import run_stage
+from songcast.stages import evaluate, run_stage
 from songcast.tracking import store as tracking_store
 from songcast.training.setup import replay_shares, select_songs
 
 # TensorFlow variables lack the copy keyword of NumPy 2, which Keras uses when it saves.
-# One worker runs the pipeline for all tests.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword"
 )
@@ -452,3 +453,20 @@ def test_a_stage_prints_an_invalid_input_in_one_line(own_process, error, code, m
 def test_a_bug_in_a_stage_keeps_its_traceback(own_process):
     with pytest.raises(ZeroDivisionError):
         run_stage(lambda: 1 // 0)
+
+
+def test_a_song_that_cannot_be_evaluated_ends_the_evaluation_before_the_others(monkeypatch):
+    monkeypatch.setattr(evaluate, "free_cores", lambda: 1)
+    started = []
+
+    def work(song):
+        started.append(song.frames)
+        if len(started) == 1:
+            raise ValueError("broken")
+        time.sleep(0.05)
+
+    songs = [SimpleNamespace(frames=frames, channels=1) for frames in range(1, 41)]
+    with pytest.raises(ValueError, match="broken"):
+        list(evaluate.each_song("local", work, songs))
+    assert started[0] == 40  # the longest
+    assert len(started) < 20

@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +149,7 @@ def each_song(
         return
     longest_first = sorted(songs, key=lambda song: -song.frames * song.channels)
     with ThreadPoolExecutor(free_cores()) as pool:
-        for done in as_completed([pool.submit(work, song) for song in longest_first]):
-            yield done.result()
+        yield from pool.map(work, longest_first)
 
 
 def write_tracks(result: SongEvaluation, sample_rate_hz: int, folder: Path, suffix: str) -> None:
