@@ -48,14 +48,14 @@ def draw_summary(
     ``retrained``: the content of metrics/retrain.json. ``histories``: for train and retrain, the
     rows of history.csv.
     """
-    before, after = (
-        {slug: entry[when]["bits_per_sample"] for slug, entry in retrained["songs"].items()}
-        for when in ("before", "after")
-    )
+    change = {
+        slug: entry["after"]["bits_per_sample"] - entry["before"]["bits_per_sample"]
+        for slug, entry in retrained["songs"].items()
+    }
     figures = {
         "bits": bits_per_song(evaluation),
         **{f"learning_{kind}": learning_curves(rows) for kind, rows in histories.items()},
-        "forgetting": forgetting(before, after, set(retrained["new_songs"])),
+        "forgetting": forgetting(change, set(retrained["new_songs"])),
     }
     if "continuation" in evaluation:
         figures["continuation"] = distance_over_horizon(evaluation["continuation"])

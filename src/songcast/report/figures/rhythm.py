@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from songcast.report.figures.style import PALE, colour_of, legend, new_figure, styled
-from songcast.report.figures.values import Floats, Samples, decibels, passage_of
+from songcast.report.figures.values import Floats, Samples, decibels
 
 LOUDNESS_SECONDS = 0.020
 ONSET_SECONDS = 0.012  # from one value of onset strength to the next
@@ -37,7 +37,7 @@ def rhythm_of(passage: Samples, sample_rate_hz: int) -> Rhythm:
     bands (Boeck and Widmer 2013, as in librosa); the tempo is that of its autocorrelation. It is
     None for a passage that is too short or too even.
     """
-    x = passage_of(passage)
+    x = passage.astype(np.float64)
     window = max(1, round(LOUDNESS_SECONDS * sample_rate_hz))
     starts = np.arange(0, len(x), window)
     power = np.add.reduceat(np.mean(x**2, axis=1), starts) / np.diff(starts, append=len(x))
@@ -55,11 +55,9 @@ def rhythm(original: Samples, forecasts: Mapping[str, Samples], sample_rate_hz: 
     """Draw loudness and onset strength of a passage and of its forecasts.
 
     All (frames, channels) in LSB. The title compares the first forecast with the original.
-    Raises ``ValueError`` where shapes differ.
     """
-    shape = passage_of(original).shape
     signals = {"original": original, **forecasts}
-    rhythms = {name: rhythm_of(passage_of(x, shape), sample_rate_hz) for name, x in signals.items()}
+    rhythms = {name: rhythm_of(x, sample_rate_hz) for name, x in signals.items()}
     figure, (top, bottom) = new_figure(_title(rhythms), 5.0, 2, 1)
     loudness, onsets = top[0], bottom[0]
     for index, (name, measured) in enumerate(rhythms.items()):
@@ -72,7 +70,7 @@ def rhythm(original: Samples, forecasts: Mapping[str, Samples], sample_rate_hz: 
     loudness.set(ylabel="loudness\n(dB re full-scale sine)")
     onsets.set(ylabel="onset strength (dB)", xlabel="time (s)")
     for ax in (loudness, onsets):
-        ax.set_xlim(0, shape[0] / sample_rate_hz)
+        ax.set_xlim(0, len(original) / sample_rate_hz)
     loudness.tick_params(labelbottom=False)
     legend(figure, *onsets.get_legend_handles_labels())
     return figure
@@ -109,10 +107,7 @@ def _tempo_text(measured: Rhythm) -> str:
 
 def _title(rhythms: Mapping[str, Rhythm]) -> str:
     """Return how closely the first forecast follows the song."""
-    song, *others = rhythms.items()
-    if not others:
-        return "Loudness and beat of the song"
-    original, (name, forecast) = song[1], others[0]
+    (_, original), (name, forecast), *_ = rhythms.items()
     difference_db = float(np.median(np.abs(original.loudness_db - forecast.loudness_db)))
     title = f"{name}: loudness within {difference_db:.1g} dB of the song (median)"
     if np.ptp(original.onsets) and np.ptp(forecast.onsets):

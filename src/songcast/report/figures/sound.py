@@ -16,7 +16,6 @@ from songcast.report.figures.values import (
     db_text,
     decibels,
     mean_gain_db,
-    passage_of,
     shortened,
 )
 
@@ -40,22 +39,19 @@ def waveforms(
 
     Long passages are drawn as minimum and maximum of 300 segments. All forecasts are
     (frames, channels) LSB like ``original``; the zoom shows the same frames in all panels.
-    Raises ``ValueError`` where shapes differ.
     """
-    x = passage_of(original)
-    means = {name: passage_of(mean, x.shape) for name, mean in forecasts.items()}
+    x = original.astype(np.float64)
+    means = {name: mean.astype(np.float64) for name, mean in forecasts.items()}
     frames, channels = x.shape
     zoom = _loudest(x, max(1, round(ZOOM_SECONDS * sample_rate_hz)))
     gains = {name: mean_gain_db(x, mean) for name, mean in means.items()}
     best_first = sorted(gains, key=lambda name: -gains[name])
     title = f"{shortened(title_name, 40)}: prediction gain "
     title += ", ".join(f"{db_text(gains[name])} ({name})" for name in best_first)
-    figure, axes = new_figure(
-        title if gains else shortened(title_name, 40), 6.4, 3, channels, (1.25, 1.25, 0.8)
-    )
+    figure, axes = new_figure(title, 6.4, 3, channels, (1.25, 1.25, 0.8))
     for c in range(channels):
         whole, near, error = axes[:, c]
-        channel = "mono" if channels == 1 else ("left", "right")[c] if channels == 2 else str(c)
+        channel = "mono" if channels == 1 else ("left", "right")[c]
         whole.set_title(f"{channel}: the whole passage")
         _envelope(whole, x[:, c], sample_rate_hz, INK, PALE, "original")
         start, stop = zoom.start / sample_rate_hz, zoom.stop / sample_rate_hz
@@ -87,11 +83,9 @@ def waveforms(
 def spectrograms(original: Samples, forecast: Samples, sample_rate_hz: int) -> Figure:
     """Draw original, forecast and residual on one scale in dB, where a full-scale sine is 0.
 
-    Both are (frames, channels) LSB; the power is the mean over channels. Raises ``ValueError``
-    where shapes differ.
+    Both are (frames, channels) LSB; the power is the mean over channels.
     """
-    x = passage_of(original)
-    mean = passage_of(forecast, x.shape)
+    x, mean = original.astype(np.float64), forecast.astype(np.float64)
     title = f"The residual is {below_text(mean_gain_db(x, mean))} the original"
     title = title if x.any() else "The original is silent"
     figure, axes = new_figure(title, 6.6, 3, 1)
@@ -138,21 +132,17 @@ def residual_spectrum(
 
     All are (frames, channels) LSB; the power is the mean over channels and over bands of 1/24
     octave. The line of 16-bit quantisation noise is 1/12 LSB^2 spread over 0 to half the sample
-    rate; no forecaster can predict that noise. Raises ``ValueError`` where shapes differ.
+    rate; no forecaster can predict that noise.
     """
-    x = passage_of(original)
-    errors = {name: passage_of(error, x.shape) for name, error in residuals.items()}
+    x = original.astype(np.float64)
+    errors = {name: error.astype(np.float64) for name, error in residuals.items()}
     power = {name: float(np.mean(error**2)) for name, error in errors.items()}
     noise_db = 10.0 * np.log10(QUANTISATION_POWER_LSB2 / (sample_rate_hz / 2) / FULL_SCALE_LSB**2)
-    title = "The song against 16-bit quantisation noise"
-    if power:
-        best = min(power, key=lambda name: power[name])
-        with np.errstate(divide="ignore"):
-            under_noise_db = -10.0 * float(np.log10(power[best] / QUANTISATION_POWER_LSB2))
-        song = (
-            f"{below_text(mean_gain_db(x, x - errors[best]))} the song" if x.any() else "of silence"
-        )
-        title = f"{best}'s residual: {song}, {below_text(under_noise_db)} 16-bit quantisation noise"
+    best = min(power, key=lambda name: power[name])
+    with np.errstate(divide="ignore"):
+        under_noise_db = -10.0 * float(np.log10(power[best] / QUANTISATION_POWER_LSB2))
+    song = f"{below_text(mean_gain_db(x, x - errors[best]))} the song" if x.any() else "of silence"
+    title = f"{best}'s residual: {song}, {below_text(under_noise_db)} 16-bit quantisation noise"
     figure, axes = new_figure(title, 4.6, 1, 1)
     ax = axes[0, 0]
     highest = noise_db

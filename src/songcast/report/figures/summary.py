@@ -25,7 +25,7 @@ from songcast.report.figures.style import (
     song_rows,
     styled,
 )
-from songcast.report.figures.values import Floats, less_text
+from songcast.report.figures.values import less_text
 
 MEAN_ROW = "mean of songs"  # no slug has spaces
 
@@ -35,31 +35,28 @@ def bits_per_song(evaluation: Mapping[str, Any]) -> Figure:
     """Draw bits per sample of every song and forecaster, from ``metrics/evaluation.json``.
 
     Songs are sorted by the bits of the best forecaster, most bits first, under a row of means.
-    Other names, such as codecs, are drawn as black strokes; a song may lack some. The title
-    compares the best forecaster with ridge and the first of the other names, over the songs that
-    have all three.
+    Other names, such as codecs, are drawn as black strokes. The title compares the best forecaster
+    with ridge and the first of the other names.
     """
     songs = {
         slug: {name: float(entry["bits_per_sample"]) for name, entry in entries.items()}
         for slug, entries in evaluation["songs"].items()
     }
-    present = dict.fromkeys(name for bits in songs.values() for name in bits)
+    present = next(iter(songs.values()))
     names = [n for n in MARKERS if n in present] + [n for n in present if n not in MARKERS]
-    means = {name: float(np.mean(_common(songs, name))) for name in names}
-    rows = dict(sorted(songs.items(), key=lambda row: -min(row[1].values(), default=0.0)))
+    means = {name: float(np.mean([bits[name] for bits in songs.values()])) for name in names}
+    rows = dict(sorted(songs.items(), key=lambda row: -min(row[1].values())))
     table = {MEAN_ROW: means, **rows} if len(songs) > 1 else rows
-    figure, axes = new_figure(_bits_title(songs, means), rows_height(len(table)), 1, 1)
+    figure, axes = new_figure(_bits_title(means, len(songs)), rows_height(len(table)), 1, 1)
     ax = axes[0, 0]
     for y, bits in enumerate(table.values()):
-        if bits:
-            ax.plot([min(bits.values()), max(bits.values())], [y, y], color=PALE, linewidth=1.5)
+        ax.plot([min(bits.values()), max(bits.values())], [y, y], color=PALE, linewidth=1.5)
     for index, name in enumerate(names):
-        points = [(bits[name], y) for y, bits in enumerate(table.values()) if name in bits]
         own = name in MARKERS
         lift = {"cascade": -0.2, "retrain": 0.2}.get(name, 0.0)  # visible beside train
         ax.plot(
-            [bits for bits, _ in points],
-            [y + lift for _, y in points],
+            [bits[name] for bits in table.values()],
+            [y + lift for y in range(len(table))],
             MARKERS.get(name, "|+12"[(index - len(MARKERS)) % 4]),
             color=colour_of(name, index) if own else INK,
             markersize=7 if own else 11,
@@ -74,29 +71,15 @@ def bits_per_song(evaluation: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _common(songs: Mapping[str, Mapping[str, float]], *names: str) -> Floats:
-    """Return bits (songs, names) of the songs that have all the names."""
-    rows = [[bits[n] for n in names] for bits in songs.values() if all(n in bits for n in names)]
-    return np.reshape(np.array(rows, np.float64), (-1, len(names)))
-
-
-def _bits_title(songs: Mapping[str, Mapping[str, float]], means: Mapping[str, float]) -> str:
-    known = [name for name in means if name in MARKERS] or list(means)
-    if not known:
-        return "No evaluation yet"
-    best, *others = sorted(known, key=lambda name: means[name])
-    others = [name for name in others if len(_common(songs, best, name))]
+def _bits_title(means: Mapping[str, float], songs: int) -> str:
+    best, *others = sorted((n for n in means if n in MARKERS), key=lambda name: means[name])
     baselines = ["ridge"] if "ridge" in others else others[:1]
-    baselines += [name for name in means if name not in MARKERS and name not in others][:1]
-    table = _common(songs, best, *baselines)
-    text = f"{best} needs {means[best]:.2f} bits per sample"
-    if baselines and len(table):
-        less = [float(np.mean(column - table[:, 0])) for column in table.T[1:]]
-        text = f"{best} needs " + ", ".join(
-            f"{less_text(bits, '' if place else ' bits per sample')} than {name}"
-            for place, (name, bits) in enumerate(zip(baselines, less, strict=True))
-        )
-    return text + (f", mean of {len(table)} songs" if len(table) > 1 else "")
+    baselines += [name for name in means if name not in MARKERS][:1]
+    text = f"{best} needs " + ", ".join(
+        f"{less_text(means[name] - means[best], '' if place else ' bits per sample')} than {name}"
+        for place, name in enumerate(baselines)
+    )
+    return text + (f", mean of {songs} songs" if songs > 1 else "")
 
 
 MEASURE = "log_mel_distance_db"
@@ -158,57 +141,44 @@ def _continuation_title(
 def learning_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw bits per sample of validation and training after each epoch; mark the best epoch.
 
-    ``rows`` have ``step``, ``train_bits_per_sample`` and ``validation_bits_per_sample``, the last
-    two finite or None. Each has its own scale: the random crops of training vary by more than
-    validation improves.
+    ``rows`` have ``step``, ``train_bits_per_sample`` and ``validation_bits_per_sample``. Each has
+    its own scale: the random crops of training vary by more than validation improves.
     """
-    keys = {"training": "train_bits_per_sample", "validation": "validation_bits_per_sample"}
-    curves = {
-        name: [(row["step"], float(row[key])) for row in rows if row.get(key) is not None]
-        for name, key in keys.items()
+    steps = [row["step"] for row in rows]
+    bits = {
+        name: [row[f"{name}_bits_per_sample"] for row in rows] for name in ("validation", "train")
     }
-    title = "No epoch yet"
-    best = min(curves["validation"], key=lambda point: point[1], default=None)
-    if best is not None:
-        title = f"Best at epoch {best[0]:g}: {best[1]:.3f} bits per sample on validation"
+    fewest, best = min(zip(bits["validation"], steps, strict=True))
+    title = f"Best at epoch {best:g}: {fewest:.3f} bits per sample on validation"
     figure, axes = new_figure(title, 5.2, 2, 1)
-    looks = {"validation": (axes[0, 0], BLUE), "training": (axes[1, 0], GREY)}
-    for name, (ax, colour) in looks.items():
-        points = np.reshape(curves[name], (-1, 2)).T
-        ax.plot(*points, marker=".", color=colour, linewidth=1.6, label=name)
+    looks = (("validation", "validation", BLUE), ("train", "training", GREY))
+    for ax, (key, name, colour) in zip(axes[:, 0], looks, strict=True):
+        ax.plot(steps, bits[key], marker=".", color=colour, linewidth=1.6, label=name)
         ax.set(xlabel="epoch", ylabel=f"bits per sample,\n{name}")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    steps = [step for points in curves.values() for step, _ in points] or [0]
-    for ax in axes[:, 0]:
         ax.set_xlim(min(steps) - 0.5, max(steps) + 0.5)
     ax = axes[0, 0]
-    if best is not None:
-        ax.plot(*best, "o", markersize=11, mfc="none", mec=INK, mew=1.5, label="best epoch")
+    ax.plot(best, fewest, "o", markersize=11, mfc="none", mec=INK, mew=1.5, label="best epoch")
     legend(figure, *ax.get_legend_handles_labels())
     return figure
 
 
 @styled
-def forgetting(
-    before: Mapping[str, float], after: Mapping[str, float], new_songs: set[str]
-) -> Figure:
+def forgetting(change: Mapping[str, float], new_songs: set[str]) -> Figure:
     """Draw how retraining changed the validation bits per sample of each song, worst first.
 
-    ``before`` and ``after`` map slugs to finite values, and either may lack a song; ``new_songs``
-    are those that the first training did not have.
+    ``change``: by slug. ``new_songs``: those that the first training did not have.
     """
-    change = {slug: after[slug] - before[slug] for slug in before if slug in after}
-    slugs = sorted(before.keys() | after.keys(), key=lambda slug: (-change.get(slug, 0.0), slug))
+    slugs = sorted(change, key=lambda slug: (-change[slug], slug))
     title = _forgetting_title(change, new_songs)
     figure, axes = new_figure(title, rows_height(len(slugs)), 1, 1)
     ax = axes[0, 0]
     ax.axvline(0.0, color=INK, linewidth=1.0)
     for y, slug in enumerate(slugs):
-        if slug in change:
-            colour = VERMILION if change[slug] > 0 else BLUE
-            shape = "D" if slug in new_songs else "o"
-            ax.plot([0.0, change[slug]], [y, y], color=colour, linewidth=2.2)
-            ax.plot(change[slug], y, shape, color=colour, markersize=7)
+        colour = VERMILION if change[slug] > 0 else BLUE
+        shape = "D" if slug in new_songs else "o"
+        ax.plot([0.0, change[slug]], [y, y], color=colour, linewidth=2.2)
+        ax.plot(change[slug], y, shape, color=colour, markersize=7)
     song_rows(ax, slugs, new_songs)
     ax.set_xlabel("change of bits per sample on validation (fewer is better)")
     looks = {

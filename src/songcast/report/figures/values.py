@@ -1,4 +1,4 @@
-"""Passages as checked arrays, levels in dB, and numbers as text for titles."""
+"""Levels in dB, and numbers as text for titles."""
 
 from typing import Any
 
@@ -9,18 +9,6 @@ from songcast.forecasting.metrics import prediction_gain_db
 
 Samples = NDArray[Any]
 Floats = NDArray[np.float64]
-
-
-def passage_of(samples: Samples, shape: tuple[int, ...] | None = None) -> Floats:
-    """Return a float copy of a passage (frames, channels).
-
-    Raises ``ValueError`` for an array of another shape.
-    """
-    x = np.asarray(samples, np.float64)
-    if x.ndim != 2 or x.size == 0 or (shape is not None and x.shape != shape):
-        required = "(frames, channels), at least one each" if shape is None else f"{shape}"
-        raise ValueError(f"a passage to draw must have shape {required}; got {x.shape}")
-    return x
 
 
 def mean_gain_db(x: Floats, mean: Floats) -> float:
