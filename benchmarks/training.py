@@ -125,10 +125,10 @@ def train_ours(seconds: float, batch_size: int | None) -> Results:
     from songcast.data.corpus import Corpus
     from songcast.files import FEATURES, PARAMS, PREPARED, root
     from songcast.forecasting.forecaster import prefetch
-    from songcast.forecasting.network import code_length_bits, network_of
+    from songcast.forecasting.network import network_of
     from songcast.training.batches import CropSampler
     from songcast.training.feature_cache import open_features
-    from songcast.training.fit import compile_trainer
+    from songcast.training.forecaster import compile_trainer
     from songcast.training.setup import fit_settings, new_model
 
     params = Params.load(root() / PARAMS).train
@@ -144,7 +144,7 @@ def train_ours(seconds: float, batch_size: int | None) -> Results:
         seed=params.seed,
     )
     network = network_of(model.settings, model.weights)
-    trainer = compile_trainer(network, code_length_bits, fit_settings(params))
+    trainer = compile_trainer(network, fit_settings(params))
     state = np.zeros((batch_size, *network.input_shape[-1][1:]), np.float32)
 
     def train(steps: int) -> None:

@@ -8,9 +8,10 @@ provenance.
 import csv
 import hashlib
 import importlib.metadata
+import io
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,15 @@ def read_history(folder: Path) -> list[dict[str, float]]:
         return []
     with (folder / HISTORY).open(newline="") as file:
         return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+
+def history_csv(rows: Sequence[Mapping[str, float]]) -> str:
+    """Return the content of history.csv: one line per epoch, ``step`` first."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**row, "step": int(row["step"])} for row in rows)
+    return stream.getvalue()
 
 
 def weights_sha256(weights: Mapping[str, Array]) -> str:

@@ -20,7 +20,7 @@ AFFECTED = {
     "training/batches.py": {"forecaster"},
     "training/setup.py": {"forecaster"},
     "distributed/data_parallel.py": {"forecaster"},
-    "training/fit.py": {"forecaster"},
+    "training/forecaster.py": {"forecaster"},
     "continuation/model.py": set(),
     "training/continuation.py": set(),
     "cli.py": set(),

@@ -23,8 +23,8 @@ from songcast.forecasting.network import code_length_bits, network_of
 from songcast.training.batches import CropSampler
 from songcast.training.checkpoint import Checkpoint
 from songcast.training.feature_cache import open_features
-from songcast.training.fit import FitSettings, compile_trainer
-from songcast.training.forecaster import fit_forecaster
+from songcast.training.forecaster import compile_trainer, fit_forecaster
+from songcast.training.setup import FitSettings
 from songcast.training.validation import absolute_mixture, song_bits, validation_measures
 
 # TensorFlow variables lack the copy keyword of NumPy 2, which Keras uses when it saves.
@@ -179,7 +179,7 @@ def test_a_training_does_not_resume_from_another_trainings_checkpoint(corpus, fi
 
 def test_a_checkpoint_keeps_its_run_id_has_no_pickle_and_can_be_deleted(corpus, tmp_path):
     folder = tmp_path / "checkpoints"
-    trainer = compile_trainer(keras_network(untrained("none")), code_length_bits, SETTINGS)
+    trainer = compile_trainer(keras_network(untrained("none")), SETTINGS)
     checkpoint = Checkpoint(folder, "f")
     checkpoint.run_id = "abc"
     checkpoint.save(trainer, [{"step": 0.0}], None)
@@ -198,7 +198,7 @@ def test_a_training_that_diverges_in_every_epoch_is_an_error_in_one_line(corpus,
 
 
 def test_a_crash_while_writing_a_checkpoint_keeps_the_previous_one(tmp_path, monkeypatch):
-    trainer = compile_trainer(keras_network(untrained("none")), code_length_bits, SETTINGS)
+    trainer = compile_trainer(keras_network(untrained("none")), SETTINGS)
     checkpoint = Checkpoint(tmp_path, "f")
     checkpoint.save(trainer, [{"step": 0.0}], None)
 

@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from songcast.bundle import history_csv
 from songcast.config import ContinuationParams, Params
 from songcast.data.corpus import Corpus, usable_frames
 from songcast.distributed.engine import free_cores
@@ -15,7 +16,6 @@ from songcast.files import MODELS, PLOTS, PREPARED, write_text
 from songcast.forecasting.keras_backend import import_keras
 from songcast.report.console import progress
 from songcast.stages import run_stage
-from songcast.stages.fitting import history_csv
 from songcast.tracking.lineage import provenance
 from songcast.tracking.stage_run import stage_run
 

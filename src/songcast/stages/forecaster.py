@@ -1,16 +1,20 @@
-"""What train and retrain share: features, the fit, and the outputs of an LSTM forecaster."""
+"""What train and retrain share: the run, the features, the fit, and the outputs of a forecaster."""
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from songcast.bundle import history_csv
 from songcast.config import FitParams, Params
 from songcast.data.corpus import PreparedSong
-from songcast.files import FEATURES, root
+from songcast.files import CHECKPOINTS, FEATURES, MODELS, PLOTS, root, write_text
 from songcast.forecasting.lstm import LstmForecaster
-from songcast.stages.fitting import Hooks, Model, run_training
+from songcast.report.console import progress
+from songcast.tracking.lineage import provenance, unused_gpu
+from songcast.tracking.stage_run import stage_run
+from songcast.training.checkpoint import Checkpoint
 from songcast.training.feature_cache import SongFeatures, in_use
-from songcast.training.fit import Row
 from songcast.training.setup import fit_settings, open_crops
 
 log = logging.getLogger("songcast.fit")
@@ -29,40 +33,57 @@ def train_forecaster(
     shares: Mapping[str, float] | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> tuple[LstmForecaster, list[SongFeatures]]:
-    """Train a copy of ``model`` on ``songs`` and write it; return it and the songs' features.
+    """Train a copy of ``model`` on ``songs`` within an MLflow run; return it and the features.
 
+    Writes models/STAGE and plots/STAGE.csv. An interrupted training with the same ``fingerprint``
+    resumes from its checkpoint and in its MLflow run. ``details``: further keys of bundle.json.
     ``settings``: where the features are computed, and how large their cache is. ``learned``: slugs
     of the songs that the parent of ``model`` has learned. ``shares``: how often each song is drawn,
     by slug.
     """
-    features: list[SongFeatures] = []
-    trained = model
-    cache, workers = root() / FEATURES, settings.workers
+    from songcast.forecasting.network import network_of, network_weights
+    from songcast.training.forecaster import (
+        TRAIN_BITS,
+        VALIDATION_BITS,
+        Row,
+        fit_forecaster,
+        fit_on_cluster,
+    )
 
-    def train(hooks: Hooks) -> tuple[Model, list[Row]]:
-        nonlocal trained
-        from songcast.forecasting.network import network_of, network_weights
-        from songcast.training.forecaster import fit_forecaster, fit_on_cluster
+    origin = provenance({*learned, *(song.slug for song in songs)})
+    gpu = unused_gpu()
+    if gpu:
+        log.warning("%s: this machine has a %s, unused: `make gpu` enables it", stage, gpu)
+    checkpoint = Checkpoint(Path(CHECKPOINTS).absolute() / stage, fingerprint)
+    values, cache = params.model_dump(mode="json"), root() / FEATURES
+    with (
+        in_use(cache, settings.cache_gb * 1e9),
+        stage_run(stage, values, tags=tags, resume_id=checkpoint.peek_run_id()) as run,
+        progress(stage, params.epochs * params.steps_per_epoch, "steps") as update,
+    ):
+        checkpoint.run_id = run.run_id
+
+        def on_epoch(epoch: int, row: Row) -> None:
+            log.info(
+                "%s: epoch %d of %d, train %.4f, validation %.4f bits per sample",
+                *(stage, epoch + 1, params.epochs, row[TRAIN_BITS], row[VALIDATION_BITS]),
+            )
+            # The workers of a cluster report no steps.
+            update(completed=(epoch + 1) * params.steps_per_epoch)
+            run.log_metrics({key: row[key] for key in (TRAIN_BITS, VALIDATION_BITS)}, epoch)
 
         log.info("%s: computing features of %d songs ...", stage, len(songs))
-        opened, sampler = open_crops(songs, model, params, cache, settings.engine, shares)
-        features.extend(opened)
-        fit = (sampler, opened, fit_settings(params), hooks.checkpoint)
-        if workers > 1:
-            fit_on_cluster(model, *fit, workers, hooks.on_epoch)
+        features, sampler = open_crops(songs, model, params, cache, settings.engine, shares)
+        fit = (sampler, features, fit_settings(params), checkpoint)
+        if settings.workers > 1:
+            fit_on_cluster(model, *fit, settings.workers, on_epoch)
         network = network_of(model.settings, model.weights)
-        rows = fit_forecaster(network, *fit, hooks.on_epoch, hooks.on_step)
+        rows = fit_forecaster(network, *fit, on_epoch, lambda step: update(completed=step))
         trained = LstmForecaster(network_weights(network), model.settings, model.front_end)
-        return trained, rows
-
-    with in_use(cache, settings.cache_gb * 1e9):
-        run_training(
-            stage,
-            params,
-            train,
-            fingerprint=fingerprint,
-            details=details,
-            learned={*learned, *(song.slug for song in songs)},
-            tags=tags,
-        )
+        history = history_csv(rows)
+        bundle = Path(MODELS) / stage
+        trained.save(bundle, {**details, "params": values, "provenance": origin}, history)
+        write_text(Path(PLOTS) / f"{stage}.csv", history)
+        run.log_bundle(bundle)
+    checkpoint.clear()
     return trained, features

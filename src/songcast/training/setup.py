@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from songcast.config import Engine, FitParams, TrainParams
@@ -12,13 +12,27 @@ from songcast.forecasting.lstm import LstmForecaster
 from songcast.training import feature_cache
 from songcast.training.batches import CropSampler
 from songcast.training.feature_cache import SongFeatures, budgeted, open_features
-from songcast.training.fit import FitSettings
 
 # The modules that train a forecaster: a checkpoint depends on their code.
 CODE = ("songcast.training.setup", "songcast.training.forecaster", *feature_cache.CODE)
 log = logging.getLogger("songcast.train")
 # The penalty of a ridge front end, for samples scaled to [-1, 1).
 RIDGE_ALPHA = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """How long and how fast to train.
+
+    ``warmup_share``: of all steps, during which the learning rate rises to ``learning_rate``.
+    ``average_momentum``: of the moving average of the weights, per step.
+    """
+
+    epochs: int
+    steps_per_epoch: int
+    learning_rate: float
+    warmup_share: float = 0.05
+    average_momentum: float = 0.99
 
 
 def select_songs(corpus: Corpus, names: Sequence[str], key: str) -> list[PreparedSong]:
