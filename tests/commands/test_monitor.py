@@ -23,7 +23,6 @@ from songcast.registry.versions import MEASURED, ensure_model
 from songcast.serving.app import create_app
 from songcast.serving.champion import ServedModel
 from songcast.serving.jobs import Limits
-from songcast.serving.records import Observation
 from songcast.tracking import store as tracking_store
 
 URI = "models:/songcast/1"
@@ -44,9 +43,7 @@ def serve(*batches):
         model=Persistence(), uri=URI, pinned_uri=URI, frames_per_second=1e5
     )
     medians = []
-    with running(
-        create_app(champion, Limits(), observation=Observation(records=records_path()))
-    ) as client:
+    with running(create_app(champion, Limits(), records=records_path())) as client:
         for batch in batches:
             texts, bits = [json.dumps(song) for song in batch], []
             for start in range(0, len(texts), 10):

@@ -7,14 +7,12 @@ import re
 import numpy as np
 import pytest
 
-from helpers.serving_models import Echo, app_of, running
+from helpers.serving_models import SONG, Echo, app_of, running
 from songcast import cli
 from songcast.audio.songs import Song, read_song, write_song
-from songcast.registry.mlflow_model import example_song
 from songcast.serving.jobs import Limits
 from songcast.serving.payload import decode_file
 
-SONG = example_song()
 RAW = {"samples": [[0, 1], [32767, -32768], [5, 6]], "sample_rate_hz": 22050}
 
 

@@ -17,10 +17,10 @@ from helpers.mlflow_store import (
     write_evaluation,
 )
 from helpers.pickles import pickles_below
-from helpers.serving_models import Echo, app_of, running
+from helpers.serving_models import SONG, Echo, app_of, running
 from songcast.errors import AudioError
 from songcast.registry import downloads
-from songcast.registry.mlflow_model import example_song, requirements
+from songcast.registry.mlflow_model import requirements
 from songcast.serving import champion
 from songcast.serving.payload import decode_song
 from songcast.stages import register
@@ -54,7 +54,7 @@ def served(tmp_path_factory):
 
 
 def test_the_model_returns_one_row_per_song(served):
-    songs = {"song": [example_song(), RAW]}
+    songs = {"song": [SONG, RAW]}
     rows = served.predict(pd.DataFrame(songs), params={"format": "flac"})
     assert served.predict(songs, params={"format": "flac"}) == rows
     json.dumps(rows)
@@ -66,7 +66,7 @@ def test_the_model_returns_one_row_per_song(served):
         expected = Echo().forecast(sent)
         assert row["prediction_gain_db"] == pytest.approx(expected.prediction_gain_db.tolist())
         assert row["bits_per_sample"] == pytest.approx(expected.bits_per_sample)
-    (scored,) = served.predict({"song": example_song()}, params={"task": "score"})
+    (scored,) = served.predict({"song": SONG}, params={"task": "score"})
     assert (scored["audio"], scored["format"]) == (None, None)
     assert scored["prediction_gain_db"] == rows[0]["prediction_gain_db"]
 
@@ -85,7 +85,7 @@ def test_the_registered_model_contains_no_pickle(served):
 
 def test_the_model_continues_songs(served):
     params = {"task": "continue", "seconds": 0.5, "seed": 3}
-    (row,) = served.predict({"song": example_song()}, params=params)
+    (row,) = served.predict({"song": SONG}, params=params)
     continuation = decode_song(row["audio"], "more")
     assert (continuation.frames, continuation.sample_rate_hz) == (8000, 16_000)
     assert (row["prediction_gain_db"], row["bits_per_sample"]) == (None, None)
@@ -94,9 +94,9 @@ def test_the_model_continues_songs(served):
 def test_invalid_input_raises_invalid_parameter_value(served):
     mlflow = tracking_store.import_mlflow()
     for song, params, message in (
-        (example_song(), {"task": "sing"}, "task: "),
-        (example_song(), {"format": "aiff"}, "format: "),
-        (example_song(), {"task": "continue", "seconds": -1.0}, "seconds: "),
+        (SONG, {"task": "sing"}, "task: "),
+        (SONG, {"format": "aiff"}, "format: "),
+        (SONG, {"task": "continue", "seconds": -1.0}, "seconds: "),
         ("###", {}, "song 0: not base64"),
         ("", {}, "song 0: empty"),
         (base64.b64encode(b"just text").decode(), {}, "song 0"),
@@ -110,7 +110,7 @@ def test_invalid_input_raises_invalid_parameter_value(served):
 def test_songcast_serve_responds_as_mlflows_scoring_server(served):
     from mlflow.pyfunc import scoring_server
 
-    song = example_song()
+    song = SONG
     forms = [
         {"dataframe_split": {"columns": ["song"], "data": [[song], [RAW]]}},
         {"dataframe_records": [{"song": song}], "params": {"format": "flac"}},

@@ -21,7 +21,6 @@ from helpers.waiting import wait_until
 from songcast.registry import live
 from songcast.registry.live import Record, add_record, measured_shift, open_records, read_records
 from songcast.serving import records as recording
-from songcast.serving.records import Observation
 from songcast.serving.telemetry import Telemetry
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "monitor.md"
@@ -56,7 +55,7 @@ def metrics(client):
 
 def test_each_answered_song_is_recorded_without_its_audio(tmp_path, chord):
     path, before = tmp_path / "served" / "records.db", time.time()
-    with running(app_of(Echo(), observation=Observation(records=path))) as client:
+    with running(app_of(Echo(), records=path)) as client:
         (row,) = invoke(client, RAW).json()["predictions"]
         assert invoke(client, {"samples": [[1, 1]], "sample_rate_hz": 8000}, RAW).status_code == 200
         assert invoke(client, {"samples": []}).status_code == 422
@@ -93,7 +92,7 @@ def test_no_request_is_lost_or_waits_while_the_store_is_locked(tmp_path, monkeyp
     path = tmp_path / "records.db"
     with (
         closing(open_records(path)) as other,
-        running(app_of(Echo(), observation=Observation(records=path))) as client,
+        running(app_of(Echo(), records=path)) as client,
     ):
         other.execute("BEGIN IMMEDIATE")
         start = time.monotonic()

@@ -29,7 +29,6 @@ from songcast.serving.app import create_app
 from songcast.serving.champion import ServedModel
 from songcast.serving.idle import IdleWorker, SurprisingSongs
 from songcast.serving.jobs import JobQueue, Limits
-from songcast.serving.records import Observation
 from songcast.tracking import store as tracking_store
 
 
@@ -106,8 +105,8 @@ def test_a_better_challenger_is_promoted_on_live_evidence_and_a_worse_one_refuse
     client.set_registered_model_alias("songcast", "challenger", "2")
     with pytest.raises(RegistryError, match="no songs were served yet"):
         promotion.promote(2, live=True)
-    observation = Observation(records=records_path(), shadow=served(Persistence(), 2))
-    with running(create_app(served(Shifted(), 1), Limits(), observation=observation)) as server:
+    observed = {"records": records_path(), "shadow": served(Persistence(), 2)}
+    with running(create_app(served(Shifted(), 1), Limits(), **observed)) as server:
         send(server, [*walks(3), *walks(1)])  # the last one is known already
         wait_until(lambda: 'result="compared"} 4.0' in server.get("/metrics").text)
     assert len(live_comparison("models:/songcast/2", "models:/songcast/1").songs) == 3
@@ -179,8 +178,8 @@ def test_a_failing_shadow_does_not_end_the_server_or_the_idle_worker(tmp_path, c
             return super().session(channels, sample_rate_hz)
 
     path = tmp_path / "records.db"
-    observation = Observation(records=path, shadow=served(Broken(), 2))
-    with running(create_app(served(Echo(), 1), Limits(), observation=observation)) as client:
+    observed = {"records": path, "shadow": served(Broken(), 2)}
+    with running(create_app(served(Echo(), 1), Limits(), **observed)) as client:
         send(client, [{"samples": [[1, 2]], "sample_rate_hz": 8000}])
         send(client, [{"samples": [1, 2], "sample_rate_hz": 8000}])
         wait_until(lambda: path.exists() and len(read_records(path, "models:/songcast/2")) == 1)
@@ -204,7 +203,7 @@ def test_a_server_keeps_songs_only_if_asked(tmp_path):
     songs = [{"samples": [0, n * 100, 0, n], "sample_rate_hz": 8000} for n in range(1, 6)]
     for keep in (False, True):
         kept = SurprisingSongs(folder, 3) if keep else None
-        app = create_app(served(Echo(), 1), Limits(), observation=Observation(surprising=kept))
+        app = create_app(served(Echo(), 1), Limits(), surprising=kept)
         with running(app) as client:
             send(client, songs)
             if keep:

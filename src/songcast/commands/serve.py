@@ -71,7 +71,6 @@ def run(arguments: argparse.Namespace) -> int:
     from songcast.serving.champion import Champion
     from songcast.serving.idle import SurprisingSongs
     from songcast.serving.jobs import Limits
-    from songcast.serving.records import Observation
     from songcast.serving.security import is_loopback
 
     logging.basicConfig(format="songcast serve: %(message)s", stream=sys.stderr)
@@ -85,14 +84,16 @@ def run(arguments: argparse.Namespace) -> int:
         note(f"anyone who can reach {arguments.host} can use the model: set {TOKEN} to prevent it")
     champion = Champion(uri)
     limits = Limits.for_speed(champion.current.frames_per_second)
-    records = records_path()
     keep = arguments.keep_surprising
-    observation = Observation(
-        records=records,
+    app = create_app(
+        champion,
+        limits,
+        token,
+        local=local,
+        records=records_path(),
         shadow=Champion(shadow) if shadow else None,
         surprising=SurprisingSongs(root() / "served" / "surprising", keep) if keep else None,
     )
-    app = create_app(champion, limits, token, local=local, observation=observation)
     with contextlib.suppress(KeyboardInterrupt):
         serve(app, arguments.host, arguments.port, limits.request_seconds, arguments.open)
     return 0

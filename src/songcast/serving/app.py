@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, nullcontext
 from importlib.resources import files
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -24,9 +25,10 @@ from songcast.serving import schemas
 from songcast.serving.champion import Champion
 from songcast.serving.decoder import Decoder
 from songcast.serving.errors import add_error_handlers, documented
+from songcast.serving.idle import SurprisingSongs
 from songcast.serving.jobs import Job, JobQueue, Limits, Progress, RequestError
 from songcast.serving.payload import sent_bytes
-from songcast.serving.records import Observation, Observer
+from songcast.serving.records import Observer
 from songcast.serving.security import HEADERS, access_check
 from songcast.serving.streaming import WavStream, wav_header
 from songcast.serving.tasks import (
@@ -64,21 +66,22 @@ def create_app(
     token: str | None = None,
     *,
     local: bool = False,
-    observation: Observation | None = None,
+    records: Path | None = None,
+    shadow: Champion | None = None,
+    surprising: SurprisingSongs | None = None,
 ) -> FastAPI:
     """Return the application.
 
     ``token``: the bearer token that clients must send; None: no token is needed. ``local``: the
-    server is for this machine only, see ``access_check``. ``observation``: what is recorded
-    of the answered songs, and their shadow.
+    server is for this machine only, see ``access_check``. ``records``, ``shadow``,
+    ``surprising``: see ``Observer``.
     """
     queue, telemetry = JobQueue(limits), Telemetry(champion)
-    observation = observation or Observation()
-    observer = Observer(observation, telemetry, queue)
+    observer = Observer(telemetry, queue, records, shadow, surprising)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        with champion, observation.shadow or nullcontext():
+        with champion, shadow or nullcontext():
             yield
         queue.stop()
         observer.stop()

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeVar
 
@@ -17,7 +17,6 @@ Item = TypeVar("Item")
 
 # Interval of the check whether the client of a waiting request has disconnected.
 POLL_SECONDS = 0.5
-FIRST_POLL_SECONDS = 0.05
 # Number of blocks of a stream that may wait for a slow client.
 QUEUED_BLOCKS = 4
 # ``Limits.for_speed``: the longest forecast, and the range of the longest song: 1 to 10 minutes
@@ -187,19 +186,9 @@ class JobQueue:
     ) -> Result:
         """Run ``task`` in a worker thread, with the decoder of that thread; return its result."""
 
-        def work() -> Result:
-            job.check()
-            return task(self.decoder())
-
-        future = asyncio.get_running_loop().run_in_executor(self._pool, work)
-        while True:
-            done, _ = await asyncio.wait({future}, timeout=POLL_SECONDS)
-            if done:
-                return future.result()
-            if await disconnected() or job.seconds_left <= -2 * POLL_SECONDS:
-                job.cancel()
-                future.add_done_callback(_discard_result)
-                raise job.late()
+        items = self.stream(job, lambda decoder: iter([task(decoder)]), disconnected)
+        async with aclosing(items):
+            return await anext(items)
 
     async def stream(
         self,
@@ -235,13 +224,20 @@ class JobQueue:
         job.progress.state = "waiting"
         future = loop.run_in_executor(self._pool, work)
         try:
-            while queue.empty():
-                await asyncio.sleep(FIRST_POLL_SECONDS)
-                if queue.empty() and job.seconds_left <= -2 * POLL_SECONDS:
-                    raise job.late()
-                if queue.empty() and await disconnected():
-                    raise RequestError(503, "cancelled: the client disconnected")
-            while (item := await queue.get()) is not None:
+            is_first = True
+            while True:
+                try:
+                    async with asyncio.timeout(POLL_SECONDS if is_first else None):
+                        item = await queue.get()
+                except TimeoutError:
+                    if job.seconds_left <= -2 * POLL_SECONDS:
+                        raise job.late() from None
+                    if await disconnected():
+                        raise RequestError(503, "cancelled: the client disconnected") from None
+                    continue
+                is_first = False
+                if item is None:
+                    return
                 if isinstance(item, BaseException):
                     raise item
                 yield item

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,27 +98,24 @@ class Recorder:
         return True
 
 
-@dataclass(frozen=True, kw_only=True)
-class Observation:
-    """What the server observes of the songs that it answers.
+class Observer:
+    """Is notified of each answered song.
 
     ``records``: the file of the records; None: no records. ``shadow``: a second model that
-    forecasts them when a worker is idle. ``surprising``: the folder of the most surprising songs.
+    forecasts the songs when a worker is idle. ``surprising``: keeps the most surprising ones.
     """
 
-    records: Path | None = None
-    shadow: Champion | None = None
-    surprising: SurprisingSongs | None = None
-
-
-class Observer:
-    """Is notified of each answered song."""
-
-    def __init__(self, observation: Observation, telemetry: Telemetry, jobs: JobQueue) -> None:
-        path = observation.records
+    def __init__(
+        self,
+        telemetry: Telemetry,
+        jobs: JobQueue,
+        records: Path | None = None,
+        shadow: Champion | None = None,
+        surprising: SurprisingSongs | None = None,
+    ) -> None:
         self._telemetry = telemetry
-        self._recorder = Recorder(path, telemetry.record_lost) if path else None
-        self._shadow, self._surprising = observation.shadow, observation.surprising
+        self._recorder = Recorder(records, telemetry.record_lost) if records else None
+        self._shadow, self._surprising = shadow, surprising
         self._idle = IdleWorker(jobs) if self._shadow or self._surprising else None
 
     def answered(

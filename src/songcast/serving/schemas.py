@@ -5,9 +5,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
+from songcast.registry.mlflow_model import EXAMPLE
 from songcast.serving.tasks import STRICT, TaskParams
-
-EXAMPLE = "UklGRi4AAABXQVZFZm10IBAAAAABAAEAgD4AAAB9AAACABAAZGF0YQoAAAAAAOgD0AfoAwAA"
 
 
 class Schema(BaseModel):
