@@ -29,7 +29,6 @@ from helpers.mlflow_store import (
 from songcast.errors import TrackingError
 from songcast.registry.versions import list_versions
 from songcast.stages import register
-from songcast.tracking import stage_run as tracking_stage_run
 from songcast.tracking import store as tracking_store
 from songcast.tracking.runs import ensure_parent, ensure_run
 from songcast.tracking.stage_run import StageRun, stage_run
@@ -76,7 +75,6 @@ class Server:
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking_stage_run, "FLUSH_SECONDS", 0.0)
     return use_repository(tmp_path / "here", monkeypatch)
 
 

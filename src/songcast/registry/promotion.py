@@ -1,14 +1,14 @@
 """Move the champion: promotion through the gate, rollback, and the history of both.
 
 The history is append-only, one tag of the registered model for each move. It is therefore part of
-any MLflow server, and visible in MLflow's UI.
+any MLflow server, and visible in MLflow's UI. A server has no lock: there, of two moves within the
+same moment, the later one wins.
 """
 
-import contextlib
 import datetime
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -102,16 +102,16 @@ def promote(number: int, why: str = "", force: bool = False, live: bool = False)
 
     ``force`` promotes it in any case; it requires a reason ``why``, and the objections of the gate
     are recorded. ``live``: the gate compares it with the champion on served songs. Raises
-    ``RegistryError`` if the gate is closed, the version is already champion or does not exist, the
-    reason is missing, or the champion has moved meanwhile.
+    ``RegistryError`` if the gate is closed, the version is already champion or does not exist, or
+    the reason is missing.
     """
     if force and not why.strip():
         raise RegistryError("a forced promotion needs a reason: add --reason TEXT")
     uri = tracking_uri()
-    with clear_errors(uri):
+    with clear_errors(uri), locked(uri):
         client = connect(uri)
         candidate = get_version(number)
-        state = champion, past = _state(client)
+        champion, past = _state(client)
         if champion == number:
             raise RegistryError(f"version {number} is already the champion")
         comparison = None
@@ -125,30 +125,28 @@ def promote(number: int, why: str = "", force: bool = False, live: bool = False)
                 f"version {number} does not pass the gate: {'; '.join(verdict.reasons)}. "
                 "Promote it anyway with --force --reason TEXT"
             )
-        with _unchanged(client, state):
-            why = why.strip() or "it passed the gate"
-            evidence = summary(comparison) if comparison and comparison.songs else None
-            return _move(client, "promote", champion, number, why, verdict.reasons, evidence)
+        why = why.strip() or "it passed the gate"
+        evidence = summary(comparison) if comparison and comparison.songs else None
+        return _move(client, "promote", champion, number, why, verdict.reasons, evidence)
 
 
 def rollback(why: str = "") -> Move:
     """Make the previous champion the champion again.
 
     A second rollback goes back one more champion. Raises ``RegistryError`` if the history has no
-    earlier champion, or the champion has moved meanwhile.
+    earlier champion.
     """
     uri = tracking_uri()
-    with clear_errors(uri):
+    with clear_errors(uri), locked(uri):
         client = connect(uri)
-        state = champion, past = _state(client)
+        champion, past = _state(client)
         earlier = earlier_champion(past, champion, {v.number for v in list_versions()})
         if earlier is None:
             raise RegistryError(
                 "there is no earlier champion: `songcast history` lists every move, "
                 "`songcast promote VERSION` chooses another version"
             )
-        with _unchanged(client, state):
-            return _move(client, "rollback", champion, earlier, why.strip())
+        return _move(client, "rollback", champion, earlier, why.strip())
 
 
 def history() -> list[Move]:
@@ -239,17 +237,3 @@ def _move(
     client.set_registered_model_tag(NAME, f"{HISTORY}{move.number:06d}", entry)
     client.set_registered_model_alias(NAME, CHAMPION, str(after))
     return move
-
-
-@contextlib.contextmanager
-def _unchanged(client: Any, state: tuple[int | None, list[Move]]) -> Iterator[None]:
-    """Raise ``RegistryError`` if the state has changed; hold the embedded store's lock.
-
-    An MLflow server has no lock. There, of two moves within the same moment, the later one wins.
-    """
-    with locked(str(client.tracking_uri)):
-        if _state(client) != state:
-            raise RegistryError(
-                "the champion has moved meanwhile: see `songcast history`, then decide again"
-            )
-        yield

@@ -146,20 +146,8 @@ def _read(name: str) -> tuple[list[Version], Mapping[str, int]]:
             client = connect(uri)
             model = registered_model(client, name)
             aliases = {k: int(number) for k, number in model.aliases.items()} if model else {}
-            records = search(client, name)
+            records = client.search_model_versions(f"name = '{name}'")  # up to 10 000
         return [_version(name, record, aliases) for record in records], aliases
-
-
-def search(client: Any, name: str = NAME) -> list[Any]:
-    """Return MLflow's records of all versions, from all pages, oldest first."""
-    found: list[Any] = []
-    token = None
-    while True:
-        page = client.search_model_versions(f"name = '{name}'", page_token=token)
-        found += page
-        token = page.token
-        if not token:
-            return sorted(found, key=lambda v: int(v.version))
 
 
 def _version(name: str, record: Any, aliases: Mapping[str, int]) -> Version:

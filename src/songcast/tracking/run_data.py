@@ -83,16 +83,6 @@ def send_metrics(
         client.log_batch(run_id, metrics=metrics[start : start + 10 * BATCH])
 
 
-def logged_points(client: Any, run: Any) -> dict[tuple[str, int], float]:
-    """Return the metrics of a run, system metrics excepted: key and step to value."""
-    return {
-        (key, point.step): point.value
-        for key in run.data.metrics
-        if not key.startswith("system/")
-        for point in client.get_metric_history(run.info.run_id, key)
-    }
-
-
 def send_file(client: Any, run_id: str | None, path: Path, folder: str | None) -> None:
     """Log a file, or all of a directory, into ``folder`` of the run's artifacts."""
     if path.is_dir():

@@ -3,15 +3,12 @@
 import contextlib
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from songcast.tracking.run_data import (
-    Point,
     Row,
-    logged_points,
     points_of,
     send_bundle,
     send_file,
@@ -22,7 +19,6 @@ from songcast.tracking.runs import PARENT, active_run, create_run, mark_running,
 from songcast.tracking.store import connect, experiment_id, explain, tracking_uri
 
 SYSTEM_METRICS_SECONDS = 5.0
-FLUSH_SECONDS = 1.0
 
 
 class StageRun:
@@ -37,21 +33,13 @@ class StageRun:
         self.run_id: str | None = None
         self._client: Any = None
         self._parent: str | None = None
-        self._points: list[Point] = []
-        self._logged: set[tuple[str, int]] = set()
-        self._flushed_at = 0.0
         self._monitor: Any = None
         self._is_lost = False
 
     def log_metrics(self, metrics: Row, step: int) -> None:
-        """Log numbers of one step (an epoch), in at most one request per second.
-
-        A resumed run skips the numbers that it has already logged for this step.
-        """
+        """Log numbers of one step (an epoch)."""
         points = points_of([{**metrics, "step": step}])
-        self._points += [point for point in points if (point[0], step) not in self._logged]
-        if time.monotonic() - self._flushed_at >= FLUSH_SECONDS:
-            self._flush()
+        self._try(lambda: send_metrics(self._client, self.run_id, points))
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Log a file, or all of a directory, into ``folder`` of the run's artifacts."""
@@ -59,7 +47,6 @@ class StageRun:
 
     def log_bundle(self, bundle: Path) -> None:
         """Log the finished bundle. Call it last: it marks the run as complete."""
-        self._flush()
         self._try(lambda: send_bundle(self._client, self.run_id, bundle))
 
     def start(
@@ -69,8 +56,7 @@ class StageRun:
         self._try(lambda: self._start(params, tags, resume_id))
 
     def finish(self, status: str) -> None:
-        """Send what is left and set the final status of the run and of its parent."""
-        self._flush()
+        """Set the final status of the run and of its parent."""
         if self._monitor is not None:
             # Its last request blocks when the store is unreachable.
             stop = threading.Thread(target=self._monitor.finish, daemon=True)
@@ -81,11 +67,6 @@ class StageRun:
     def _end(self, status: str) -> None:
         for run_id in (self.run_id, self._parent):
             self._client.set_terminated(run_id, status=status)
-
-    def _flush(self) -> None:
-        points, self._points, self._flushed_at = self._points, [], time.monotonic()
-        if points:
-            self._try(lambda: send_metrics(self._client, self.run_id, points))
 
     def _try(self, request: Callable[[], None]) -> None:
         if self._is_lost:
@@ -112,7 +93,6 @@ class StageRun:
         if earlier:
             self.run_id, self._parent = str(earlier.info.run_id), earlier.data.tags.get(PARENT)
             client.update_run(self.run_id, status="RUNNING")
-            self._logged = set(logged_points(client, earlier))
         self._parent = self._parent or open_parent(client, experiment, self.stage)
         self.run_id = self.run_id or create_run(client, self.stage, tags, self._parent)
         mark_running(client, experiment, self.run_id, self._parent)
