@@ -40,7 +40,7 @@ IMPORTERS = {
 }
 
 
-MOST_LINES = 21807
+MOST_LINES = 21317
 # A stage is a module, however short.
 SHORT = {"stages/evaluate_baselines.py", "stages/train.py"}
 
@@ -271,7 +271,7 @@ def test_a_change_of_code_reruns_the_stages_that_use_it() -> None:
         "registry/gate.py": ["register"],
         "evaluation/spectral.py": ["evaluate_baselines", "evaluate", "report"],
         "continuation/rendering.py": ["continuation", "evaluate_baselines", "evaluate"],
-        "training/fit.py": ["continuation", "train", "retrain"],
+        "training/forecaster.py": ["continuation", "train", "retrain"],
         "forecasting/stacking.py": [
             stage for stage in stages if stage not in ("prepare", "register")
         ],

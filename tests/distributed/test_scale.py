@@ -146,14 +146,14 @@ def run(home):
 def test_prepare_killed_among_many_songs_resumes_and_then_decodes_only_a_new_one(tmp_path):
     shutil.copy(Path(__file__).parents[2] / "params.yaml", tmp_path)
     generate(tmp_path / "data", 1000)
-    listed = tmp_path / "prepared" / ".incoming" / "finished.jsonl"
+    decoded = tmp_path / "prepared" / ".incoming"
     process = start(tmp_path)
-    while not listed.exists() or listed.read_text().count("}") < 300:
+    while len(list(decoded.glob("[!.]*.npy"))) < 300:
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    finished = listed.read_text().count("}\n")
+    finished = len(list(decoded.glob("[!.]*.npy")))
     lines = run(tmp_path)
     assert lines[0] == f"{finished} songs were decoded before the last run stopped"
     assert sum(" -> " in line for line in lines) == 1000 - finished

@@ -6,11 +6,11 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
+from helpers.inspected import inspect_song
 from helpers.prepare_params import prepare_params
 from songcast.audio.songs import Song, write_song
 from songcast.errors import CorpusError
 from songcast.inspection.duplicates import duplicates, match
-from songcast.inspection.report import inspect_song
 from songcast.stages.prepare import prepare
 
 RATE = 22050
@@ -52,7 +52,7 @@ def songs(tmp_path_factory):
 
 
 def test_every_form_of_a_song_is_found_at_its_shift_and_no_other_song(songs):
-    items = {p.stem: inspect_song(p).fingerprint for p in sorted(songs.iterdir())}
+    items = {p.stem: inspect_song(p)[1] for p in sorted(songs.iterdir())}
     splits = {name: {"train": (0.0, 16.0), "test": (19.0, 24.0)} for name in items}
     found = {tuple(pair["songs"]): pair for pair in duplicates(items, splits)}
     copies = {name for name in items if name in {form.partition(".")[0] for form in FORMS}}

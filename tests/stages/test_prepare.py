@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import wave
 
 import numpy as np
@@ -15,9 +14,10 @@ import pytest
 from helpers.mlflow_store import use_repository
 from helpers.prepare_params import prepare_params
 from helpers.waiting import wait_until
+from songcast import files
 from songcast.audio.conversion import resampled
 from songcast.audio.songs import Song, read_song, write_song
-from songcast.data import decoding, digests, resume_log
+from songcast.data import decoding, digests
 from songcast.data.corpus import Corpus
 from songcast.distributed import engine
 from songcast.errors import AudioError, CorpusError, ParamsError
@@ -269,7 +269,7 @@ def test_no_songs_and_no_folder_are_refused(tmp_path, home):
         prepare(tmp_path / "data", home, prepare_params())
 
 
-@pytest.mark.parametrize("step", [(decoding, "_write_header"), (resume_log, "sync_file")])
+@pytest.mark.parametrize("step", [(decoding, "_write_header"), (files, "sync_file")])
 def test_a_full_disk_is_one_line(data, home, monkeypatch, step):
     def full(*_):
         raise OSError(28, "No space left on device", str(home / "mono.npy"))
@@ -280,7 +280,7 @@ def test_a_full_disk_is_one_line(data, home, monkeypatch, step):
     assert snapshot(home) == {}
 
 
-@pytest.mark.parametrize("step", range(8))
+@pytest.mark.parametrize("step", range(14))
 def test_a_crash_at_any_step_of_publication_is_repaired_by_the_next_run(
     data, home, make_song, monkeypatch, tmp_path, step
 ):
@@ -314,7 +314,7 @@ def test_a_crash_at_any_step_of_publication_is_repaired_by_the_next_run(
     except Killed:
         pass
     else:
-        assert step > 4
+        assert step > 8
     monkeypatch.undo()
     (data / "Stereo Song.wav").write_bytes(original)
     (data / "new.wav").unlink()
@@ -364,10 +364,8 @@ def test_as_a_program_it_logs_and_refuses_with_one_line_and_2(repository):
 
 
 def finished_songs(repository):
-    """Slugs in the list of finished songs, as far as it is written."""
-    listed = repository / "prepared" / ".incoming" / "finished.jsonl"
-    lines = listed.read_text().splitlines() if listed.exists() else []
-    return [json.loads(line)["array"].rsplit("-", 2)[0] for line in lines if line.endswith("}")]
+    """Arrays of the songs that a running prepare has decoded."""
+    return list((repository / "prepared" / ".incoming").glob("[!.]*.npy"))
 
 
 def write_half_an_hour(path):
@@ -402,21 +400,25 @@ def test_a_prepare_killed_while_decoding_resumes_with_the_other_songs(repository
     assert snapshot(repository / "prepared") == snapshot(repository / "wanted")
 
 
-def test_a_song_is_in_the_resume_log_after_its_array_is_on_the_disk(data, home, monkeypatch):
-    listed = home / ".incoming" / "finished.jsonl"
-    early = []
+def test_an_array_and_its_record_are_on_the_disk_before_they_have_their_names(
+    data, home, monkeypatch
+):
+    synced, named = [], []
+    replace = stage.Path.replace
+    monkeypatch.setattr(files, "sync_file", lambda path: synced.append(path))
 
-    def sync(path):
-        time.sleep(0.05)  # a slow disk
-        early.extend(line for line in listed.read_text().splitlines() if path.name in line)
+    def spy(path, target):
+        if target.suffix in (".npy", ".json") and path.name.startswith(".songcast-"):
+            assert path in synced
+            named.append(target.parent.name)
+        return replace(path, target)
 
-    monkeypatch.setattr(resume_log, "sync_file", sync)
-    monkeypatch.setattr(stage, "_publish", lambda *_: None)
+    monkeypatch.setattr(stage.Path, "replace", spy)
     prepare(data, home, prepare_params())
-    arrays = [json.loads(line)["array"] for line in listed.read_text().splitlines() if line]
-    assert sorted(arrays) == sorted(path.name for path in listed.parent.glob("*.npy"))
-    assert len(arrays) == 3
-    assert early == []
+    # The array of a song follows its record: a song with an array is complete.
+    assert [name for name in named if name in ("inspected", ".incoming")] == [
+        *("inspected", ".incoming")
+    ] * 3
 
 
 def test_a_change_of_the_decoding_code_decodes_all_songs_again(data, home, decoded, monkeypatch):
@@ -430,19 +432,20 @@ def test_a_change_of_the_decoding_code_decodes_all_songs_again(data, home, decod
     assert len(decoded) == 2 * songs
 
 
-def test_an_array_in_the_resume_log_is_used_for_its_content_only(data, home, make_song, tmp_path):
-    """The first run leaves finished songs; then one changes and another is damaged."""
+def test_a_decoded_array_is_used_for_its_content_only(data, home, make_song, decoded, tmp_path):
+    """The first run leaves decoded songs; then one changes, and another loses its record."""
     bad = data / "zz.wav"
     bad.write_bytes(b"RIFF")
     with pytest.raises(AudioError):
         prepare(data, home, prepare_params())
+    decoded.clear()
     write_song(make_song(22050, 2, RATE, seed=8), data / "Stereo Song.wav")  # same size
     (array,) = (home / ".incoming").glob("mono-*.npy")
-    array.write_bytes(array.read_bytes()[:-2])
-    with (home / ".incoming" / "finished.jsonl").open("a") as listed:
-        listed.write('{"array": "lossy-')  # a kill in mid-line
+    key = array.stem.removeprefix("mono-")
+    (home.parent / "checkpoints" / "inspected" / f"{key}.json").unlink()
     bad.unlink()
     prepare(data, home, prepare_params())
+    assert sorted(decoded) == ["Stereo Song.wav", "mono.flac"]
     prepare(data, tmp_path / "fresh", prepare_params())
     assert snapshot(home) == snapshot(tmp_path / "fresh")
 

@@ -1,7 +1,6 @@
 """`songcast inspect`: properties, damage and surprising moments of recordings."""
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +8,6 @@ from songcast.commands import SONG_HELP, Subparsers, add_command
 from songcast.errors import SongcastError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from songcast.commands.loading import Update
     from songcast.config import ExpectParams
     from songcast.forecasting.forecaster import Forecaster
@@ -113,24 +109,19 @@ def inspected(
     from songcast.inspection.report import InspectionMeter, warnings_of
 
     with open_song(path) as reader, InspectionMeter(reader) as meter:
-
-        def blocks() -> Iterator["NDArray[np.int16]"]:
-            for block in reader.blocks():
-                meter.add(block)
-                yield block
-
+        blocks = meter.measured(reader.blocks())
         finder = EventFinder(reader.sample_rate_hz, reader.channels)
         overview = Overview(reader.channels)
-        for block, distribution in model.stream(blocks(), reader.channels, reader.sample_rate_hz):
+        for block, distribution in model.stream(blocks, reader.channels, reader.sample_rate_hz):
             bits = distribution.bits(block)
             finder.add(block, bits)
             if with_overview:
                 overview.add(block, bits)
             update(advance=len(block) / reader.sample_rate_hz)
-        found = meter.result()
-    events = joined(found.events, finder.result())
-    warnings = warnings_of(found.entry, expect)
-    return {"path": path, **found.entry, "warnings": warnings, "events": events}, overview
+        entry, _ = meter.result()
+    events = joined(meter.events, finder.result())
+    warnings = warnings_of(entry, expect)
+    return {"path": path, **entry, "warnings": warnings, "events": events}, overview
 
 
 def print_songs(songs: list[dict[str, Any]]) -> None:
@@ -159,6 +150,7 @@ def plot(path: Path, song: dict[str, Any], overview: "Overview") -> None:
     import numpy as np
 
     from songcast.audio.formats import printable
+    from songcast.inspection.events import BIN_FRAMES
     from songcast.report.figures.style import (
         BLUE,
         GREY,
@@ -175,7 +167,7 @@ def plot(path: Path, song: dict[str, Any], overview: "Overview") -> None:
     def draw() -> None:
         figure, axes = new_figure(printable(Path(song["path"])), 4.2, 2, 1)
         low, high, bits = overview.bins.T
-        seconds = (np.arange(len(bits)) + 0.5) * overview.bin_frames / song["sample_rate_hz"]
+        seconds = (np.arange(len(bits)) + 0.5) * BIN_FRAMES / song["sample_rate_hz"]
         axes[0, 0].fill_between(seconds, low, high, color=GREY, linewidth=0)
         axes[1, 0].plot(seconds, bits, color=GREY, linewidth=0.8)
         lines = {}

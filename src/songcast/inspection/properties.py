@@ -25,15 +25,6 @@ ABOVE_ROUNDING_DB = 0.0
 STEEP_DB, QUIET_DB = 8.0, 3.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Dropout:
-    """A run of exact zeros inside sound: first frame, number of frames, channel."""
-
-    frame: int
-    frames: int
-    channel: int
-
-
 @dataclass
 class _Zeros:
     """The runs of zeros of one channel, found block by block."""
@@ -125,7 +116,7 @@ class PropertyMeter:
         self._counts = np.roll(self._counts, FULL_SCALE)  # of -32768 first
         used = np.flatnonzero(self._counts) - FULL_SCALE
         peak = max(-int(used[0]), int(used[-1]))
-        dropouts = self.dropouts
+        dropouts = [frames for zeros in self._zeros for _, frames in zeros.found[:MOST_DROPOUTS]]
         clipped = sum(side.finish() for sides in self._clipping for side in sides)
         return {
             "seconds": round(self._frames / self._rate_hz, 3),
@@ -141,18 +132,26 @@ class PropertyMeter:
             "channel_relation": self._relation(),
             "one_sided_seconds": round(self._one_sided * self._segment / self._rate_hz, 2),
             "dropouts": len(dropouts),
-            "dropout_seconds": round(sum(d.frames for d in dropouts) / self._rate_hz, 3),
+            "dropout_seconds": round(sum(dropouts) / self._rate_hz, 3),
         }
 
     @property
-    def dropouts(self) -> list[Dropout]:
-        """The dropouts so far, in time, at most ``MOST_DROPOUTS`` of each channel."""
+    def events(self) -> list[dict[str, Any]]:
+        """The dropouts so far, in time, at most ``MOST_DROPOUTS`` of each channel.
+
+        ``strength``: the duration in ms.
+        """
         found = [
-            Dropout(frame=frame, frames=frames, channel=channel)
+            {
+                "kind": "dropout",
+                "seconds": round(frame / self._rate_hz, 6),
+                "channel": channel,
+                "strength": round(1000 * frames / self._rate_hz, 2),
+            }
             for channel, zeros in enumerate(self._zeros)
             for frame, frames in zeros.found[:MOST_DROPOUTS]
         ]
-        return sorted(found, key=lambda dropout: (dropout.frame, dropout.channel))
+        return sorted(found, key=lambda event: (event["seconds"], event["channel"]))
 
     def _band(self) -> tuple[int | None, int | None]:
         """Return the highest frequency above the rounding noise, and that of a low-pass."""

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.audio.meters import FingerprintMeter, LoudnessMeter
+from songcast.audio.formats import printable
+from songcast.audio.meters import FFmpegMeter
 from songcast.audio.reading import SongReader, open_song
+from songcast.data.decoding import decode
 from songcast.errors import AudioError, CorpusError
-from songcast.files import write_json
-from songcast.inspection.properties import Dropout, PropertyMeter
+from songcast.files import atomic_path, write_json
+from songcast.inspection.properties import PropertyMeter
 
 if TYPE_CHECKING:
     from songcast.config import ExpectParams
@@ -26,97 +28,95 @@ RELATIONS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Inspection:
-    """What was measured of one file: its entry in the report, its dropouts, its fingerprint."""
-
-    entry: Mapping[str, Any]
-    dropouts: list[Dropout]
-    fingerprint: NDArray[np.uint32]
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        """The dropouts as events; their ``strength`` is their duration in ms."""
-        rate = self.entry["sample_rate_hz"]
-        return [
-            {
-                "kind": "dropout",
-                "seconds": round(dropout.frame / rate, 6),
-                "channel": dropout.channel,
-                "strength": round(1000 * dropout.frames / rate, 2),
-            }
-            for dropout in self.dropouts
-        ]
-
-
 class InspectionMeter:
     """Measures a song block by block. A context manager."""
 
     def __init__(self, reader: SongReader) -> None:
         self._reader = reader
         shape = reader.sample_rate_hz, reader.channels
-        self._properties, self._loudness = PropertyMeter(*shape), LoudnessMeter(*shape)
-        self._fingerprint = FingerprintMeter(*shape)
+        self._properties, self._ffmpeg = PropertyMeter(*shape), FFmpegMeter(*shape)
 
     def __enter__(self) -> "InspectionMeter":
-        self._fingerprint.__enter__()
+        self._ffmpeg.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._fingerprint.__exit__(*error)
+        self._ffmpeg.__exit__(*error)
 
-    def add(self, block: NDArray[np.int16]) -> None:
-        """Measure a block (frames, channels)."""
-        for meter in (self._properties, self._loudness, self._fingerprint):
-            meter.add(block)
+    def measured(self, blocks: Iterable[NDArray[np.int16]]) -> Iterator[NDArray[np.int16]]:
+        """Pass on ``blocks`` (frames, channels), and measure them."""
+        for block in blocks:
+            self._properties.add(block)
+            self._ffmpeg.add(block)
+            yield block
 
-    def result(self) -> Inspection:
-        """Return what was measured, after the last block."""
-        properties = self._properties.result()
-        loudness = {"loudness_lufs": self._loudness.lufs, "damage": self._reader.damage}
-        return Inspection(
-            entry=properties | loudness,
-            dropouts=self._properties.dropouts,
-            fingerprint=self._fingerprint.finish(),
-        )
+    def result(self) -> tuple[dict[str, Any], NDArray[np.uint32]]:
+        """End the song; return its entry in the data report, and its fingerprint (items,)."""
+        properties, (lufs, items) = self._properties.result(), self._ffmpeg.finish()
+        return {**properties, "loudness_lufs": lufs, "damage": self._reader.damage}, items
 
-
-def inspect_song(path: Path) -> Inspection:
-    """Measure a file in one pass, in a stream. Raises ``AudioError``."""
-    with open_song(path) as reader, InspectionMeter(reader) as meter:
-        for block in reader.blocks():
-            meter.add(block)
-        return meter.result()
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """The dropouts, as events."""
+        return self._properties.events
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectTask:
-    """A song's file, and the file that its entry and fingerprint go to."""
+class DecodeTask:
+    """A song to decode: its file with its digest, and where its array and its record go.
 
+    ``sample_rate_hz``: of the array.
+    """
+
+    slug: str
     source: Path
-    target: Path
+    sha256: str
+    sample_rate_hz: int
+    array: Path
+    record: Path
 
 
-def inspect_task(task: InspectTask) -> AudioError | None:
-    """Measure one song, in any process; return the error where it cannot be read."""
+def decode_task(task: DecodeTask) -> tuple[DecodeTask, str]:
+    """Decode and measure one song in a single pass, in any process.
+
+    The record is written before the array, and each appears when it is complete. Returns the task
+    and one line about a song that cannot be decoded, else an empty one. Raises ``CorpusError``
+    for a full disk.
+    """
     try:
-        measured = inspect_song(task.source)
+        with (
+            open_song(task.source) as reader,
+            InspectionMeter(reader) as meter,
+            atomic_path(task.array) as array,
+        ):
+            blocks = meter.measured(reader.blocks())
+            fields = decode(reader, blocks, array, task.sample_rate_hz)
+            entry, items = meter.result()
+            fingerprint = base64.b64encode(items.astype("<u4").tobytes()).decode()
+            record = {"song": fields, "entry": entry, "fingerprint": fingerprint}
+            write_json(task.record, record)
     except AudioError as error:
-        return error
-    items = base64.b64encode(measured.fingerprint.astype("<u4").tobytes()).decode()
-    write_json(task.target, {"entry": measured.entry, "fingerprint": items})
-    return None
+        return task, str(error)
+    except OSError as error:
+        raise CorpusError(disk_line(error, task.array)) from error
+    return task, ""
 
 
-def read_inspected(path: Path) -> tuple[dict[str, Any], NDArray[np.uint32]] | None:
-    """Return the entry and the fingerprint that ``inspect_task`` wrote; None without them."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        return dict(document["entry"]), np.frombuffer(
-            base64.b64decode(document["fingerprint"]), "<u4"
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def read_record(path: Path) -> dict[str, Any]:
+    """Return what ``decode_task`` found of a song.
+
+    ``song``: fields of ``PreparedSong``. ``entry``: of the data report. ``fingerprint``: (items,)
+    uint32.
+    """
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    items = np.frombuffer(base64.b64decode(record["fingerprint"]), "<u4")
+    return {**record, "fingerprint": items}
+
+
+def disk_line(error: OSError, place: Path) -> str:
+    """Return the system's error in one line; ``place`` stands in for a missing file name."""
+    where = printable(Path(error.filename)) if error.filename else str(place)
+    return f"{where}: {error.strerror}; check space and permissions"
 
 
 def warnings_of(entry: Mapping[str, Any], expect: "ExpectParams | None") -> list[str]:

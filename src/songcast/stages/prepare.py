@@ -1,15 +1,15 @@
 """Stage prepare: decode every song in data/ to an int16 array in prepared/, and split it in time.
 
 Nothing in prepared/ changes before every song is decoded. Decoded arrays are kept in ``.incoming``
-with a resume log: a run that was killed, or that met a bad song, resumes where it stopped. Then
-songs.json drops the songs that change, arrays are renamed into place, and songs.json names them:
-after a kill at any moment, every array that songs.json names is complete.
+under the digests of song and code: a run that was killed, or that met a bad song, resumes where it
+stopped. Then songs.json drops the songs that change, arrays are renamed into place, and songs.json
+names them: after a kill at any moment, every array that songs.json names is complete.
 """
 
 import logging
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Container, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +28,7 @@ from songcast.data.corpus import (
     split_frames,
     write_index,
 )
-from songcast.data.decoding import Failure, Task, decode_task, disk_line
 from songcast.data.digests import digests_of
-from songcast.data.resume_log import ResumeLog
 from songcast.data.slugs import slugs
 from songcast.distributed.engine import each
 from songcast.errors import AudioError, CorpusError, ParamsError
@@ -47,12 +45,13 @@ from songcast.files import (
 )
 from songcast.inspection.duplicates import duplicates
 from songcast.inspection.report import (
-    InspectTask,
+    DecodeTask,
     check_leaks,
     data_report,
+    decode_task,
+    disk_line,
     headline,
-    inspect_task,
-    read_inspected,
+    read_record,
 )
 from songcast.report.console import progress
 from songcast.stages import run_stage
@@ -61,10 +60,8 @@ if TYPE_CHECKING:
     from songcast.config import PrepareParams
 
 INCOMING = ".incoming"
-# The modules that decode: a change of their code makes all arrays anew.
-CODE = ("songcast.data.decoding",)
-# The modules that measure songs for the data report.
-REPORT_CODE = ("songcast.inspection.report",)
+# The modules that decode and measure songs: a change of their code makes all arrays anew.
+CODE = ("songcast.inspection.report",)
 INSPECTED = "inspected"
 # So many are logged; all are in the data report.
 MOST_WARNINGS = 10
@@ -100,61 +97,56 @@ def prepare(
     sources, problems = find_songs(data)
     wanted = slugs(source.name for source in sources)
     check_held_out(settings.held_out, wanted)
+    checkpoints, rate = prepared.parent / CHECKPOINTS, settings.sample_rate_hz
+    made_by = checkpoints / "prepared_by"
     try:
-        code = code_digest(*CODE)
-        made_by = prepared.parent / CHECKPOINTS / "prepared_by"
-        plan = _plan(sources, wanted, prepared, settings.sample_rate_hz, _read(made_by) == code)
-        with ResumeLog(prepared / INCOMING, code) as resume_log:
-            decoded, failures = _decode_all(plan.new, resume_log, engine)
-        problems += failures + _report_damage(decoded, plan.kept, settings.on_damage)
+        digests = digests_of(sources, checkpoints / "digests.json")
+        warn_about_copies(sources, digests)
+        code, tasks = code_digest(*CODE), dict[str, DecodeTask]()
+        for source, digest in zip(sources, digests, strict=True):
+            slug, key = wanted[source.name], f"{digest[:32]}-{rate}-{code[:16]}"
+            tasks[slug] = DecodeTask(
+                slug=slug,
+                source=source,
+                sha256=digest,
+                sample_rate_hz=rate,
+                array=prepared / INCOMING / f"{slug}-{key}.npy",
+                record=checkpoints / INSPECTED / f"{key}.json",
+            )
+        known = {song.slug: song.sha256 for song in _reusable(prepared, rate)}
+        is_current = made_by.is_file() and made_by.read_text() == code
+        new = {
+            slug: task
+            for slug, task in tasks.items()
+            if not (is_current and known.get(slug) == task.sha256 and task.record.is_file())
+        }
+        for folder in (prepared / INCOMING, checkpoints / INSPECTED):
+            folder.mkdir(parents=True, exist_ok=True)
+        problems += _decode_all(new.values(), engine)
+        records = {
+            slug: read_record(task.record)
+            for slug, task in tasks.items()
+            if task.record.is_file()  # it is missing for a song that cannot be decoded
+        }
+        songs = [_song(tasks[slug], record, prepared, settings) for slug, record in records.items()]
+        problems += _report_damage(songs, new, settings.on_damage)
         if problems:
             raise _all_problems(problems, data)
-        arrays = {resume_log.place(song): song.path for song in decoded}
-        songs = [replace(s, splits=splits_of(s, settings)) for s in [*plan.kept, *decoded]]
-        files = {wanted[source.name]: source for source in sources}
-        report = inspect_all(files, prepared, songs, settings, engine)
-        _publish(prepared, settings.sample_rate_hz, arrays, plan.kept, songs)
+        report = inspected(songs, records, settings)
+        arrays = {task.array: prepared / f"{slug}.npy" for slug, task in new.items()}
+        kept = [song for song in songs if song.slug not in new]
+        _publish(prepared, rate, arrays, kept, songs)
         write_text(made_by, code)
         write_json(prepared.parent / DATA_REPORT, report)
+        for path in {*(checkpoints / INSPECTED).iterdir()} - {t.record for t in tasks.values()}:
+            path.unlink()
     except OSError as error:
         raise CorpusError(disk_line(error, prepared)) from error
     log.info(
         "%d songs: %d decoded, %d as before, %d removed",
-        *(len(songs), len(plan.new), len(plan.kept), plan.removed),
+        *(len(songs), len(new), len(kept), len(known.keys() - tasks.keys())),
     )
     return report
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """Songs whose arrays stay, songs to decode with their files, and how many vanish."""
-
-    kept: list[PreparedSong]
-    new: list[tuple[Path, PreparedSong]]
-    removed: int
-
-
-def _plan(
-    sources: list[Path],
-    wanted: Mapping[str, str],
-    prepared: Path,
-    sample_rate_hz: int,
-    reuse: bool,
-) -> _Plan:
-    """Compare the files with songs.json; ``reuse``: whether its arrays are of the present code."""
-    digests = digests_of(sources, prepared.parent / CHECKPOINTS / "digests.json")
-    warn_about_copies(sources, digests)
-    known = _reusable(prepared, sample_rate_hz)
-    plan = _Plan(kept=[], new=[], removed=len(known.keys() - wanted.values()))
-    known = known if reuse else {}
-    for source, digest in zip(sources, digests, strict=True):
-        slug = wanted[source.name]
-        if slug in known and known[slug].sha256 == digest:
-            plan.kept.append(replace(known[slug], source=printable(Path(source.name))))
-        else:
-            array = prepared / f"{slug}.npy"
-            plan.new.append((source, _planned(source, digest, array, sample_rate_hz)))
-    return plan
 
 
 def find_songs(data: Path) -> tuple[list[Path], list[str]]:
@@ -198,36 +190,15 @@ def check_held_out(held_out: tuple[str, ...], wanted: Mapping[str, str]) -> None
             )
 
 
-def inspect_all(
-    files: Mapping[str, Path],
-    prepared: Path,
-    songs: list[PreparedSong],
+def inspected(
+    songs: Iterable[PreparedSong],
+    records: Mapping[str, Mapping[str, Any]],
     settings: "PrepareParams",
-    engine: Engine,
 ) -> dict[str, Any]:
-    """Return the data report, and log its warnings; only new files are measured.
-
-    ``files``: slug to the song's file.
+    """Return the data report, and log its warnings. ``records``: by slug, see ``read_record``.
 
     Raises ``CorpusError`` for a leak between splits, where ``prepare.on_leak`` is ``fail``.
     """
-    songs = sorted(songs, key=lambda song: song.slug)
-    folder, code = prepared.parent / CHECKPOINTS / INSPECTED, code_digest(*REPORT_CODE)[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    places = {song.slug: folder / f"{song.sha256[:32]}-{code}.json" for song in songs}
-    found = {slug: read_inspected(place) for slug, place in places.items()}
-    missing = [slug for slug, measured in found.items() if measured is None]
-    # Equal files have one place.
-    tasks = {places[s]: InspectTask(source=files[s], target=places[s]) for s in missing}
-    with progress("inspect", len(tasks), "songs") as update:
-        for error in each(engine, inspect_task, list(tasks.values())):
-            update(advance=1)
-            if error:
-                raise error
-    for path in set(folder.iterdir()) - set(places.values()):
-        path.unlink()
-    found |= {slug: read_inspected(places[slug]) for slug in missing}
-    measured = {slug: entry for slug, entry in found.items() if entry}
     seconds = {
         song.slug: {
             split: (start / song.sample_rate_hz, stop / song.sample_rate_hz)
@@ -235,10 +206,11 @@ def inspect_all(
         }
         for song in songs
     }
-    pairs = duplicates({slug: items for slug, (_, items) in measured.items()}, seconds)
+    slugs = sorted(seconds)
+    pairs = duplicates({slug: records[slug]["fingerprint"] for slug in slugs}, seconds)
     if settings.on_leak == "fail":
         check_leaks(pairs)
-    report = data_report({slug: e for slug, (e, _) in measured.items()}, pairs, settings.expect)
+    report = data_report({slug: records[slug]["entry"] for slug in slugs}, pairs, settings.expect)
     reported = {f"{slug}: {entry['damage']}" for slug, entry in report["songs"].items()}
     lines = [line for line in report["warnings"] if line not in reported]  # by _report_damage
     for line in lines[:MOST_WARNINGS]:
@@ -270,73 +242,56 @@ def splits_of(song: PreparedSong, settings: "PrepareParams") -> Splits:
     return split_frames(song.frames, song.sample_rate_hz, fractions, settings.guard_seconds)
 
 
-def _read(path: Path) -> str | None:
-    return path.read_text() if path.is_file() else None
-
-
-def _reusable(prepared: Path, sample_rate_hz: int) -> dict[str, PreparedSong]:
-    """Return the songs of an earlier run, by slug, whose arrays can stay."""
+def _reusable(prepared: Path, sample_rate_hz: int) -> list[PreparedSong]:
+    """Return the songs of an earlier run whose arrays can stay."""
     try:
         _, songs = read_index(prepared)
     except CorpusError:
-        return {}
-    return {s.slug: s for s in songs if s.sample_rate_hz == sample_rate_hz and has_array(s)}
+        return []
+    return [song for song in songs if song.sample_rate_hz == sample_rate_hz and has_array(song)]
 
 
-def _planned(source: Path, digest: str, array: Path, sample_rate_hz: int) -> PreparedSong:
-    """Return the description of a song before it is decoded."""
-    return PreparedSong(
-        slug=array.stem,
-        source=printable(Path(source.name)),
-        sha256=digest,
-        source_sample_rate_hz=0,
-        sample_rate_hz=sample_rate_hz,
-        frames=0,
-        channels=0,
-        peak=0,
-        splits={},
-        path=array,
-    )
-
-
-def _decode_all(
-    new: list[tuple[Path, PreparedSong]], finished: ResumeLog, engine: Engine
-) -> tuple[list[PreparedSong], list[str]]:
-    """Decode the planned songs that ``finished`` does not list yet.
-
-    Returns all decoded songs, and one line per song that cannot be decoded.
-    """
-    done = [song for _, planned in new if (song := finished.get(planned))]
-    if done:
-        log.info("%d songs were decoded before the last run stopped", len(done))
-    names = {song.slug for song in done}
-    tasks = [
-        Task(source=source, target=finished.place(planned), planned=planned)
-        for source, planned in new
-        if planned.slug not in names
-    ]
-    failures: dict[str, str] = {}
-    with progress("decode", len(tasks), "songs") as update:
-        for outcome in each(engine, decode_task, tasks):
+def _decode_all(tasks: Collection[DecodeTask], engine: Engine) -> list[str]:
+    """Decode the songs that no earlier run has decoded; return one line for each that fails."""
+    waiting = [task for task in tasks if not (task.array.is_file() and task.record.is_file())]
+    if len(waiting) < len(tasks):
+        done = len(tasks) - len(waiting)
+        log.info("%d songs were decoded before the last run stopped", done)
+    failures = {}
+    with progress("decode", len(waiting), "songs") as update:
+        for task, problem in each(engine, decode_task, waiting):
             update(advance=1)
-            if isinstance(outcome, Failure):
-                failures[outcome.slug] = outcome.line
+            if problem:
+                failures[task] = problem
             else:
-                finished.add(outcome)
-                done.append(outcome)
-                log.info(_line(outcome))
-    return done, [failures[song.slug] for _, song in new if song.slug in failures]
+                log.info(_line(task))
+    return [failures[task] for task in waiting if task in failures]
 
 
-def _report_damage(
-    decoded: list[PreparedSong], kept: list[PreparedSong], on_damage: str
-) -> list[str]:
-    """Log a warning per damaged song; where ``on_damage`` is ``fail``, return them as problems."""
+def _song(
+    task: DecodeTask, record: Mapping[str, Any], prepared: Path, settings: "PrepareParams"
+) -> PreparedSong:
+    """Return the description of a decoded song."""
+    song = PreparedSong(
+        slug=task.slug,
+        source=printable(Path(task.source.name)),
+        sha256=task.sha256,
+        sample_rate_hz=task.sample_rate_hz,
+        splits={},
+        path=prepared / f"{task.slug}.npy",
+        **record["song"],
+    )
+    return replace(song, splits=splits_of(song, settings))
+
+
+def _report_damage(songs: Iterable[PreparedSong], new: Container[str], on_damage: str) -> list[str]:
+    """Log a warning per damaged new song; where ``on_damage`` is ``fail``, all are problems."""
+    damaged = [song for song in songs if song.damage]
     if on_damage == "fail":
         advice = "replace it, or set prepare.on_damage to warn"
-        return [f"{s.source}: {s.damage}; {advice}" for s in [*kept, *decoded] if s.damage]
-    for song in decoded:
-        if song.damage:
+        return [f"{song.source}: {song.damage}; {advice}" for song in damaged]
+    for song in damaged:
+        if song.slug in new:
             log.warning("warning: %s: %s", song.source, song.damage)
     return []
 
@@ -373,13 +328,15 @@ def _publish(
     shutil.rmtree(prepared / INCOMING)
 
 
-def _line(song: PreparedSong) -> str:
-    rate = f"{song.source_sample_rate_hz} Hz"
-    if song.source_sample_rate_hz != song.sample_rate_hz:
-        rate += f" -> {song.sample_rate_hz} Hz"
-    channels = {1: "mono", 2: "stereo"}[song.channels]
-    seconds = song.frames / song.sample_rate_hz
-    return f"{printable(Path(song.source))} -> {song.slug}: {seconds:.1f} s, {channels}, {rate}"
+def _line(task: DecodeTask) -> str:
+    song = read_record(task.record)["song"]
+    rate = f"{song['source_sample_rate_hz']} Hz"
+    if song["source_sample_rate_hz"] != task.sample_rate_hz:
+        rate += f" -> {task.sample_rate_hz} Hz"
+    channels = {1: "mono", 2: "stereo"}[song["channels"]]
+    seconds = song["frames"] / task.sample_rate_hz
+    name = printable(Path(task.source.name))
+    return f"{name} -> {task.slug}: {seconds:.1f} s, {channels}, {rate}"
 
 
 if __name__ == "__main__":
