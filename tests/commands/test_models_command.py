@@ -10,8 +10,7 @@ from pathlib import Path
 from helpers.champions import use_champion
 from songcast import cli
 from songcast.commands import models, ui
-from songcast.registry import state
-from songcast.registry.state import State
+from songcast.registry import versions
 
 FAKE_SERVER = """
 import signal, socket, sys, time
@@ -73,8 +72,7 @@ def write_results(gate=None, champion=3, **summary):
 
 def registry_of(monkeypatch, **aliases):
     """Let the registry hold versions 3 and 4."""
-    held = State({3, 4}, aliases)
-    monkeypatch.setattr(state, "read_state", lambda: held)
+    monkeypatch.setattr(versions, "read_registry", lambda: ([3, 4], aliases))
 
 
 def test_summary_marks_the_best_and_names_the_champion(capfd, monkeypatch):

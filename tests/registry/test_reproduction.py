@@ -51,15 +51,10 @@ def test_the_verdict_depends_on_weights_numbers_and_hardware(
     evaluation = {"summary": {"train": measured}, "songs": {"a": {"train": measured}}}
     (tmp_path / "metrics" / "evaluation.json").write_text(json.dumps(evaluation))
     sha256 = json.loads((known / "bundle.json").read_text())["weights_sha256"]
-    found = reproduction.compare(
-        version(hardware=hardware, git_dirty=False, weights_sha256=sha256),
-        tmp_path,
-        uri="x",
-        commit="c",
-        environment="e",
-    )
-    assert found.verdict == verdict
-    assert found.largest_bits == pytest.approx(abs(bits - 6.0))
+    known = version(hardware=hardware, git_dirty=False, weights_sha256=sha256)
+    found = reproduction.compare(known, tmp_path)
+    assert found["verdict"] == verdict
+    assert found["largest_bits"] == pytest.approx(abs(bits - 6.0))
 
 
 def test_without_its_commit_a_version_cannot_be_built_again(tmp_path, monkeypatch):

@@ -104,7 +104,7 @@ def test_the_inputs_are_the_files_that_the_stage_depends_on(repository):
 
 
 def test_the_embedded_registry_is_read_without_mlflow(repository):
-    code = "import sys; from songcast.registry import state; print(state.read_state().aliases)"
+    code = "import sys; from songcast.registry import versions; print(versions.read_registry()[1])"
     code += "; print('mlflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "{'challenger': 2}\nFalse\n"

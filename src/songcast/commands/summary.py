@@ -91,12 +91,11 @@ def registry_line(path: Path) -> str:
 
     ``path``: of registered.json, which knows the objections of the gate to the last candidate.
     """
-    from songcast.registry.state import read_state
-    from songcast.registry.versions import CHALLENGER, CHAMPION
+    from songcast.registry.versions import CHALLENGER, CHAMPION, read_registry
 
-    state = read_state()
-    champion, challenger = (state.aliases.get(alias) for alias in (CHAMPION, CHALLENGER))
-    if not state.versions:
+    versions, aliases = read_registry()
+    champion, challenger = (aliases.get(alias) for alias in (CHAMPION, CHALLENGER))
+    if not versions:
         return "Nothing is registered: run `dvc repro register`."
     try:
         content = json.loads(path.read_text())

@@ -3,7 +3,6 @@
 import argparse
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,14 +150,14 @@ def reproduce(arguments: argparse.Namespace) -> int:
     require_registry(arguments.uri)
     result = reproduction.reproduce(arguments.uri, console.note)
     if arguments.json:
-        console.print_json({**asdict(result), "largest_bits": result.largest_bits})
+        console.print_json(result)
     else:
-        code = f"commit {result.commit[:12]}"
-        if result.dirty:
+        code = f"commit {result['commit'][:12]}"
+        if result["dirty"]:
             code += " (the original had uncommitted changes, which are not recorded)"
-        machine = "the same hardware" if result.same_hardware else "other hardware"
-        print(f"{result.uri}: {result.verdict}")
-        print(f"  {code}; {machine}; {result.environment}")
-        print(f"  weights sha256 {result.weights_sha256}")
-        print(f"  largest difference of a song: {result.largest_bits:.6f} bits per sample")
-    return DIFFERENT if result.verdict == "different" else 0
+        machine = "the same hardware" if result["same_hardware"] else "other hardware"
+        print(f"{result['uri']}: {result['verdict']}")
+        print(f"  {code}; {machine}; {result['environment']}")
+        print(f"  weights sha256 {result['weights_sha256']}")
+        print(f"  largest difference of a song: {result['largest_bits']:.6f} bits per sample")
+    return DIFFERENT if result["verdict"] == "different" else 0

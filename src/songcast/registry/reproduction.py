@@ -12,10 +12,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
@@ -36,34 +35,12 @@ MACHINE = ("hardware", "device")
 COMMIT, DATA_HASH = re.compile(r"[0-9a-f]{40,64}"), re.compile(r"([0-9a-f]{32}(\.dir)?)?")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reproduction:
-    """The result of a reproduction.
-
-    ``verdict``: identical weights; or, on other hardware, every song within ``TOLERANCE_BITS``; or
-    different. ``differences``: slug to bits per sample, new minus registered.
-    """
-
-    uri: str
-    commit: str
-    dirty: bool
-    same_hardware: bool
-    environment: str
-    weights_sha256: str
-    verdict: Literal["identical", "within tolerance", "different"]
-    differences: Mapping[str, float]
-
-    @property
-    def largest_bits(self) -> float:
-        """The largest difference of any song, in bits per sample."""
-        return max(map(abs, self.differences.values()), default=0.0)
-
-
-def reproduce(uri: str, say: Callable[[str], None]) -> Reproduction:
+def reproduce(uri: str, say: Callable[[str], None]) -> dict[str, Any]:
     """Build the version ``uri`` again and compare; ``say`` receives a line for each step.
 
-    Raises ``RegistryError`` if the commit, the songs or the environment are not available, or a
-    stage fails.
+    Returns the result of ``compare`` with the keys ``uri``, ``commit``, ``dirty`` (the original had
+    uncommitted changes) and ``environment``. Raises ``RegistryError`` if the commit, the songs or
+    the environment are not available, or a stage fails.
     """
     version = find_version(uri)
     commit = version.lineage.get("git_commit")
@@ -82,7 +59,13 @@ def reproduce(uri: str, say: Callable[[str], None]) -> Reproduction:
         python, environment = restore_environment(version, folder, say)
         say("running the pipeline up to its evaluation, without caches")
         run_pipeline(python, folder, version)
-        return compare(version, folder, uri=uri, commit=commit, environment=environment)
+        return {
+            "uri": uri,
+            "commit": commit,
+            "dirty": bool(version.lineage.get("git_dirty")),
+            "environment": environment,
+            **compare(version, folder),
+        }
 
 
 def checkout(commit: str, folder: Path, uri: str) -> None:
@@ -163,8 +146,13 @@ def run_pipeline(python: str, folder: Path, version: Version) -> None:
         raise RegistryError(f"{version.uri}: a stage failed; see its output above")
 
 
-def compare(version: Version, folder: Path, **known: Any) -> Reproduction:
-    """Compare the outputs in ``folder`` with the registered version."""
+def compare(version: Version, folder: Path) -> dict[str, Any]:
+    """Compare the outputs in ``folder`` with the registered version.
+
+    ``verdict``: identical weights; or, on other hardware, every song within ``TOLERANCE_BITS``; or
+    different. ``differences``: slug to bits per sample, new minus registered. ``largest_bits``: the
+    largest of them.
+    """
     manifest = read_manifest(folder / files.MODELS / version.kind)
     evaluation = json.loads((folder / files.METRICS / "evaluation.json").read_text())
     mine, theirs = (
@@ -174,20 +162,19 @@ def compare(version: Version, folder: Path, **known: Any) -> Reproduction:
     differences = {slug: mine[slug] - theirs[slug] for slug in sorted(mine.keys() & theirs.keys())}
     origin = manifest.get("provenance") or {}
     same_hardware = all(origin.get(key) == version.lineage.get(key) for key in MACHINE)
-    close = bool(differences) and all(abs(d) <= TOLERANCE_BITS for d in differences.values())
-    verdict: Literal["identical", "within tolerance", "different"] = "different"
+    largest = max(map(abs, differences.values()), default=0.0)
     if manifest["weights_sha256"] == version.weights_sha256:
         verdict = "identical"
-    elif close and not same_hardware:
-        verdict = "within tolerance"
-    return Reproduction(
-        dirty=bool(version.lineage.get("git_dirty")),
-        same_hardware=same_hardware,
-        weights_sha256=str(manifest["weights_sha256"]),
-        verdict=verdict,
-        differences=differences,
-        **known,
-    )
+    else:
+        close = differences and largest <= TOLERANCE_BITS and not same_hardware
+        verdict = "within tolerance" if close else "different"
+    return {
+        "same_hardware": same_hardware,
+        "weights_sha256": manifest["weights_sha256"],
+        "verdict": verdict,
+        "differences": differences,
+        "largest_bits": largest,
+    }
 
 
 def _run(command: list[str], folder: Path) -> None:

@@ -1,62 +1,41 @@
-"""The present state of the registry, without MLflow's client where the store is an sqlite file.
+"""Whether registered.json agrees with the registry and with the inputs of the stage register.
 
 The stage register runs in every `dvc repro`, because DVC cannot see that a version was deleted in
-MLflow or that another store is in use. It compares this state with registered.json, which takes a
-second, and registers again only if something is different.
+MLflow or that another store is in use. It makes this comparison, which takes a second, and
+registers again only if something is different.
 """
 
 import hashlib
 import json
 import re
-import sqlite3
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
+from songcast.errors import TrackingError
 from songcast.files import sha256_of_file
-from songcast.registry.versions import CHALLENGER, CHAMPION, NAME, list_versions
-from songcast.tracking.embedded import database, read_versions
+from songcast.registry.versions import CHALLENGER, CHAMPION, read_registry
+from songcast.tracking.embedded import database
 from songcast.tracking.store import home, tracking_uri
 
 
-class State(NamedTuple):
-    """``versions``: numbers, without those whose run is deleted. ``aliases``: alias to version."""
-
-    versions: set[int]
-    aliases: dict[str, int]
-
-
-def read_state() -> State:
-    """Return the state of the store in use; without a database or a model it is empty.
-
-    Raises ``TrackingError`` if a server cannot be reached.
-    """
-    file = database(tracking_uri())
-    if file is None:
-        found = list_versions()
-        aliases = {alias: version.number for version in found for alias in version.aliases}
-        return State({version.number for version in found}, aliases)
-    try:
-        records, aliases = read_versions(file, NAME)
-    except sqlite3.Error:  # a broken database
-        return State(set(), {})
-    return State({r.version for r in records if not r.is_run_deleted}, aliases)
-
-
 def is_current(registered: Path, inputs: str | None) -> bool:
-    """Return whether registered.json was written from ``inputs`` and agrees with the registry."""
+    """Return whether registered.json was written from ``inputs`` and agrees with the registry.
+
+    A version whose run is deleted does not count.
+    """
     try:
         content: dict[str, Any] = json.loads(registered.read_text(encoding="utf-8"))
         if inputs is None or (content["inputs"], content["store"]) != (inputs, store_name()):
             return False
-        state = read_state()
-        aliases = (state.aliases.get(CHALLENGER), state.aliases.get(CHAMPION))
-        return set(content["versions"].values()) <= state.versions and aliases == (
-            content["challenger"],
-            content["champion"],
-        )
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        versions, aliases = read_registry()
+        present = {version.number for version in versions if not version.is_run_deleted}
+        return set(content["versions"].values()) <= present and (
+            aliases.get(CHALLENGER),
+            aliases.get(CHAMPION),
+        ) == (content["challenger"], content["champion"])
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, TrackingError):
         return False
 
 

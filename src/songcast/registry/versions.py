@@ -31,7 +31,7 @@ class Version:
     """One registered version.
 
     ``name``: the registered model. ``created_ms``: since 1970. ``source``: where MLflow keeps its
-    files.
+    files. ``is_run_deleted``: its run was deleted in MLflow (known of the embedded store only).
     """
 
     name: str = NAME
@@ -42,6 +42,7 @@ class Version:
     aliases: tuple[str, ...]
     created_ms: int
     tags: Mapping[str, str]
+    is_run_deleted: bool = False
 
     @property
     def uri(self) -> str:
@@ -99,12 +100,12 @@ def _from_tags(uri: str, tags: Mapping[str, str]) -> dict[str, Any]:
 
 def list_versions(name: str = NAME) -> list[Version]:
     """Return all versions of a registered model, newest first; none where there is no store."""
-    return sorted(_read(name)[0], key=lambda version: -version.number)
+    return sorted(read_registry(name)[0], key=lambda version: -version.number)
 
 
 def get_alias(alias: str) -> int | None:
     """Return the version of songcast that has the alias, None if no version has it."""
-    return _read(NAME)[1].get(alias)
+    return read_registry()[1].get(alias)
 
 
 def get_version(number: int) -> Version:
@@ -122,7 +123,7 @@ def find_version(uri: str) -> Version:
         raise RegistryError(
             f"{uri}: not a registered model: write models:/{NAME}@{CHAMPION} or models:/{NAME}/1"
         )
-    versions, aliases = _read(match["name"])
+    versions, aliases = read_registry(match["name"])
     number = aliases.get(match["alias"]) if match["alias"] else int(match["version"])
     for version in versions:
         if version.number == number:
@@ -135,8 +136,11 @@ def find_version(uri: str) -> Version:
     raise RegistryError(f"{uri}: no such version; `songcast models` lists them")
 
 
-def _read(name: str) -> tuple[list[Version], Mapping[str, int]]:
-    """Return the versions and the aliases of a registered model, without MLflow if possible."""
+def read_registry(name: str = NAME) -> tuple[list[Version], Mapping[str, int]]:
+    """Return the versions and the aliases of a registered model, without MLflow if possible.
+
+    Both are empty where there is no store or model. Raises ``TrackingError``.
+    """
     uri = tracking_uri()
     with clear_errors(uri):
         file = database(uri)
@@ -146,22 +150,29 @@ def _read(name: str) -> tuple[list[Version], Mapping[str, int]]:
             client = connect(uri)
             model = registered_model(client, name)
             aliases = {k: int(number) for k, number in model.aliases.items()} if model else {}
-            records = client.search_model_versions(f"name = '{name}'")  # up to 10 000
-        return [_version(name, record, aliases) for record in records], aliases
-
-
-def _version(name: str, record: Any, aliases: Mapping[str, int]) -> Version:
-    number = int(record.version)
-    return Version(
-        name=name,
-        number=number,
-        kind=record.tags.get(KIND, "unknown"),
-        run_id=record.run_id or "",
-        source=record.source,
-        aliases=tuple(sorted(alias for alias, target in aliases.items() if target == number)),
-        created_ms=int(record.creation_timestamp),
-        tags=record.tags,
-    )
+            records = [
+                {
+                    "number": int(found.version),
+                    "run_id": found.run_id or "",
+                    "source": found.source,
+                    "created_ms": int(found.creation_timestamp),
+                    "tags": found.tags,
+                }
+                for found in client.search_model_versions(f"name = '{name}'")  # up to 10 000
+            ]
+    by_version: dict[int, list[str]] = {}
+    for alias, number in sorted(aliases.items()):
+        by_version.setdefault(number, []).append(alias)
+    versions = [
+        Version(
+            name=name,
+            kind=record["tags"].get(KIND, "unknown"),
+            aliases=tuple(by_version.get(record["number"], ())),
+            **record,
+        )
+        for record in records
+    ]
+    return versions, aliases
 
 
 def repository(version: Version) -> Any:

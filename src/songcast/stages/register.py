@@ -19,8 +19,15 @@ from songcast.registry.gate import Gate
 from songcast.registry.model_card import model_card
 from songcast.registry.promotion import decide
 from songcast.registry.registration import register_bundle, set_description
-from songcast.registry.state import digest_of_inputs, is_current, read_state, store_name
-from songcast.registry.versions import CHALLENGER, CHAMPION, NAME, attach, get_version
+from songcast.registry.state import digest_of_inputs, is_current, store_name
+from songcast.registry.versions import (
+    CHALLENGER,
+    CHAMPION,
+    NAME,
+    attach,
+    get_version,
+    read_registry,
+)
 from songcast.report.results import EVALUATION, read_evaluation
 from songcast.stages import run_stage
 from songcast.tracking.evaluation_log import KINDS, log_evaluations, measured
@@ -50,13 +57,13 @@ def register(folder: Path) -> dict[str, Any]:
         describe(folder, number, kind, evaluation)
     reason = f"experiment {experiment}: nothing is registered (register.in_experiments: false)"
     gate = decide(evaluation, numbers) if registers else Gate(passed=False, reasons=(reason,))
-    present = read_state().aliases
+    _, aliases = read_registry()
     return {
         "name": NAME,
         "store": store_name(),
         "versions": numbers,
-        "challenger": present.get(CHALLENGER),
-        "champion": present.get(CHAMPION),
+        "challenger": aliases.get(CHALLENGER),
+        "champion": aliases.get(CHAMPION),
         "gate": {"passed": gate.passed, "reasons": list(gate.reasons)},
     }
 

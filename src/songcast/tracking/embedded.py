@@ -8,9 +8,8 @@ import contextlib
 import sqlite3
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 SQLITE = "sqlite:///"
 EXPERIMENT = "songcast"
@@ -30,21 +29,6 @@ WHERE model_versions.name = ? AND current_stage != 'Deleted_Internal'
 """
 TAGS = "SELECT version, key, value FROM model_version_tags WHERE name = ?"
 ALIASES = "SELECT alias, version FROM registered_model_aliases WHERE name = ?"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """A registered version, with those attributes of MLflow's ``ModelVersion`` that are used.
-
-    ``is_run_deleted``: its run was deleted in MLflow.
-    """
-
-    version: int
-    run_id: str
-    source: str
-    creation_timestamp: int
-    tags: Mapping[str, str]
-    is_run_deleted: bool = False
 
 
 def sqlite_uri(file: Path) -> str:
@@ -87,10 +71,12 @@ def mend(file: Path) -> None:
                 )
 
 
-def read_versions(file: Path, name: str) -> tuple[list[Record], dict[str, int]]:
+def read_versions(file: Path, name: str) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Return the versions of a registered model, and its aliases with their versions.
 
-    Both are empty where there is no database. Raises ``sqlite3.Error``.
+    A version has the keys ``number``, ``run_id``, ``source``, ``created_ms``, ``tags`` and
+    ``is_run_deleted``: its run was deleted in MLflow. Both are empty where there is no database.
+    Raises ``sqlite3.Error``.
     """
     if not file.exists():
         return [], {}
@@ -101,16 +87,18 @@ def read_versions(file: Path, name: str) -> tuple[list[Record], dict[str, int]]:
         for version, key, value in connection.execute(TAGS, (name,)):
             tags.setdefault(version, {})[key] = value
         records = [
-            Record(
-                version=version,
-                run_id=run_id,
+            {
+                "number": number,
+                "run_id": run_id or "",
                 # As after ``mend``, also where the database cannot be written.
-                source=new + source.removeprefix(old) if old and source.startswith(old) else source,
-                creation_timestamp=created,
-                tags=tags.get(version, {}),
-                is_run_deleted=bool(is_deleted),
-            )
-            for version, run_id, source, created, is_deleted in connection.execute(
+                "source": new + source.removeprefix(old)
+                if old and source.startswith(old)
+                else source,
+                "created_ms": created_ms,
+                "tags": tags.get(number, {}),
+                "is_run_deleted": bool(is_deleted),
+            }
+            for number, run_id, source, created_ms, is_deleted in connection.execute(
                 VERSIONS, (name,)
             )
         ]
