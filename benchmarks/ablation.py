@@ -21,7 +21,7 @@ from songcast.audio.songs import Song, read_song
 from songcast.errors import SongcastError
 from songcast.files import MODELS, root
 from songcast.forecasting.adaptation import ModelAveraging
-from songcast.forecasting.distribution import BLOCK_FRAMES
+from songcast.forecasting.distribution import BLOCK_FRAMES, code_lengths
 from songcast.forecasting.filter_bank import FilterBank
 from songcast.forecasting.filter_bank_settings import FilterBankSettings
 from songcast.forecasting.forecaster import forecast_stream
@@ -106,7 +106,11 @@ def bits_of(session: LstmSession, song: Song) -> tuple[float, float, float]:
     for block, (distribution,) in forecast_stream([session], [song.samples]):
         average = distribution.average  # type: ignore[attr-defined]
         stacking = average.models[-2]
-        bits = (distribution.bits(block), average.bits(block), -np.log2(stacking.mass + 1e-12))
+        bits = (
+            distribution.bits(block),
+            code_lengths(average.mass),
+            -np.log2(stacking.mass + 1e-12),
+        )
         sums += [float(b.sum()) for b in bits]
     calibrated, plain, alone = (sums / song.samples.size).tolist()
     return calibrated, plain, alone

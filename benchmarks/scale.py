@@ -213,7 +213,6 @@ def do_train(group: str) -> None:
     from songcast.distributed import cluster
     from songcast.training.checkpoint import Checkpoint
     from songcast.training.forecaster import fit_on_cluster
-    from songcast.training.setup import fit_settings
 
     workers, batch_size = map(int, group.split())
     # Ray does not pin its workers: without this a single worker would use all cores.
@@ -221,7 +220,7 @@ def do_train(group: str) -> None:
     _, sampler = opened(batch_size=batch_size)
     params, model = network()
     changed = {"epochs": 2, "steps_per_epoch": STEPS, "batch_size": batch_size}
-    settings = fit_settings(params.model_copy(update=changed))
+    settings = params.model_copy(update=changed)
     ends: list[float] = []
     ray = cluster.import_ray()
     ray.init(address="local", num_cpus=workers, log_to_driver=False, logging_level="ERROR")

@@ -129,7 +129,7 @@ def train_ours(seconds: float, batch_size: int | None) -> Results:
     from songcast.training.batches import CropSampler
     from songcast.training.feature_cache import open_features
     from songcast.training.forecaster import compile_trainer
-    from songcast.training.setup import fit_settings, new_model
+    from songcast.training.setup import new_model
 
     params = Params.load(root() / PARAMS).train
     prepared = list(Corpus.open(root() / PREPARED))
@@ -144,7 +144,7 @@ def train_ours(seconds: float, batch_size: int | None) -> Results:
         seed=params.seed,
     )
     network = network_of(model.settings, model.weights)
-    trainer = compile_trainer(network, fit_settings(params))
+    trainer = compile_trainer(network, params)
     state = np.zeros((batch_size, *network.input_shape[-1][1:]), np.float32)
 
     def train(steps: int) -> None:

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,22 +16,31 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from helpers.small_continuation import continuation_model
 from helpers.small_models import RATE_HZ, music, randomised, untrained
+from songcast.config import FitParams
 from songcast.data.corpus import PreparedSong, write_index
 from songcast.errors import ParamsError
 from songcast.forecasting.network import code_length_bits, network_of
+from songcast.training import forecaster
 from songcast.training.batches import CropSampler
 from songcast.training.checkpoint import Checkpoint
 from songcast.training.feature_cache import open_features
 from songcast.training.forecaster import compile_trainer, fit_forecaster
-from songcast.training.setup import FitSettings
 from songcast.training.validation import absolute_mixture, song_bits, validation_measures
 
 # TensorFlow variables lack the copy keyword of NumPy 2, which Keras uses when it saves.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword"
 )
-SETTINGS = FitSettings(epochs=3, steps_per_epoch=6, learning_rate=1e-2, average_momentum=0.8)
+PARAMS = FitParams.model_construct(epochs=3, steps_per_epoch=6, learning_rate=1e-2)
 SPLITS = {"train": (0, 6000), "validation": (6100, 10600), "test": (10700, 12000)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def a_short_average():
+    """Of the weights, as the trainings are short."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forecaster, "AVERAGE_MOMENTUM", 0.8)
+        yield
 
 
 def prepared(folder: Path, slug: str, channels: int, seed: int) -> PreparedSong:
@@ -61,7 +69,7 @@ def corpus(tmp_path_factory):
     return songs, open_features(songs, untrained("none").front_end, 16, folder / "f")
 
 
-def train(corpus, folder, fingerprint="f", seed=0, settings=SETTINGS, on_epoch=None, on_step=None):
+def train(corpus, folder, fingerprint="f", seed=0, params=PARAMS, on_epoch=None, on_step=None):
     """Train a small network without a front end; return it and its rows."""
     model = untrained("none", seed)
     sampler = CropSampler(
@@ -77,7 +85,7 @@ def train(corpus, folder, fingerprint="f", seed=0, settings=SETTINGS, on_epoch=N
         network,
         sampler,
         corpus[1],
-        settings,
+        params,
         checkpoint,
         on_epoch or (lambda epoch, row: None),
         on_step,
@@ -132,8 +140,8 @@ def test_weights_and_rows_depend_on_the_seed_alone(corpus, finished, tmp_path):
     model, rows = train(corpus, tmp_path / "a")
     assert rows == finished[1]
     assert_equal_weights(weights_of(model), finished[0])
-    short = replace(SETTINGS, epochs=1)
-    assert train(corpus, tmp_path / "b", seed=1, settings=short)[1] != rows[:1]
+    short = PARAMS.model_copy(update={"epochs": 1})
+    assert train(corpus, tmp_path / "b", seed=1, params=short)[1] != rows[:1]
 
 
 def test_a_resumed_training_ends_like_an_uninterrupted_one(corpus, finished, tmp_path):
@@ -142,12 +150,12 @@ def test_a_resumed_training_ends_like_an_uninterrupted_one(corpus, finished, tmp
         train(corpus, tmp_path, on_epoch=stop_after(last))
     done = []
     model, rows = train(corpus, tmp_path, on_epoch=lambda epoch, row: done.append(epoch))
-    assert done == list(range(last + 1, SETTINGS.epochs))
+    assert done == list(range(last + 1, PARAMS.epochs))
     assert rows == finished[1]
     assert_equal_weights(weights_of(model), finished[0])
     # A third start has nothing to do.
     model, rows = train(corpus, tmp_path, on_epoch=lambda epoch, row: done.append(epoch))
-    assert len(done) == SETTINGS.epochs - last - 1
+    assert len(done) == PARAMS.epochs - last - 1
     assert rows == finished[1]
     assert_equal_weights(weights_of(model), finished[0])
 
@@ -155,15 +163,15 @@ def test_a_resumed_training_ends_like_an_uninterrupted_one(corpus, finished, tmp
 @pytest.mark.slow
 def test_a_training_interrupted_within_an_epoch_repeats_that_epoch(corpus, finished, tmp_path):
     def on_step(step):
-        if step == SETTINGS.steps_per_epoch + 2:
+        if step == PARAMS.steps_per_epoch + 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train(corpus, tmp_path, on_step=on_step)
     steps = []
     model, rows = train(corpus, tmp_path, on_step=steps.append)
-    first = SETTINGS.steps_per_epoch + 1
-    assert steps == list(range(first, SETTINGS.epochs * SETTINGS.steps_per_epoch + 1))
+    first = PARAMS.steps_per_epoch + 1
+    assert steps == list(range(first, PARAMS.epochs * PARAMS.steps_per_epoch + 1))
     assert rows == finished[1]
     assert_equal_weights(weights_of(model), finished[0])
 
@@ -179,7 +187,7 @@ def test_a_training_does_not_resume_from_another_trainings_checkpoint(corpus, fi
 
 def test_a_checkpoint_keeps_its_run_id_has_no_pickle_and_can_be_deleted(corpus, tmp_path):
     folder = tmp_path / "checkpoints"
-    trainer = compile_trainer(keras_network(untrained("none")), SETTINGS)
+    trainer = compile_trainer(keras_network(untrained("none")), PARAMS)
     checkpoint = Checkpoint(folder, "f")
     checkpoint.run_id = "abc"
     checkpoint.save(trainer, [{"step": 0.0}], None)
@@ -194,11 +202,15 @@ def test_a_checkpoint_keeps_its_run_id_has_no_pickle_and_can_be_deleted(corpus, 
 
 def test_a_training_that_diverges_in_every_epoch_is_an_error_in_one_line(corpus, tmp_path):
     with pytest.raises(ParamsError, match=r"diverged in every epoch; lower learning_rate"):
-        train(corpus, tmp_path, settings=replace(SETTINGS, epochs=1, learning_rate=np.nan))
+        train(
+            corpus,
+            tmp_path,
+            params=PARAMS.model_copy(update={"epochs": 1, "learning_rate": np.nan}),
+        )
 
 
 def test_a_crash_while_writing_a_checkpoint_keeps_the_previous_one(tmp_path, monkeypatch):
-    trainer = compile_trainer(keras_network(untrained("none")), SETTINGS)
+    trainer = compile_trainer(keras_network(untrained("none")), PARAMS)
     checkpoint = Checkpoint(tmp_path, "f")
     checkpoint.save(trainer, [{"step": 0.0}], None)
 

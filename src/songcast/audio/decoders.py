@@ -27,7 +27,7 @@ from songcast.audio.formats import (
     is_container,
     not_opened,
 )
-from songcast.audio.ogg import OggParts, read_parts
+from songcast.audio.ogg import read_parts
 
 BLOCK_FRAMES = 65536
 # Sample rate in Hz, and samples (frames, channels) as decoded.
@@ -87,14 +87,12 @@ def open_stream(path: Path, start: int, head: bytes) -> Iterator[Stream]:
                 with pcm:
                     yield _pcm_stream(path, pcm)
                 return
-        parts = OggParts(spans=[(start if is_container(head) else 0, size)])
+        spans, is_ended = [(start if is_container(head) else 0, size)], True
         if head.startswith(b"OggS"):
-            parts = read_parts(path, start)
-        with _Container(path, _Span(file, *parts.spans[0]), head) as first:
-            others = (_Container(path, _Span(file, *span), head) for span in parts.spans[1:])
-            notes = (
-                [] if parts.is_ended else ["no end mark in the Ogg stream, it may have been cut"]
-            )
+            spans, is_ended = read_parts(path, start)
+        with _Container(path, _Span(file, *spans[0]), head) as first:
+            others = (_Container(path, _Span(file, *span), head) for span in spans[1:])
+            notes = [] if is_ended else ["no end mark in the Ogg stream, it may have been cut"]
             yield first.stream(others, notes)
 
 

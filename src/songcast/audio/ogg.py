@@ -14,14 +14,6 @@ _BEGIN, _END = 2, 4  # flags of a page
 _HEADER_PACKETS = 3
 
 
-@dataclass(frozen=True, kw_only=True)
-class OggParts:
-    """``spans``: byte ranges to decode as one stream. ``is_ended``: the last page is an end."""
-
-    spans: list[tuple[int, int]]
-    is_ended: bool = True
-
-
 @dataclass(kw_only=True)
 class _Headers:
     """The first packets of one logical stream."""
@@ -48,8 +40,11 @@ class _Headers:
         return first + others[1] if len(others) > 1 else first  # Vorbis: without the comments
 
 
-def read_parts(path: Path, start: int) -> OggParts:
-    """Return the parts of the Ogg file at ``path``, whose pages begin at byte ``start``."""
+def read_parts(path: Path, start: int) -> tuple[list[tuple[int, int]], bool]:
+    """Return the parts of the Ogg file at ``path``, whose pages begin at byte ``start``.
+
+    The byte ranges are to be decoded as one stream; the flag tells whether the last page is an end.
+    """
     links: list[tuple[int, dict[bytes, _Headers]]] = []
     in_body, flags, end = True, 0, start
     size = path.stat().st_size
@@ -68,7 +63,7 @@ def read_parts(path: Path, start: int) -> OggParts:
             starts.append(offset)
         last = essence
     spans = list(zip(starts, [*starts[1:], size], strict=True))
-    return OggParts(spans=spans, is_ended=bool(flags & _END) and end <= size)
+    return spans, bool(flags & _END) and end <= size
 
 
 def _pages(file: BinaryIO, offset: int) -> Iterator[tuple[int, bytes]]:

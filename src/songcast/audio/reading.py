@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -22,21 +21,18 @@ from songcast.audio.formats import (
 )
 
 
-@dataclass(kw_only=True)
 class SongReader:
     """A song being read.
 
     ``declared_frames``: the length in the file's header, None where it has none.
     """
 
-    path: Path
-    sample_rate_hz: int
-    channels: int
-    declared_frames: int | None
-    _stream: Stream
-    _clipped: int = field(default=0, init=False)
-    _is_short: bool = field(default=False, init=False)
-    _odd: list[str] = field(default_factory=list, init=False)
+    def __init__(self, path: Path, stream: Stream) -> None:
+        self.path, self._stream = path, stream
+        self.sample_rate_hz, self.channels = stream.sample_rate_hz, stream.channels
+        self.declared_frames = stream.declared_frames
+        self._clipped, self._is_short = 0, False
+        self._odd: list[str] = []
 
     @property
     def declared_seconds(self) -> float:
@@ -124,11 +120,4 @@ def open_song(path: str | os.PathLike[str]) -> Iterator[SongReader]:
     path = Path(path)
     with open_stream(path, *first_bytes(path)) as stream:
         check_channels(path, stream.channels)
-        reader = SongReader(
-            path=path,
-            sample_rate_hz=stream.sample_rate_hz,
-            channels=stream.channels,
-            declared_frames=stream.declared_frames,
-            _stream=stream,
-        )
-        yield reader
+        yield SongReader(path, stream)

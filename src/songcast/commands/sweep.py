@@ -181,7 +181,7 @@ def train(
     import_keras()
     from songcast.forecasting.network import network_of
     from songcast.training.forecaster import fit_forecaster
-    from songcast.training.setup import fit_settings, new_model, open_crops, songs_to_train_on
+    from songcast.training.setup import new_model, open_crops, songs_to_train_on
 
     tried = TrainParams.model_validate({**params.train.model_dump(), **values})
     songs = songs_to_train_on(Corpus.open(root / PREPARED), tried)
@@ -192,7 +192,7 @@ def train(
             network_of(model.settings, model.weights),
             sampler,
             features,
-            fit_settings(tried),
+            tried,
             Checkpoint(Path(scratch), ""),
             lambda _, row: report(row),
         )

@@ -159,7 +159,7 @@ class ModelAveraging:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Average(Distribution):
+class Average:
     """The average of ``models`` with ``shares`` (channels, frames, models) for each sample.
 
     ``samples``: (frames, channels) int16, of which ``low`` and ``mass`` (channels, frames) are
@@ -177,16 +177,6 @@ class Average(Distribution):
     def mean(self) -> F64:
         """Expected value in LSB, (frames, channels) float64, within the int16 range."""
         return self.mean_lsb.T
-
-    def bits(self, samples: NDArray[np.int16]) -> F64:
-        """Code length -log2 P(x) of each sample, (frames, channels) float64, at most 32."""
-        if not np.array_equal(samples, self.samples):
-            return self.mixture.bits(samples)
-        return code_lengths(self.mass.T)
-
-    def masses(self, frame: int, channel: int) -> F64:
-        """Return P(x) of the values -32 768 … 32 767 at one sample: (65 536,), sums to 1."""
-        return self.mixture.masses(frame, channel)
 
     @cached_property
     def mixture(self) -> LogisticMixture:

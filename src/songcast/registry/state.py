@@ -39,13 +39,12 @@ def is_current(registered: Path, inputs: str | None) -> bool:
         return False
 
 
-def digest_of_inputs(folder: Path, stage: str = "register") -> str | None:
-    """Return a digest of the files that ``stage`` depends on; None if one is missing."""
+def digest_of_inputs(folder: Path) -> str | None:
+    """Return a digest of the files that the stage depends on; None if one is missing."""
     try:
         pipeline = yaml.safe_load((folder / "dvc.yaml").read_text(encoding="utf-8"))
-        entry = pipeline["stages"][stage]
         digest = hashlib.sha256()
-        for path in (folder / dep for dep in entry["deps"]):
+        for path in (folder / dep for dep in pipeline["stages"]["register"]["deps"]):
             files = sorted(p for p in path.rglob("*.*") if p.is_file()) if path.is_dir() else [path]
             for file in (f for f in files if "__pycache__" not in f.parts):
                 digest.update(f"{file.relative_to(folder)} {sha256_of_file(file)}\n".encode())

@@ -98,9 +98,9 @@ def _from_tags(uri: str, tags: Mapping[str, str]) -> dict[str, Any]:
     return record
 
 
-def list_versions(name: str = NAME) -> list[Version]:
-    """Return all versions of a registered model, newest first; none where there is no store."""
-    return sorted(read_registry(name)[0], key=lambda version: -version.number)
+def list_versions() -> list[Version]:
+    """Return all versions, newest first; none where there is no store."""
+    return sorted(read_registry()[0], key=lambda version: -version.number)
 
 
 def get_alias(alias: str) -> int | None:

@@ -15,7 +15,7 @@ from songcast.tracking.lineage import provenance, unused_gpu
 from songcast.tracking.stage_run import stage_run
 from songcast.training.checkpoint import Checkpoint
 from songcast.training.feature_cache import SongFeatures, in_use
-from songcast.training.setup import fit_settings, open_crops
+from songcast.training.setup import open_crops
 
 log = logging.getLogger("songcast.fit")
 
@@ -74,7 +74,7 @@ def train_forecaster(
 
         log.info("%s: computing features of %d songs ...", stage, len(songs))
         features, sampler = open_crops(songs, model, params, cache, settings.engine, shares)
-        fit = (sampler, features, fit_settings(params), checkpoint)
+        fit = (sampler, features, params, checkpoint)
         if settings.workers > 1:
             fit_on_cluster(model, *fit, settings.workers, on_epoch)
         network = network_of(model.settings, model.weights)

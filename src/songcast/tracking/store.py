@@ -197,10 +197,6 @@ def ui_command(port: int = 5000) -> tuple[list[str], dict[str, str], str]:
     client = connect(uri)
     with clear_errors(uri):
         experiment = experiment_id(client)
-        known = client.get_experiment(experiment).tags
-        for key, value in experiment_tags().items():  # missing in a store of version 0.1
-            if key not in known:
-                client.set_experiment_tag(experiment, key, value)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     command += ["--default-artifact-root", artifact_root(file), "--workers", "1"]
     command += ["--host", "127.0.0.1", "--port", str(port)]

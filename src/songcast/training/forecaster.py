@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from songcast.config import FitParams
 from songcast.distributed import cluster
 from songcast.distributed.data_parallel import TensorflowWorkerGroup, WorkerGroup
 from songcast.errors import ParamsError
@@ -20,11 +21,12 @@ from songcast.forecasting.network import code_length_bits, network_of
 from songcast.training.batches import CropSampler
 from songcast.training.checkpoint import Checkpoint
 from songcast.training.feature_cache import SongFeatures
-from songcast.training.setup import FitSettings
 from songcast.training.validation import song_bits, validation_songs
 
 # The learning rate rises from FIRST_SHARE of its peak and falls along a cosine to LAST_SHARE.
 FIRST_SHARE, LAST_SHARE = 0.05, 0.02
+# The share of all steps in which it rises; the momentum of the moving average, per step.
+WARMUP_SHARE, AVERAGE_MOMENTUM = 0.05, 0.99
 CLIP_NORM = 1.0
 
 ALONE = WorkerGroup()
@@ -36,7 +38,7 @@ def fit_forecaster(
     network: Any,
     sampler: CropSampler,
     songs: Sequence[SongFeatures],
-    settings: FitSettings,
+    params: FitParams,
     checkpoint: Checkpoint,
     on_epoch: Callable[[int, Row], None],
     on_step: Callable[[int], None] | None = None,
@@ -51,14 +53,14 @@ def fit_forecaster(
     checkpoints, reports, and ends with the best weights. Raises ``ParamsError`` if the training
     diverged in every epoch.
     """
-    trainer = compile_trainer(network, settings, group)
+    trainer = compile_trainer(network, params, group)
     own_songs = validation_songs(songs)[group.rank :: group.workers]
     # A crop starts without a past: the state of the LSTM is zero.
     crops = sampler.batch_size // group.workers
     state = np.zeros((crops, *network.input_shape[-1][1:]), np.float32)
     rows = checkpoint.restore(trainer)
     best = min((row[VALIDATION_BITS] for row in rows), default=math.inf)
-    for epoch in range(len(rows), settings.epochs):
+    for epoch in range(len(rows), params.epochs):
         losses = []
 
         def draw(index: int, epoch: int = epoch) -> Any:
@@ -67,10 +69,10 @@ def fit_forecaster(
         # Batch by batch, not by `fit`: TensorFlow's generator dataset sets malloc's trim threshold
         # to 128 kB, after which every large array is faulted in anew (half the speed). A thread
         # prepares the next batch while the network learns from the last one.
-        for index, (inputs, target) in prefetch(draw, range(settings.steps_per_epoch)):
+        for index, (inputs, target) in prefetch(draw, range(params.steps_per_epoch)):
             losses.append(trainer.train_on_batch([*inputs.values(), state], target))
             if on_step:
-                on_step(epoch * settings.steps_per_epoch + index + 1)
+                on_step(epoch * params.steps_per_epoch + index + 1)
         with averaged_weights(trainer):
             bits = song_bits(network, own_songs)
             average = network.get_weights()
@@ -93,24 +95,24 @@ def fit_forecaster(
     return rows
 
 
-def compile_trainer(network: Any, settings: FitSettings, group: WorkerGroup = ALONE) -> Any:
+def compile_trainer(network: Any, params: FitParams, group: WorkerGroup = ALONE) -> Any:
     """Return a Keras model over the weights of ``network`` that learns its mixture."""
     import keras
 
-    steps = settings.epochs * settings.steps_per_epoch
-    warmup = max(round(steps * settings.warmup_share), 1)
+    steps = params.epochs * params.steps_per_epoch
+    warmup = max(round(steps * WARMUP_SHARE), 1)
     schedule = keras.optimizers.schedules.CosineDecay(
-        settings.learning_rate * FIRST_SHARE,
+        params.learning_rate * FIRST_SHARE,
         decay_steps=max(steps - warmup, 1),
         alpha=LAST_SHARE,
-        warmup_target=settings.learning_rate,
+        warmup_target=params.learning_rate,
         warmup_steps=warmup,
     )
     optimizer = group.optimizer(keras.optimizers.Adam)(
         schedule,
         global_clipnorm=CLIP_NORM,
         use_ema=True,
-        ema_momentum=settings.average_momentum,
+        ema_momentum=AVERAGE_MOMENTUM,
     )
     trainer = keras.Model(network.inputs, network.outputs[0], name="trainer")
     trainer.compile(optimizer=optimizer, loss=code_length_bits)
@@ -135,7 +137,7 @@ def fit_on_cluster(
     model: LstmForecaster,
     sampler: CropSampler,
     songs: Sequence[SongFeatures],
-    settings: FitSettings,
+    params: FitParams,
     checkpoint: Checkpoint,
     workers: int,
     on_epoch: Callable[[int, Row], None],
@@ -150,7 +152,7 @@ def fit_on_cluster(
         group = TensorflowWorkerGroup(rank, workers)
         copy = network_of(shape, weights)
         fit_forecaster(
-            copy, sampler, songs, settings, checkpoint, lambda _, row: report(row), group=group
+            copy, sampler, songs, params, checkpoint, lambda _, row: report(row), group=group
         )
 
     cluster.train(

@@ -1,8 +1,8 @@
-"""From params and prepared songs to what a training needs: songs, model, crops, fit settings."""
+"""From params and prepared songs to what a training needs: songs, model, crops."""
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from songcast.config import Engine, FitParams, TrainParams
@@ -18,21 +18,6 @@ CODE = ("songcast.training.setup", "songcast.training.forecaster", *feature_cach
 log = logging.getLogger("songcast.train")
 # The penalty of a ridge front end, for samples scaled to [-1, 1).
 RIDGE_ALPHA = 1e-6
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitSettings:
-    """How long and how fast to train.
-
-    ``warmup_share``: of all steps, during which the learning rate rises to ``learning_rate``.
-    ``average_momentum``: of the moving average of the weights, per step.
-    """
-
-    epochs: int
-    steps_per_epoch: int
-    learning_rate: float
-    warmup_share: float = 0.05
-    average_momentum: float = 0.99
 
 
 def select_songs(corpus: Corpus, names: Sequence[str], key: str) -> list[PreparedSong]:
@@ -143,12 +128,3 @@ def open_crops(
         shares=[(shares or {}).get(song.slug.partition("+")[0], 1.0) for song in features],
     )
     return features, sampler
-
-
-def fit_settings(params: FitParams) -> FitSettings:
-    """Return the settings of the fit loop."""
-    return FitSettings(
-        epochs=params.epochs,
-        steps_per_epoch=params.steps_per_epoch,
-        learning_rate=params.learning_rate,
-    )
