@@ -140,13 +140,13 @@ def load_models(uris: list[str] | None) -> dict[str, Forecaster]:
 
 def warm_up(models: dict[str, Forecaster]) -> None:
     """Compile the functions that are compiled at first use, outside of all timing."""
-    from songcast.evaluation.forecasts import forecast_passage
+    from songcast.evaluation.forecasts import measure_passages
 
     for channels in (1, 2):
         silence = Song(
             samples=np.zeros((64, channels), np.int16), sample_rate_hz=44100, name="silence"
         )
-        forecast_passage(models, silence, 0, silence.frames)
+        measure_passages(models, silence, [(0, 0, silence.frames)])
 
 
 def open_songs(paths: list[str], seconds: float | None) -> Iterator[Song]:
@@ -165,19 +165,15 @@ def forecast_all(models: dict[str, Forecaster], song: Song, *, alone: bool) -> d
     Forecasters with the same front end share one pass unless ``alone``. ``cpu_seconds`` is the CPU
     time of the pass, ``shared_by`` the number of forecasters in it.
     """
-    from songcast.evaluation.forecasts import forecast_passage, measure_forecast
+    from songcast.evaluation.forecasts import measure_passages
 
     results: dict[str, Results] = {}
     for names in groups(models, alone=alone):
         start = time.process_time()
-        forecasts = forecast_passage({n: models[n] for n in names}, song, 0, song.frames)
+        measured = measure_passages({n: models[n] for n in names}, song, [(0, 0, song.frames)])
         spent = time.process_time() - start
-        for name, forecast in forecasts.items():
-            results[name] = {
-                **measure_forecast(forecast),
-                "cpu_seconds": spent,
-                "shared_by": len(names),
-            }
+        for name, measures in measured.items():
+            results[name] = {**measures, "cpu_seconds": spent, "shared_by": len(names)}
     return {name: results[name] for name in models}
 
 

@@ -31,7 +31,7 @@ COLUMNS = ["song", *ACTIVATIONS, "ratio of RMS errors"]
 def main() -> int:
     arguments = parse_arguments()
     import_keras()
-    from songcast.evaluation.forecasts import forecast_passage, measure_forecast
+    from songcast.evaluation.forecasts import measure_passages
 
     corpus = Corpus.open(root() / PREPARED)
     passages = [song.passage(TRAIN).samples for song in corpus if TRAIN in song.splits]
@@ -40,10 +40,7 @@ def main() -> int:
         models[activation] = train(activation, passages, arguments)
     songs: dict[str, dict[str, Measures]] = {}
     for song in corpus:
-        forecasts = forecast_passage(models, song.song(), *song.splits[TEST])
-        songs[song.slug] = {
-            name: measure_forecast(forecast) for name, forecast in forecasts.items()
-        }
+        songs[song.slug] = measure_passages(models, song.song(), [(0, *song.splits[TEST])])
         note(song.slug)
     gains = {slug: {name: mean_gain_db(m) for name, m in by.items()} for slug, by in songs.items()}
     gains["mean"] = {name: fmean([g[name] for g in gains.values()]) for name in ACTIVATIONS}

@@ -33,7 +33,7 @@ from songcast.continuation.level_model import (
 from songcast.continuation.levels import band_levels, window_frames
 from songcast.continuation.model import ContinuationModel
 from songcast.continuation.prompt import Prompt
-from songcast.continuation.retrieval import Retrieval
+from songcast.continuation.retrieval import Retrieval, mono
 from songcast.continuation.settings import LevelSettings
 from songcast.evaluation import spectral
 from songcast.evaluation.summary import HORIZONS_SECONDS
@@ -133,12 +133,12 @@ def past_cuts(song: Song, seed: int) -> list[Cut]:
     """Return random cuts of the song, with passages from before each cut only."""
     rate, rng = song.sample_rate_hz, np.random.default_rng(seed)
     samples = song.samples[: round(LONGEST_SECONDS * rate)]
-    mono, hop = samples.mean(axis=1), window_frames(rate) // 2
-    retrieval, table = Retrieval(mono, rate), band_levels(mono, rate)
+    hop, retrieval = window_frames(rate) // 2, Retrieval(samples, rate)
+    table = band_levels(mono(samples), rate)
     cuts = []
-    for frame in rng.uniform(0.25 * len(mono), len(mono) - SECONDS * rate, FIT_CUTS):
+    for frame in rng.uniform(0.25 * len(samples), len(samples) - SECONDS * rate, FIT_CUTS):
         at = int(frame) // hop
-        found = retrieval.find(at * hop, PASSAGES, until=len(mono))
+        found = retrieval.find(at * hop, PASSAGES, until=len(samples))
         found = [retrieval.aligned(at * hop, place) for place in found]
         places = tuple((round(place.frame / hop), place.distance_db) for place in found)
         stop = min(at + round(SECONDS * rate / hop), len(table))

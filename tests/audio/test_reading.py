@@ -85,6 +85,15 @@ def test_every_suffix_is_read_in_blocks_at_its_rate_and_by_content(tmp_path):
         assert np.std(error) < 0.2 * np.std(song), suffix
 
 
+def test_the_end_of_a_song_can_be_read_alone(tmp_path, make_song):
+    song = make_song(200_000, 2, 8000)
+    write_song(song, tmp_path / "a.wav")
+    for seconds in (0.001, 1.0, 8.192, 9.0, 24.0, 25.0, 100.0):
+        frames = min(round(8000 * seconds), song.frames)
+        end = read_song(tmp_path / "a.wav", seconds)
+        np.testing.assert_array_equal(end.samples, song.samples[song.frames - frames :])
+
+
 def test_pcm_of_every_depth_and_container_is_exact(tmp_path):
     song = music(5000)
     path = tmp_path / "song"

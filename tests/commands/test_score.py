@@ -92,10 +92,6 @@ def test_a_piped_score_table_is_plain_text_and_not_cut(folder, make_song, capfd)
     assert out.isascii()
 
 
-def test_an_infinite_gain_is_null_in_json():
-    assert [score._finite(x) for x in (np.inf, np.nan, np.float64(2))] == [None, None, 2.0]
-
-
 def test_an_invalid_song_is_one_line_without_partial_output(folder, song, chord, rejection):
     (folder / "empty.mp3").touch()
     (folder / "text.mp3").write_bytes(b"just words\n" * 99)

@@ -1,6 +1,7 @@
 """Continuations: requests, determinism, level, retrieval, bundles, the command."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -124,12 +125,12 @@ def test_too_short_and_three_channel_songs_are_refused(model):
 
 
 def melody(seconds=12, seed=0):
-    """Four notes and noise, the second half a repetition of the first: float64 (frames,)."""
+    """Four notes and noise, the second half a repetition of the first: (frames, 1) int16."""
     t = np.arange(RATE_HZ * seconds // 2) / RATE_HZ
     notes = np.choose((t * 1.3).astype(int) % 4, [220.0, 330.0, 262.0, 392.0])
     once = 6000 * np.sin(2 * np.pi * np.cumsum(notes) / RATE_HZ)
     once += np.random.default_rng(seed).normal(0, 30, len(t))
-    return np.concatenate([once, once])
+    return np.rint(np.concatenate([once, once])).astype(np.int16)[:, None]
 
 
 def test_retrieval_finds_a_repetition_to_the_sample():
@@ -234,6 +235,22 @@ def test_command_writes_only_the_continuation_and_json(wav, bundle, capsys):
     assert said["frames"] == read_song(out).frames == 4000
     assert said["seconds"] == 0.5
     assert said["real_time_factor"] > 0
+
+
+def test_the_memory_of_the_command_does_not_grow_with_the_song(tmp_path, bundle, monkeypatch):
+    monkeypatch.setattr("songcast.continuation.prompt.LONGEST_SECONDS", 2.0)
+
+    def peak_bytes(seconds):
+        write_song(piece(8000 * seconds), tmp_path / "song.wav")
+        tracemalloc.start()
+        try:
+            assert generate(tmp_path / "song.wav", bundle, "--seconds", "0.5")[0] == 0
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak_bytes(4)  # what is loaded once
+    assert peak_bytes(160) < peak_bytes(40) + 500_000  # the samples alone are 1.9 MB or more
 
 
 @pytest.mark.parametrize(

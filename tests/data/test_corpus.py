@@ -4,6 +4,7 @@ import itertools
 import json
 import pickle
 import shutil
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -20,6 +21,7 @@ from songcast.data.corpus import (
     Corpus,
     Passages,
     PreparedSong,
+    drop_pages,
     has_array,
     open_array,
     split_frames,
@@ -369,3 +371,27 @@ def test_passages_of_a_budget_lie_in_the_split_and_cost_no_more_than_the_budget(
         if len(spans) > 1:
             assert (spans[0][1], spans[-1][2]) == (start, start + length)
             assert sum(stop - begin for _, begin, stop in spans) == pytest.approx(wanted, abs=9)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts in /proc")
+def test_dropped_pages_leave_the_process_and_keep_their_content(tmp_path):
+    x = np.arange(8_000_000, dtype=np.int16).reshape(-1, 2)
+    np.save(tmp_path / "a.npy", x)
+
+    def mapped_kb():
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("RssFile:")[2].split()[0])
+
+    for mode in ("r", "r+", "c"):
+        array = np.load(tmp_path / "a.npy", mmap_mode=mode)
+        part = array[1000:, :1]
+        before = mapped_kb()
+        assert part.sum(dtype=np.int64) == x[1000:, :1].sum(dtype=np.int64)
+        if mode != "r":
+            array[5] = -7
+        assert mapped_kb() > before + 12_000
+        drop_pages(part)
+        assert (mapped_kb() < before + 4_000) == (mode != "c")
+        assert array[5].tolist() == ([10, 11] if mode == "r" else [-7, -7])
+        drop_pages(x)  # an array in memory stays as it is
+    assert x[5].tolist() == [10, 11]

@@ -1,6 +1,7 @@
 """Evaluation equals each model's own forecast; summaries equal sums by hand."""
 
 import json
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -8,11 +9,25 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from helpers.small_models import BANK, forecaster, front_end, music, randomised, ridge, song
-from songcast.evaluation.forecasts import forecast_passage, front_end_of, joined, measure_forecast
+from songcast.evaluation.forecasts import forecast_passage, front_end_of, measure_passages
 from songcast.evaluation.summary import finite, summarise_forecasts
 from songcast.forecasting.baselines import Cascade, Persistence
-from songcast.forecasting.distribution import BLOCK_FRAMES
-from songcast.forecasting.forecaster import Forecast
+from songcast.forecasting.distribution import BLOCK_FRAMES, Distribution
+from songcast.forecasting.forecaster import Forecast, Forecaster, ForecastSession
+
+
+def passages(models, x, start, stop, first=0):
+    """The whole forecast of a passage by each model."""
+    parts = {name: [] for name in models}
+    for name, frame, block in forecast_passage(models, x, start, stop, first):
+        assert frame == start + sum(len(part.samples) for part in parts[name])
+        parts[name].append(block)
+    return {name: joined(blocks) for name, blocks in parts.items()}
+
+
+def joined(blocks):
+    names = ("samples", "mean", "bits")
+    return Forecast(**{n: np.concatenate([getattr(b, n) for b in blocks]) for n in names})
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +54,7 @@ def test_every_forecast_of_a_passage_equals_that_part_of_the_models_own_forecast
         (0, 2 * BLOCK_FRAMES + 200),
     ]:
         x, models, forecasts = forecasts_of_song
-        results = forecast_passage(models, x, start, stop)
-        assert list(results) == list(models)
+        results = passages(models, x, start, stop)
         for name, forecast in forecasts.items():
             own = forecast.passage(start, stop)
             assert_array_equal(results[name].samples, own.samples, name)
@@ -55,7 +69,7 @@ def test_a_model_with_a_warm_up_starts_that_many_frames_before_the_passage():
     model = forecaster("notebook")
     model.warm_up_frames = 20000
     x = song(music(24000, 1))
-    results = forecast_passage({"notebook": model}, x, 22000, 23000)["notebook"]
+    results = passages({"notebook": model}, x, 22000, 23000)["notebook"]
     own = model.forecast(x).passage(22000, 23000)
     # The stacking forgets exponentially: the remainder is far below the reported digits.
     assert_allclose(results.bits.mean(), own.bits.mean(), atol=1e-3)
@@ -64,16 +78,31 @@ def test_a_model_with_a_warm_up_starts_that_many_frames_before_the_passage():
 def test_passages_of_a_long_song_are_measured_after_a_warm_up_and_together():
     model, x = randomised("cascade", seed=1), song(music(3 * BLOCK_FRAMES, 2))
     spans = [(0, 500, 900), (BLOCK_FRAMES, 2 * BLOCK_FRAMES - 100, 2 * BLOCK_FRAMES + 300)]
-    parts = [forecast_passage({"a": model}, x, *span[1:], span[0])["a"] for span in spans]
+    parts = [passages({"a": model}, x, *span[1:], span[0])["a"] for span in spans]
     for (first, start, stop), part in zip(spans, parts, strict=True):
         own = model.forecast(replace(x, samples=x.samples[first:])).passage(
             start - first, stop - first
         )
         assert_array_equal(part.bits, own.bits)
-    together = measure_forecast(joined(parts))
-    assert together["bits_per_sample"] == pytest.approx(
-        np.mean([part.bits_per_sample for part in parts])
-    )
+    measures, whole = measure_passages({"a": model}, x, spans)["a"], joined(parts)
+    assert measures["bits_per_sample"] == pytest.approx(whole.bits_per_sample)
+    assert measures["prediction_gain_db"] == pytest.approx(whole.prediction_gain_db.tolist())
+
+
+def test_measuring_needs_no_more_memory_for_a_long_passage():
+    x = song(np.tile(music(50_000, 2), (12, 1)))
+
+    def peak_bytes(stop):
+        tracemalloc.start()
+        try:
+            measure_passages({"a": Persistence()}, x, [(0, 0, stop)])
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak_bytes(10_000)  # what is loaded once
+    # The means and the code lengths alone would be 14 MB larger.
+    assert peak_bytes(600_000) < peak_bytes(150_000) + 500_000
 
 
 def test_models_with_equal_front_ends_share_it():
@@ -90,22 +119,41 @@ def test_the_lag_of_persistence_is_one_and_of_honest_predictors_zero():
     x = np.convolve(rng.normal(0, 3000, 9000), [0.5, 1.0, 0.5], "same")
     stereo = np.rint(np.stack([x, np.roll(x, 7)], 1)).astype(np.int16)
     models = {"persistence": Persistence(), "cascade": Cascade(), "lstm": randomised("cascade")}
-    results = forecast_passage(models, song(stereo), 4000, 9000)
-    assert measure_forecast(results["persistence"])["lag_samples"] == [1, 1]
-    assert measure_forecast(results["cascade"])["lag_samples"] == [0, 0]
-    assert measure_forecast(results["lstm"])["lag_samples"] == [0, 0]
+    results = measure_passages(models, song(stereo), [(0, 4000, 9000)])
+    assert results["persistence"]["lag_samples"] == [1, 1]
+    assert results["cascade"]["lag_samples"] == [0, 0]
+    assert results["lstm"]["lag_samples"] == [0, 0]
 
 
-def forecast(x, mean, bits=None):
-    x, mean = np.array(x, np.int16), np.array(mean, np.float64)
-    bits = np.full(x.shape, 2.0) if bits is None else np.array(bits)
-    return Forecast(samples=x, mean=mean, bits=bits)
+class Known(Forecaster, ForecastSession, Distribution):
+    """Forecasts one block with a known mean and known bits."""
+
+    mean = np.empty(0)
+
+    def __init__(self, mean, bits):
+        self.mean, self._bits = np.array(mean, np.float64), np.array(bits, np.float64)
+
+    def session(self, channels, sample_rate_hz):
+        return self
+
+    def forecast_block(self, samples):
+        return self
+
+    def bits(self, samples):
+        return self._bits
+
+    def masses(self, frame, channel):
+        raise NotImplementedError
+
+
+def measures_of(x, mean, bits=None):
+    bits = np.full(np.shape(x), 2.0) if bits is None else bits
+    x = song(np.array(x, np.int16))
+    return measure_passages({"known": Known(mean, bits)}, x, [(0, 0, x.frames)])["known"]
 
 
 def test_a_measure_is_plain_json_with_one_number_per_channel():
-    results = measure_forecast(
-        forecast([[10, 0], [-10, 0]], [[9, 0], [-9, 0]], [[1.0, 2.0], [3.0, 6.0]])
-    )
+    results = measures_of([[10, 0], [-10, 0]], [[9, 0], [-9, 0]], [[1.0, 2.0], [3.0, 6.0]])
     assert json.loads(json.dumps(results, allow_nan=False)) == {
         "prediction_gain_db": [pytest.approx(20.0), 0.0],
         "bits_per_sample": 3.0,
@@ -115,16 +163,9 @@ def test_a_measure_is_plain_json_with_one_number_per_channel():
 
 
 def test_an_infinite_gain_is_null_in_json():
-    results = measure_forecast(forecast([[5], [6]], [[5], [6]]))
-    assert results["prediction_gain_db"] == [None]
+    assert measures_of([[5], [6]], [[5], [6]])["prediction_gain_db"] == [None]
     assert finite(np.inf) is finite(np.nan) is None
     assert finite(1) == 1.0
-
-
-def test_clipped_samples_are_predictions_at_the_edge_where_the_song_is_not():
-    x = [[100], [32767], [-32768], [-5], [0]]
-    mean = [[32767.0], [32767.0], [-32768.0], [-32768.0], [32766.9]]
-    assert measure_forecast(forecast(x, mean))["clipped_samples"] == 2
 
 
 def entry(gains, bits, lags, clipped=0):

@@ -9,24 +9,23 @@ from numpy.testing import assert_array_equal
 from helpers.small_models import BANK, RATE_HZ, music, randomised, song
 from songcast.forecasting.baselines import Cascade, Persistence
 from songcast.forecasting.distribution import BLOCK_FRAMES
-from songcast.forecasting.forecaster import forecast_stream, forecast_together, prefetch
+from songcast.forecasting.forecaster import forecast_stream, prefetch
 
 
 def test_the_loop_equals_the_blocks_of_each_session_by_hand():
     x = song(music(2 * BLOCK_FRAMES + 300, 2))
     models = [Cascade(BANK), randomised("cascade")]
-    start, stop = BLOCK_FRAMES + 70, 2 * BLOCK_FRAMES + 200
     encode = models[1].front_end.open(2).encode
     sessions = [model.session(2, RATE_HZ) for model in models]
-    together = forecast_together(sessions, x, start, stop, encode=encode)
-    for model, forecast in zip(models, together, strict=True):
-        session = model.session(2, RATE_HZ)
-        blocks = np.split(x.samples[:stop], range(BLOCK_FRAMES, stop, BLOCK_FRAMES))
-        mixtures = [session.forecast_block(block) for block in blocks]
-        bits = [m.bits(block) for m, block in zip(mixtures, blocks, strict=True)]
-        assert_array_equal(forecast.mean, np.concatenate([m.mean for m in mixtures])[start:])
-        assert_array_equal(forecast.bits, np.concatenate(bits)[start:])
-        assert_array_equal(forecast.samples, x.samples[start:stop])
+    own = [model.session(2, RATE_HZ) for model in models]
+    starts = range(0, x.frames, BLOCK_FRAMES)
+    together = forecast_stream(sessions, [x.samples], encode)
+    for start, (block, distributions) in zip(starts, together, strict=True):
+        assert_array_equal(block, x.samples[start : start + BLOCK_FRAMES])
+        for session, distribution in zip(own, distributions, strict=True):
+            mixture = session.forecast_block(block)
+            assert_array_equal(distribution.mean, mixture.mean)
+            assert_array_equal(distribution.bits(block), mixture.bits(block))
 
 
 def test_a_song_in_parts_is_forecast_as_the_whole():

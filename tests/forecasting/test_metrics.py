@@ -9,9 +9,15 @@ from helpers.small_models import music
 from songcast.forecasting.metrics import (
     RunningMeasures,
     bits_per_sample,
-    lag_samples,
     prediction_gain_db,
 )
+
+
+def lag_samples(x, mean, *max_lag):
+    """The lag of a forecast that is given in one block."""
+    running = RunningMeasures(x.shape[1], *max_lag)
+    running.add(x, mean, np.zeros(x.shape))
+    return running.lag_samples
 
 
 def test_the_gain_is_ten_times_the_logarithm_of_the_energy_ratio_per_channel():
@@ -111,6 +117,15 @@ def test_running_measures_equal_those_of_whole_arrays():
             )
             assert running.bits_per_sample == pytest.approx(bits_per_sample(bits), rel=1e-12)
             assert running.lag_samples.tolist() == lag_samples(x, mean).tolist()
+
+
+def test_clipped_samples_are_predictions_at_the_edge_where_the_song_is_not():
+    x = np.array([[100], [32767], [-32768], [-5], [0]], np.int16)
+    mean = np.array([[32767.0], [32767.0], [-32768.0], [-32768.0], [32766.9]])
+    running = RunningMeasures(1)
+    for row in range(5):
+        running.add(x[row : row + 1], mean[row : row + 1], np.zeros((1, 1)))
+    assert running.clipped_samples == 2
 
 
 def test_running_measures_of_silence_and_of_nothing():

@@ -4,6 +4,8 @@ import errno
 import importlib
 import json
 import shutil
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -453,6 +455,22 @@ def test_a_stage_prints_an_invalid_input_in_one_line(own_process, error, code, m
 def test_a_bug_in_a_stage_keeps_its_traceback(own_process):
     with pytest.raises(ZeroDivisionError):
         run_stage(lambda: 1 // 0)
+
+
+def test_an_evaluation_needs_no_tensorflow_and_train_no_optional_package(home):
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from songcast.evaluation.songs import BASELINES, TRAINED, load_continuation, load_models\n"
+        "load_models(Path('models'), (*BASELINES, *TRAINED)); load_continuation(Path('models'))\n"
+        "print({'tensorflow', 'keras', 'mlflow', 'pandas', 'sklearn'} & set(sys.modules))\n"
+        "from songcast.forecasting.keras_backend import import_keras\n"
+        "import_keras(); print({'jax', 'matplotlib', 'pandas', 'sklearn'} & set(sys.modules))\n"
+        "import pandas, sklearn\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=home, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == ["set()", "set()"]
 
 
 def test_a_song_that_cannot_be_evaluated_ends_the_evaluation_before_the_others(monkeypatch):

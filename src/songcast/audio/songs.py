@@ -1,5 +1,6 @@
 """Songs as int16 amplitudes: reading any format, writing the common ones."""
 
+import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator
@@ -51,8 +52,8 @@ class Song:
         return self.frames / self.sample_rate_hz
 
 
-def read_song(path: str | os.PathLike[str]) -> Song:
-    """Read a whole song at its own sample rate and channels, named after the file.
+def read_song(path: str | os.PathLike[str], last_seconds: float = math.inf) -> Song:
+    """Read a song, or the end of it, at its own sample rate and channels, named after the file.
 
     Reads every format of ``SONG_SUFFIXES``, recognised by content. 16-bit samples are exact;
     ``to_int16`` documents how others are converted. A file that is damaged in part, changes its
@@ -61,8 +62,16 @@ def read_song(path: str | os.PathLike[str]) -> Song:
     decodable audio, less than half of its declared length, NaN or infinite samples, more than
     two channels.
     """
+    blocks: list[NDArray[np.int16]] = []
+    frames = 0
     with open_song(path) as reader:
-        samples = np.concatenate(list(reader.blocks()))
+        most = last_seconds * reader.sample_rate_hz
+        for block in reader.blocks():
+            blocks.append(block)
+            frames += len(block)
+            while frames - len(blocks[0]) >= most:
+                frames -= len(blocks.pop(0))
+    samples = np.concatenate(blocks)[int(max(frames - most, 0)) :]
     if reader.damage:
         warnings.warn(f"{printable(reader.path)}: {reader.damage}", SongWarning, stacklevel=2)
     return Song(

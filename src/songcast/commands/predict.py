@@ -1,10 +1,14 @@
 """`songcast predict` and `continue`: the forecast or the continuation of a song as a file."""
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from songcast.commands import BUNDLE_HELP, SONG_HELP, Subparsers, add_command
+
+if TYPE_CHECKING:
+    from songcast.audio.conversion import Samples
 
 
 def add(subparsers: Subparsers) -> None:
@@ -87,11 +91,11 @@ def continue_song(arguments: argparse.Namespace) -> int:
     """Write the continued song; invalid input is rejected before anything is computed."""
     import time
 
-    import numpy as np
-
     from songcast.audio.formats import printable
-    from songcast.audio.songs import Song, read_song, write_song
+    from songcast.audio.reading import open_song
+    from songcast.audio.songs import read_song, write_blocks
     from songcast.commands.loading import CHAMPION_URI, load_model
+    from songcast.continuation.prompt import LONGEST_SECONDS
     from songcast.continuation.settings import check_request
     from songcast.report import console
 
@@ -100,22 +104,29 @@ def continue_song(arguments: argparse.Namespace) -> int:
     uri = arguments.model or CHAMPION_URI
     model = load_model(uri).continuation
     with console.song_warnings_as_lines():
-        song = read_song(source)
+        song = read_song(source, LONGEST_SECONDS)
     began = time.perf_counter()
     stream = model.stream_song(song, arguments.seconds, arguments.temperature, arguments.seed)
     primed = time.perf_counter()
-    blocks, done_seconds = [], 0.0
-    with console.progress(uri, arguments.seconds, "s of song") as update:
+    frames, seconds, took = 0, 0.0, 0.0
+
+    def blocks() -> Iterator["Samples"]:
+        nonlocal frames, seconds, took
+        if not arguments.only:
+            with open_song(source) as reader:
+                for block in reader.blocks():
+                    frames += len(block)
+                    yield block
+        start = time.perf_counter()
         for block in stream:
-            blocks.append(block)
-            done_seconds += len(block) / song.sample_rate_hz
-            factor = done_seconds / (time.perf_counter() - primed)
-            update(completed=done_seconds, description=f"{factor:.1f} x real time")
-    took = time.perf_counter() - primed
-    more = np.concatenate(blocks)
-    whole = more if arguments.only else np.concatenate([song.samples, more])
-    write_song(Song(samples=whole, sample_rate_hz=song.sample_rate_hz, name=song.name), target)
-    seconds = len(more) / song.sample_rate_hz
+            frames += len(block)
+            seconds += len(block) / song.sample_rate_hz
+            took = time.perf_counter() - start
+            update(completed=seconds, description=f"{seconds / took:.1f} x real time")
+            yield block
+
+    with console.progress(uri, arguments.seconds, "s of song") as update:
+        write_blocks(target, blocks(), song.sample_rate_hz, song.channels)
     if arguments.json:
         document = {
             "path": str(target),
@@ -123,7 +134,7 @@ def continue_song(arguments: argparse.Namespace) -> int:
             "seconds": seconds,
             "temperature": arguments.temperature,
             "seed": arguments.seed,
-            "frames": len(whole),
+            "frames": frames,
             "channels": song.channels,
             "sample_rate_hz": song.sample_rate_hz,
             "priming_seconds": primed - began,

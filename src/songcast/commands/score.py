@@ -1,7 +1,6 @@
 """`songcast score`: prediction gain and bits per sample of songs and models."""
 
 import argparse
-import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -86,6 +85,7 @@ def score_song(path: str, models: Mapping[str, "Forecaster"], update: "Update") 
     """Return one entry of the JSON document. Raises ``AudioError``."""
     from songcast.audio.songs import SongWarning
     from songcast.commands.loading import forecast
+    from songcast.evaluation.summary import finite
 
     forecasters: dict[str, Any] = {}
     for name, model in models.items():
@@ -95,8 +95,8 @@ def score_song(path: str, models: Mapping[str, "Forecaster"], update: "Update") 
             result = forecast(model, path, name, update)
         measures = result.measures
         forecasters[name] = {
-            "prediction_gain_db": [_finite(gain) for gain in measures.prediction_gain_db],
-            "bits_per_sample": _finite(measures.bits_per_sample),
+            "prediction_gain_db": [finite(gain) for gain in measures.prediction_gain_db],
+            "bits_per_sample": finite(measures.bits_per_sample),
             "lag_samples": measures.lag_samples.tolist(),
             "seconds": result.seconds,
         }
@@ -135,8 +135,3 @@ def print_scores(scores: list[dict[str, Any]]) -> None:
             for name, result in score["forecasters"].items()
         ]
         print_table(columns, rows)
-
-
-def _finite(value: float) -> float | None:
-    """Return a number, or None for NaN and infinities, which JSON does not have."""
-    return float(value) if math.isfinite(value) else None

@@ -44,4 +44,5 @@ BASELINES: Mapping[str, Callable[[Prompt, int], Samples]] = {
 
 
 def _repeated(samples: Samples, frames: int) -> Samples:
+    samples = samples[:frames]
     return np.tile(samples, (-(-frames // len(samples)), 1))[:frames]

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 
 from songcast.continuation.levels import BANDS, band_levels, window_frames
-from songcast.continuation.retrieval import Place, Retrieval
+from songcast.continuation.retrieval import Place, Retrieval, mono
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -31,8 +31,7 @@ class Prompt:
         self.sample_rate_hz = sample_rate_hz
         self.window = window_frames(sample_rate_hz)
         self.hop = self.window // 2
-        self._mono = kept.astype(np.float32) @ np.full(kept.shape[1], 1 / kept.shape[1], np.float32)
-        self.retrieval = Retrieval(self._mono, sample_rate_hz)
+        self.retrieval = Retrieval(kept, sample_rate_hz)
 
     @property
     def stop(self) -> int:
@@ -65,7 +64,7 @@ class Prompt:
         begin = start + skipped * self.hop
         stop = min(start + (count + 1) * self.hop, self.stop)
         found = np.full((count, BANDS), np.nan, np.float32)
-        levels = band_levels(self._mono[begin : max(stop, begin)], self.sample_rate_hz)
+        levels = band_levels(mono(self.samples[begin : max(stop, begin)]), self.sample_rate_hz)
         found[skipped : skipped + len(levels)] = levels[: max(count - skipped, 0)]
         return found
 

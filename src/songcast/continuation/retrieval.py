@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from songcast.continuation.levels import power_of_two
+from songcast.data.corpus import drop_pages
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
+Samples = NDArray[np.int16]
 
 BANDS = 48
 LOWEST_HZ, HIGHEST_HZ = 50.0, 16000.0
@@ -42,15 +44,15 @@ class Place:
 
 
 class Retrieval:
-    """The retrieval index of a song; ``signal``: (frames,) in LSB, one channel."""
+    """The retrieval index of a song; ``samples``: (frames, channels) int16."""
 
-    def __init__(self, signal: F32 | F64, sample_rate_hz: int) -> None:
-        self._signal = signal
+    def __init__(self, samples: Samples, sample_rate_hz: int) -> None:
+        self._samples = samples
         self._rate_hz = sample_rate_hz
         self._hop = power_of_two(HOP_SECONDS * sample_rate_hz)
-        self._bands = pitch_levels(signal, sample_rate_hz, self._hop)
+        self._bands = pitch_levels(samples, sample_rate_hz, self._hop)
         # A window must not reach beyond the end of the song.
-        self._known = max(len(signal) // self._hop - 1, 0)
+        self._known = max(len(samples) // self._hop - 1, 0)
 
     def no_visits(self) -> F64:
         """Return zero visits of each hop, the start of a continuation."""
@@ -104,9 +106,9 @@ class Retrieval:
         length = int(ALIGNED_SECONDS * self._rate_hz)
         reach = int(ALIGN_SECONDS * self._rate_hz)
         first = max(place.frame - length - reach, 0)
-        last = min(place.frame + reach, len(self._signal))
-        pattern = self._signal[max(frame - length, 0) : frame].astype(np.float64)
-        field = self._signal[first:last].astype(np.float64)
+        last = min(place.frame + reach, len(self._samples))
+        pattern = mono(self._samples[max(frame - length, 0) : frame]).astype(np.float64)
+        field = mono(self._samples[first:last]).astype(np.float64)
         if len(pattern) < length or len(field) <= length:
             return place
         size = 2 ** int(np.ceil(np.log2(len(field))))
@@ -119,7 +121,14 @@ class Retrieval:
         return Place(frame=first + length + best, distance_db=place.distance_db)
 
 
-def pitch_levels(signal: F32 | F64, sample_rate_hz: int, hop: int) -> F32:
+def mono(samples: Samples) -> F32:
+    """Return the mean of one or two channels, (frames,) float32."""
+    mean = np.add(samples[:, 0], samples[:, -1], dtype=np.float32) * np.float32(0.5)
+    drop_pages(samples)
+    return mean
+
+
+def pitch_levels(samples: Samples, sample_rate_hz: int, hop: int) -> F32:
     """Return (hops, BANDS) float32: levels in dB, at most ``FLOOR_DB`` below the loudest.
 
     Row i is centred on frame i * hop, within one hop of it.
@@ -127,11 +136,11 @@ def pitch_levels(signal: F32 | F64, sample_rate_hz: int, hop: int) -> F32:
     size = 2 * hop
     window = np.hanning(size).astype(np.float32)
     filters = _filters(size, sample_rate_hz)
-    levels = np.empty((len(signal) // hop + 1, BANDS), np.float32)
+    levels = np.empty((len(samples) // hop + 1, BANDS), np.float32)
     for first in range(0, len(levels), 64):
         count = min(64, len(levels) - first)
         start, stop = (first - 1) * hop, (first + count) * hop
-        part = signal[max(start, 0) : stop].astype(np.float32)
+        part = mono(samples[max(start, 0) : stop])
         before = max(-start, 0)
         part = np.pad(part, (before, stop - start - before - len(part)))
         rows = np.lib.stride_tricks.sliding_window_view(part, size)[::hop]

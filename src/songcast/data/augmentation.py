@@ -4,12 +4,14 @@ They reduce overfitting to a handful of songs: a copy has another spectrum, anot
 and other best experts than the song.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from songcast.audio.conversion import resampled
+from songcast.audio.decoders import BLOCK_FRAMES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +37,16 @@ def augment(
     samples: NDArray[np.int16], sample_rate_hz: int, augmentation: Augmentation
 ) -> NDArray[np.int16]:
     """Return ``samples`` (frames, channels) int16 after ``augmentation``, at the same rate."""
-    mixed = samples.astype(np.float64)
-    if samples.shape[1] == 2:
-        mixed = mixed[:, ::-1] + augmentation.spread * mixed
-    loud = np.clip(np.rint(augmentation.gain * mixed), -32768, 32767).astype(np.int16)
+
+    def loud() -> Iterator[NDArray[np.int16]]:
+        for start in range(0, len(samples), BLOCK_FRAMES):
+            mixed = samples[start : start + BLOCK_FRAMES].astype(np.float64)
+            if samples.shape[1] == 2:
+                mixed = mixed[:, ::-1] + augmentation.spread * mixed
+            yield np.clip(np.rint(augmentation.gain * mixed), -32768, 32767).astype(np.int16)
+
     rate_hz = _resampled_hz(sample_rate_hz, augmentation)
-    blocks = resampled([loud], sample_rate_hz, rate_hz, samples.shape[1])
+    blocks = resampled(loud(), sample_rate_hz, rate_hz, samples.shape[1])
     frames = augmented_frames(len(samples), sample_rate_hz, augmentation)
     return np.concatenate(list(blocks))[:frames]
 

@@ -1,6 +1,7 @@
 """Prepared songs: int16 arrays on disk, opened as memory maps, with their splits in time."""
 
 import json
+import mmap
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -189,6 +190,21 @@ def open_array(path: Path) -> "np.memmap[Any, np.dtype[Any]]":
     with _opening:
         array: np.memmap[Any, np.dtype[Any]] = np.load(path, mmap_mode="r", allow_pickle=False)
     return array
+
+
+def drop_pages(array: NDArray[Any]) -> None:
+    """Unload the pages of a memory map, or of a part of one, which count as memory of the process.
+
+    A later access loads them again, mostly from the system's cache.
+    """
+    base: Any = array
+    mode = None
+    while isinstance(base, np.ndarray):
+        mode = getattr(base, "mode", mode)
+        base = base.base
+    # A copy on write would lose what was written.
+    if mode in ("r", "r+") and isinstance(base, mmap.mmap) and hasattr(base, "madvise"):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def has_array(song: PreparedSong) -> bool:

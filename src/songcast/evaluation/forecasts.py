@@ -1,54 +1,65 @@
-"""Forecasts of one passage by many models at once, and their measures."""
+"""Forecasts of passages of a song by many models at once, and their measures."""
 
-from collections.abc import Iterable, Mapping, Sequence
-
-import numpy as np
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from songcast.audio.songs import Song
 from songcast.evaluation.summary import Measures, finite
 from songcast.forecasting.baselines import Cascade
-from songcast.forecasting.distribution import HIGHEST, LOWEST
-from songcast.forecasting.forecaster import Forecast, Forecaster, forecast_together
+from songcast.forecasting.forecaster import Forecast, Forecaster, forecast_stream
 from songcast.forecasting.front_end import FrontEndSettings
 from songcast.forecasting.lstm import LstmForecaster
-from songcast.forecasting.metrics import lag_samples
+from songcast.forecasting.metrics import RunningMeasures
+
+
+def measure_passages(
+    models: Mapping[str, Forecaster],
+    song: Song,
+    spans: Sequence[tuple[int, int, int]],
+    on_block: Callable[[str, int, Forecast], None] | None = None,
+) -> dict[str, Measures]:
+    """Forecast passages of ``song`` with each model; return the measures of all passages together.
+
+    ``spans``: as ``forecast_passage`` takes them: ``first``, ``start`` and ``stop``. ``on_block``
+    is called with what ``forecast_passage`` yields. Memory does not grow with the passages.
+    """
+    measures = {name: RunningMeasures(song.channels) for name in models}
+    for first, start, stop in spans:
+        for name, frame, block in forecast_passage(models, song, start, stop, first):
+            measures[name].add(block.samples, block.mean, block.bits)
+            if on_block:
+                on_block(name, frame, block)
+    return {name: _as_json(measured) for name, measured in measures.items()}
 
 
 def forecast_passage(
     models: Mapping[str, Forecaster], song: Song, start: int, stop: int, first: int = 0
-) -> dict[str, Forecast]:
+) -> Iterator[tuple[str, int, Forecast]]:
     """Forecast the frames [start, stop) of ``song`` with each model.
 
-    The models process the song from frame ``first``; one with ``warm_up_frames`` starts that
+    Yields the name of a model and its next block with the frame of the song at which it begins. The
+    models process the song from frame ``first``; one with ``warm_up_frames`` starts that
     many frames before the passage. Models with the same front end share it: its experts process
     the song once.
     """
     groups: dict[FrontEndSettings | str, list[str]] = {}
     for name, model in models.items():
         groups.setdefault(front_end_of(model, models.values()) or name, []).append(name)
-    forecasts: dict[str, Forecast] = {}
     for shared, names in groups.items():
         group = [models[name] for name in names]
         warm_up = start if group[0].warm_up_frames is None else group[0].warm_up_frames
-        results = forecast_together(
+        at = max(start - warm_up, first)
+        blocks = forecast_stream(
             [model.session(song.channels, song.sample_rate_hz) for model in group],
-            song,
-            start,
-            stop,
-            first=max(start - warm_up, first),
-            encode=None if isinstance(shared, str) else shared.open(song.channels).encode,
+            [song.samples[at:stop]],
+            None if isinstance(shared, str) else shared.open(song.channels).encode,
         )
-        forecasts |= dict(zip(names, results, strict=True))
-    return {name: forecasts[name] for name in models}
-
-
-def joined(parts: Sequence[Forecast]) -> Forecast:
-    """Return the forecasts of several passages as one, to measure them together."""
-    return Forecast(
-        samples=np.concatenate([part.samples for part in parts]),
-        mean=np.concatenate([part.mean for part in parts]),
-        bits=np.concatenate([part.bits for part in parts]),
-    )
+        for block, distributions in blocks:
+            skip = max(start - at, 0)
+            if skip < len(block):
+                for name, distribution in zip(names, distributions, strict=True):
+                    mean, bits = distribution.mean[skip:], distribution.bits(block)[skip:]
+                    yield name, at + skip, Forecast(samples=block[skip:], mean=mean, bits=bits)
+            at += len(block)
 
 
 def front_end_of(model: Forecaster, models: Iterable[Forecaster] = ()) -> FrontEndSettings | None:
@@ -70,17 +81,11 @@ def front_end_of(model: Forecaster, models: Iterable[Forecaster] = ()) -> FrontE
     return next(wider, model.front_end)
 
 
-def measure_forecast(forecast: Forecast) -> Measures:
-    """Return the measures of one forecast: gain (dB) and lag per channel, bits, clipped samples.
-
-    ``clipped_samples``: the number of predictions at the edge of the int16 range where the song is
-    not at it.
-    """
-    edge = (forecast.mean <= LOWEST) | (forecast.mean >= HIGHEST)
-    loud = (forecast.samples == LOWEST) | (forecast.samples == HIGHEST)
+def _as_json(measured: RunningMeasures) -> Measures:
+    """Return the measures of a forecaster: gain (dB) and lag per channel, bits, clipped samples."""
     return {
-        "prediction_gain_db": [finite(g) for g in forecast.prediction_gain_db],
-        "bits_per_sample": forecast.bits_per_sample,
-        "lag_samples": lag_samples(forecast.samples, forecast.mean).tolist(),
-        "clipped_samples": int(np.count_nonzero(edge & ~loud)),
+        "prediction_gain_db": [finite(g) for g in measured.prediction_gain_db],
+        "bits_per_sample": measured.bits_per_sample,
+        "lag_samples": measured.lag_samples.tolist(),
+        "clipped_samples": measured.clipped_samples,
     }

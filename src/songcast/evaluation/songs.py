@@ -14,9 +14,8 @@ from songcast.continuation.model import ContinuationModel
 from songcast.continuation.prompt import Prompt
 from songcast.data.corpus import TEST, Budget, PreparedSong, Span, first_holdout_frame
 from songcast.evaluation.continuations import measure_continuations
-from songcast.evaluation.forecasts import forecast_passage, joined, measure_forecast
+from songcast.evaluation.forecasts import measure_passages
 from songcast.forecasting.forecaster import Forecast, Forecaster
-from songcast.forecasting.keras_backend import import_keras
 from songcast.forecasting.loading import load_forecaster
 
 # The order is that of metrics/evaluation.json. Persistence and the cascade need no bundle.
@@ -47,7 +46,6 @@ class SongEvaluation:
 @functools.cache
 def load_models(folder: Path, names: tuple[str, ...]) -> dict[str, Forecaster]:
     """Return forecasters by name, loaded once in each process. Raises ``BundleError``."""
-    import_keras()
     return {n: load_forecaster(n if n in UNTRAINED else folder / n) for n in names}
 
 
@@ -67,15 +65,16 @@ def forecast_song(
     models: Mapping[str, Forecaster], song: PreparedSong, params: EvaluateParams
 ) -> SongEvaluation:
     """Measure forecasters on the held-out passages; the beginning of one is for listening."""
-    parts: dict[str, list[Forecast]] = {name: [] for name in models}
-    tracks = {}
+    parts: dict[str, list[NDArray[np.int16]]] = {TRACKS[n]: [] for n in models if n in TRACKS}
     start, stop = listening_frames(song, params)
-    for begin, first, last in held_out(song, params):
-        for name, forecast in forecast_passage(models, song.song(), first, last, begin).items():
-            parts[name].append(forecast)
-            if name in TRACKS and first <= start < last:
-                tracks[TRACKS[name]] = forecast.passage(start - first, stop - first).predicted
-    measures = {name: measure_forecast(joined(forecasts)) for name, forecasts in parts.items()}
+
+    def keep(name: str, frame: int, block: Forecast) -> None:
+        if name in TRACKS and frame < stop:
+            heard = block.passage(max(start - frame, 0), stop - frame)
+            parts[TRACKS[name]].append(heard.predicted)
+
+    measures = measure_passages(models, song.song(), held_out(song, params), keep)
+    tracks = {file: np.concatenate(blocks) for file, blocks in parts.items()}
     return SongEvaluation(slug=song.slug, measures=measures, tracks=tracks)
 
 

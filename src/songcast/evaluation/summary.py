@@ -23,7 +23,7 @@ def finite(value: float) -> float | None:
 def summarise_forecasts(songs: Mapping[str, Mapping[str, Measures]]) -> dict[str, Measures]:
     """Return means over songs (and channels), the largest lag and all clipped samples.
 
-    ``songs``: slug to forecaster to measures, as ``measure_forecast`` returns them. Returns
+    ``songs``: slug to forecaster to measures, as ``measure_passages`` returns them. Returns
     forecaster to measures. A song counts once, however many channels it has.
     """
     names = list(next(iter(songs.values()))) if songs else []

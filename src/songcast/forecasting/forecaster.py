@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from songcast.audio.formats import MAX_CHANNELS
 from songcast.audio.songs import Song
+from songcast.data.corpus import drop_pages
 from songcast.errors import AudioError
 from songcast.forecasting.distribution import BLOCK_FRAMES, Distribution, to_int16
 from songcast.forecasting.metrics import bits_per_sample, prediction_gain_db
@@ -109,46 +110,15 @@ def forecast_stream(
     thread encodes the next block meanwhile. The caller can show progress after each block, and
     cancel by closing the generator.
     """
-    blocks = (
-        np.ascontiguousarray(part[start : start + BLOCK_FRAMES])
-        for part in parts
-        for start in range(0, len(part), BLOCK_FRAMES)
-    )
-    for block, encoded in prefetch(encode or sessions[0].encode, blocks):
+
+    def blocks() -> Iterator[Samples]:
+        for part in parts:
+            for start in range(0, len(part), BLOCK_FRAMES):
+                yield np.ascontiguousarray(part[start : start + BLOCK_FRAMES])
+                drop_pages(part)
+
+    for block, encoded in prefetch(encode or sessions[0].encode, blocks()):
         yield block, [session.decode(encoded) for session in sessions]
-
-
-def forecast_together(
-    sessions: Sequence[ForecastSession],
-    song: Song,
-    start: int,
-    stop: int,
-    *,
-    first: int = 0,
-    encode: Callable[[Samples], Any] | None = None,
-    on_block: Callable[[int], None] | None = None,
-) -> list[Forecast]:
-    """Forecast the frames [start, stop) of ``song`` with each of the new ``sessions``.
-
-    The sessions process the song from frame ``first`` on. ``encode``: as in ``forecast_stream``.
-    ``on_block`` is called with the number of frames after each block; an exception that it raises
-    cancels the forecast. Memory beyond the result does not grow with the song.
-    """
-    samples = song.samples[start:stop]
-    mean = np.empty((len(sessions), *samples.shape), np.float64)
-    bits = np.empty((len(sessions), *samples.shape), np.float64)
-    at = first
-    for block, distributions in forecast_stream(sessions, [song.samples[first:stop]], encode):
-        skip = max(start - at, 0)
-        if skip < len(block):
-            rows = slice(at + skip - start, at + len(block) - start)
-            for k, distribution in enumerate(distributions):
-                mean[k, rows] = distribution.mean[skip:]
-                bits[k, rows] = distribution.bits(block)[skip:]
-        at += len(block)
-        if on_block:
-            on_block(len(block))
-    return [Forecast(samples=samples, mean=m, bits=b) for m, b in zip(mean, bits, strict=True)]
 
 
 class Forecaster(ABC):
@@ -176,11 +146,19 @@ class Forecaster(ABC):
     def forecast(self, song: Song, on_block: Callable[[int], None] | None = None) -> Forecast:
         """Forecast every sample of ``song``, teacher-forced.
 
-        ``on_block``: as in ``forecast_together``. Raises ``AudioError`` for more than two channels.
+        ``on_block`` is called with the number of frames after each block; an exception that it
+        raises cancels the forecast. Raises ``AudioError`` for more than two channels.
         """
         check_channels(song)
-        sessions = [self.session(song.channels, song.sample_rate_hz)]
-        return forecast_together(sessions, song, 0, song.frames, on_block=on_block)[0]
+        mean, bits = np.empty((2, *song.samples.shape))
+        at = 0
+        for block, distribution in self.stream([song.samples], song.channels, song.sample_rate_hz):
+            rows = slice(at, at + len(block))
+            mean[rows], bits[rows] = distribution.mean, distribution.bits(block)
+            at += len(block)
+            if on_block:
+                on_block(len(block))
+        return Forecast(samples=song.samples, mean=mean, bits=bits)
 
 
 def check_channels(song: Song) -> None:

@@ -34,33 +34,6 @@ def bits_per_sample(bits: Floats) -> float:
     return float(np.mean(bits)) if bits.size else 0.0
 
 
-def lag_samples(
-    samples: NDArray[np.int16], mean: Floats, max_lag: int = MAX_LAG
-) -> NDArray[np.int64]:
-    """Return the shift at which song and forecast correlate most: (channels,) int64.
-
-    It is 0 for an honest predictor and 1 for one that repeats the last sample: positive lags mean
-    that the forecast is late. The range is [-max_lag, max_lag]; the result is 0 if a channel is
-    constant or not longer than 2 ``max_lag``.
-
-    >>> x = np.random.default_rng(0).integers(-99, 99, (500, 1)).astype(np.int16)
-    >>> lag_samples(x, np.roll(x, 3, axis=0).astype(float))
-    array([3])
-    """
-    lags = [_channel_lag(samples[:, c], mean[:, c], max_lag) for c in range(samples.shape[1])]
-    return np.array(lags, dtype=np.int64)
-
-
-def _channel_lag(x: NDArray[np.int16], y: Floats, max_lag: int) -> int:
-    # Within this core, every lag sums the same number of products.
-    core = slice(max_lag, len(x) - max_lag)
-    if core.stop <= core.start:
-        return 0
-    a = x - np.mean(x)  # the mean of y would subtract the same from every score
-    shifts = range(-max_lag, max_lag + 1)
-    return _best_lag([float(a[core] @ y[core.start + s : core.stop + s]) for s in shifts])
-
-
 def _best_lag(scores: Sequence[float] | Floats) -> int:
     """Return the lag of the largest score; on a tie the lag nearest to 0."""
     max_lag = len(scores) // 2
@@ -68,13 +41,13 @@ def _best_lag(scores: Sequence[float] | Floats) -> int:
 
 
 class RunningMeasures:
-    """The same measures of a forecast that is given block by block, in constant memory.
+    """Measures of a forecast that is given block by block, in constant memory.
 
     They equal those of the whole arrays up to rounding.
     """
 
     def __init__(self, channels: int, max_lag: int = MAX_LAG) -> None:
-        self.frames = 0
+        self.frames = self.clipped_samples = 0
         self._max_lag = max_lag
         self._signal, self._error, self._sum = np.zeros((3, channels))
         self._bits = 0.0
@@ -85,9 +58,15 @@ class RunningMeasures:
         self._last: tuple[Floats, Floats] = (np.zeros((0, channels)), np.zeros((0, channels)))
 
     def add(self, samples: NDArray[np.int16], mean: Floats, bits: Floats) -> None:
-        """Add the next block: (frames, channels) each, as in ``Forecast``."""
+        """Add the next block: (frames, channels) each, as in ``Forecast``.
+
+        ``clipped_samples`` counts the predictions at the edge of the int16 range where the song is
+        not at it.
+        """
         if not len(samples):
             return
+        edge, loud = ((x <= -32768) | (x >= 32767) for x in (mean, samples))
+        self.clipped_samples += int(np.count_nonzero(edge & ~loud))
         x = samples.astype(np.float64)
         self._signal += np.sum(x**2, axis=0)
         self._error += np.sum((x - mean) ** 2, axis=0)
@@ -118,7 +97,12 @@ class RunningMeasures:
 
     @property
     def lag_samples(self) -> NDArray[np.int64]:
-        """As ``lag_samples``, (channels,)."""
+        """The shift at which song and forecast correlate most: (channels,) int64.
+
+        It is 0 for an honest predictor and 1 for one that repeats the last sample: positive lags
+        mean that the forecast is late. The range is [-max_lag, max_lag]; the result is 0 if a
+        channel is constant or not longer than 2 ``max_lag``.
+        """
         mean = self._sum / max(self.frames, 1)
         scores = self._products - mean[:, None] * self._shifted
         return np.array([_best_lag(row) for row in scores], dtype=np.int64)

@@ -16,6 +16,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from songcast.bundle import read_arrays, read_manifest, write_bundle
+from songcast.data.corpus import drop_pages
 from songcast.forecasting.distribution import LogisticMixture
 from songcast.forecasting.forecaster import Forecaster, ForecastSession
 from songcast.forecasting.stacking import Stacking
@@ -187,10 +188,12 @@ def draw_windows(
     start = picks - (ends[owner] - room[owner])
     windows = np.empty((count, frames, CHANNELS), np.float32)
     for i in np.unique(owner).tolist():  # a shorter passage has no windows
-        mine = np.flatnonzero(owner == i)
-        # (positions, channels, frames) -> (windows, frames, channels); mono fills both
-        view = sliding_window_view(passages[i], frames, axis=0)[start[mine]]
-        windows[mine] = view.transpose(0, 2, 1)
+        mine, passage = np.flatnonzero(owner == i), passages[i]
+        for part in np.array_split(mine, len(mine) // 200 + 1):
+            # (positions, channels, frames) -> (windows, frames, channels); mono fills both
+            view = sliding_window_view(passage, frames, axis=0)[start[part]]
+            windows[part] = view.transpose(0, 2, 1)
+            drop_pages(passage)  # each window would leave 64 kB in memory
     return windows / np.float32(FULL_SCALE)
 
 

@@ -13,6 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from songcast.bundle import read_arrays, read_manifest, write_bundle
+from songcast.data.corpus import drop_pages
 from songcast.forecasting.compiled import compiled
 from songcast.forecasting.distribution import HIGHEST, LOWEST, LogisticMixture
 from songcast.forecasting.forecaster import Forecaster, ForecastSession
@@ -145,6 +146,7 @@ class _NormalEquations:
             self._gram += x.T @ x
             self._moment += x.T @ y
             self.rows += len(x)
+            drop_pages(passage)
 
     def solve(self, alpha: float) -> Floats:
         """Return the taps (target, source, look_back)."""

@@ -58,7 +58,7 @@ class Decoder:
             raise kind(reply["error"].replace("song.file", name, 1))
         for line in reply["warnings"]:
             log.warning("%s", line.replace("song.file", name, 1))
-        samples = np.frombuffer(pcm, "<i2").reshape(-1, reply["channels"]).astype(np.int16)
+        samples = np.frombuffer(pcm, "<i2").reshape(-1, reply["channels"])
         return Song(samples=samples, sample_rate_hz=reply["sample_rate_hz"], name=name)
 
     def close(self) -> None:
@@ -107,23 +107,27 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection = Connection(descriptor)
-    while True:
-        try:
-            max_frames, content = json.loads(connection.recv_bytes()), connection.recv_bytes()
-        except (EOFError, OSError):
-            return
-        reply: dict[str, Any]
-        try:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always", SongWarning)
-                song = decode_bytes(content, "song.file", max_frames)
-            reply = {"channels": song.channels, "sample_rate_hz": song.sample_rate_hz}
-            reply["warnings"] = [str(warning.message) for warning in caught]
-            pcm = song.samples.astype("<i2").tobytes()
-        except AudioError as error:
-            reply, pcm = {"error": str(error), "too_long": isinstance(error, TooLongError)}, b""
-        connection.send_bytes(json.dumps(reply).encode())
-        connection.send_bytes(pcm)
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            reply_to(connection)
+
+
+def reply_to(connection: Connection) -> None:
+    """Reply to one request. Raises ``EOFError`` or ``OSError`` at the end of the connection."""
+    max_frames, content = json.loads(connection.recv_bytes()), connection.recv_bytes()
+    reply: dict[str, Any]
+    samples = np.empty(0, "<i2")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", SongWarning)
+            song = decode_bytes(content, "song.file", max_frames)
+        reply = {"channels": song.channels, "sample_rate_hz": song.sample_rate_hz}
+        reply["warnings"] = [str(warning.message) for warning in caught]
+        samples = np.asarray(song.samples, "<i2")
+    except AudioError as error:
+        reply = {"error": str(error), "too_long": isinstance(error, TooLongError)}
+    connection.send_bytes(json.dumps(reply).encode())
+    connection.send_bytes(samples.reshape(-1).view(np.uint8).data)
 
 
 if __name__ == "__main__":

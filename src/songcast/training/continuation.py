@@ -27,7 +27,7 @@ from songcast.continuation.level_model import (
     model_inputs,
 )
 from songcast.continuation.levels import band_levels, window_frames
-from songcast.continuation.retrieval import Retrieval
+from songcast.continuation.retrieval import Retrieval, mono
 from songcast.continuation.settings import LevelSettings
 from songcast.data.augmentation import AUGMENTATIONS, augment
 from songcast.data.corpus import PreparedSong
@@ -156,9 +156,8 @@ def song_cuts(
     first, last = EARLIEST_SECONDS * sample_rate_hz, len(samples) - LATEST_SECONDS * sample_rate_hz
     if last <= first:
         return []
-    mono = samples.astype(np.float64).mean(axis=1)
-    retrieval = Retrieval(mono, sample_rate_hz)
-    table = band_levels(mono, sample_rate_hz)
+    retrieval = Retrieval(samples, sample_rate_hz)
+    table = band_levels(mono(samples), sample_rate_hz)
     cuts = []
     for frame in rng.uniform(first, last, count):
         at = int(frame) // hop

@@ -36,7 +36,7 @@ from songcast.data.corpus import (
     Span,
     open_array,
 )
-from songcast.distributed.engine import each
+from songcast.distributed.engine import each, free_cores
 from songcast.errors import CorpusError
 from songcast.files import sync_file
 from songcast.forecasting.distribution import BLOCK_FRAMES
@@ -149,7 +149,7 @@ def open_features(
             by_slug = {song.slug: song for song in each(engine, work, passages)}
             return [by_slug[passage.slug] for passage in passages]
         # The filters release the interpreter lock: threads keep all cores busy.
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(free_cores()) as pool:
             return list(pool.map(work, passages))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from songcast.data.corpus import drop_pages
 from songcast.forecasting.distribution import BLOCK_FRAMES
 from songcast.forecasting.features import (
     MAX_DIFFERENCE,
@@ -95,6 +96,7 @@ def write_streams(
                 maps[name] = _create(stream_path(folder, name), dtype, shape)
             first = (start - warm_up) // per_row
             maps[name][:, first : first + stream.shape[1]] = stream
+            drop_pages(maps[name])
 
 
 def _create(path: Path, dtype: type[np.number[Any]], shape: tuple[int, ...]) -> Any:

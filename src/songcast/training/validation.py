@@ -1,6 +1,6 @@
 """Code length and prediction gain of an LSTM forecaster's network on validation passages."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -11,6 +11,8 @@ from songcast.data.corpus import VALIDATION
 from songcast.forecasting.distribution import LogisticMixture
 from songcast.training.batches import passage_batches
 from songcast.training.feature_cache import SongFeatures
+
+F64 = NDArray[np.float64]
 
 BLOCK_FRAMES = 4096
 # Validation after an epoch uses at most so many songs, and so many blocks of each.
@@ -33,11 +35,8 @@ def song_bits(network: Any, songs: Sequence[SongFeatures]) -> list[float]:
 
     Songs without such a passage, or with one shorter than a block, are left out.
     """
-    return [
-        float(np.mean(bits))
-        for song in songs
-        if (bits := _errors(network, song, VALIDATION_BLOCKS)[0]).size
-    ]
+    blocks = ([b for b, _, _ in islice(_blocks(network, s), VALIDATION_BLOCKS)] for s in songs)
+    return [float(np.mean(np.concatenate(bits, axis=1))) for bits in blocks if bits]
 
 
 def validation_measures(
@@ -48,35 +47,33 @@ def validation_measures(
     ``samples``: (frames, channels) int16, the whole song. The front end has processed the song
     from its first frame, or from a warm-up on; the network starts at the passage.
     """
-    bits, errors, start = _errors(network, song, None)
-    if not bits.size:
+    total, count, signal, error = 0.0, 0, 0.0, 0.0
+    for bits, errors, first in _blocks(network, song):
+        total, count = total + float(np.sum(bits)), count + bits.size
+        x = samples[first : first + errors.shape[1]].astype(np.float64)
+        signal, error = signal + float(np.sum(x**2)), error + float(np.sum(errors**2))
+    if not count:
         return {"bits_per_sample": 0.0, "prediction_gain_db": 0.0}
-    signal = samples[start : start + errors.shape[1]].astype(np.float64)
     with np.errstate(divide="ignore"):
-        gain = 10.0 * np.log10(np.sum(signal**2) / max(float(np.sum(errors**2)), 1e-12))
+        gain = 10.0 * np.log10(signal / max(error, 1e-12))
     return {
-        "bits_per_sample": float(np.mean(bits)),
+        "bits_per_sample": total / count,
         "prediction_gain_db": float(np.maximum(gain, -200.0)),
     }
 
 
-def _errors(
-    network: Any, song: SongFeatures, blocks: int | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
-    """Return bits and errors in LSB, (channels, frames) each, and their first frame in the song."""
+def _blocks(network: Any, song: SongFeatures) -> Iterator[tuple[F64, F64, int]]:
+    """Yield bits and errors in LSB, (channels, frames) each, and their first frame in the song."""
     look_back = network.get_layer("windows").look_back
-    bits, errors = [np.empty((song.channels, 0))], [np.empty((song.channels, 0))]
     state = np.zeros((song.channels, *network.input_shape[-1][1:]), np.float32)
-    batches = passage_batches(song, VALIDATION, BLOCK_FRAMES, look_back)
-    for inputs, target in islice(batches, blocks):
+    first = -(-song.splits.get(VALIDATION, (0, 0))[0] // song.step_frames) * song.step_frames
+    for inputs, target in passage_batches(song, VALIDATION, BLOCK_FRAMES, look_back):
         output, state = network.predict_on_batch([*inputs.values(), state])
         # All positions are relative to the combined mean, the sample's too.
         mixture = absolute_mixture(np.asarray(output), 1.0 / target[..., 1])
         samples = (target[..., 0] / target[..., 1]).astype(np.float64)
-        bits.append(mixture.bits(samples))
-        errors.append(samples - mixture.mean)
-    start = -(-song.splits.get(VALIDATION, (0, 0))[0] // song.step_frames) * song.step_frames
-    return np.concatenate(bits, axis=1), np.concatenate(errors, axis=1), song.first + start
+        yield mixture.bits(samples), samples - mixture.mean, song.first + first
+        first += BLOCK_FRAMES
 
 
 def absolute_mixture(output: NDArray[np.float32], unit: NDArray[np.float32]) -> LogisticMixture:
