@@ -25,8 +25,8 @@ FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 def streams(tmp_path_factory):
     """The features of one song, which ten thousand share here: (2, 640 frames)."""
     folder = tmp_path_factory.mktemp("features")
-    shapes = {"unit": (640,), "residual": (640,), "differences": (640, 3), "base": (640, 6),
-              "summary": (40, 5)}  # fmt: skip
+    shapes = {"samples": (640,), "distances": (640, 2), "mixing": (1, 13), "differences": (640, 2),
+              "summary": (40, 24)}  # fmt: skip
     rng = np.random.default_rng(0)
     for name, dtype in DTYPES.items():
         np.save(folder / f"{name}.npy", rng.uniform(1, 2, (2, *shapes[name])).astype(dtype))
@@ -34,7 +34,9 @@ def streams(tmp_path_factory):
 
 
 def song_of(folder, number, splits):
-    return SongFeatures(slug=f"s{number}", channels=2, step_frames=16, splits=splits, folder=folder)
+    return SongFeatures(
+        slug=f"s{number}", channels=2, experts=3, step_frames=16, splits=splits, folder=folder
+    )
 
 
 def sampler_of(folder, songs):

@@ -16,7 +16,7 @@ from songcast.forecasting.adaptation import BiasStage, Model, ModelAveraging
 from songcast.forecasting.baselines import Cascade
 from songcast.forecasting.calibration import Calibration
 from songcast.forecasting.distribution import BLOCK_FRAMES, LogisticMixture, code_lengths
-from songcast.forecasting.features import FeatureExtractor, relative_mixture
+from songcast.forecasting.features import FeatureExtractor
 from songcast.forecasting.filter_bank_settings import FilterBankSettings
 from songcast.forecasting.front_end import FrontEndSettings
 from songcast.forecasting.lstm import LstmForecaster
@@ -25,8 +25,8 @@ from songcast.forecasting.network import build_network, network_of, network_weig
 from songcast.forecasting.network_engine import NetworkSession, NetworkSettings
 from songcast.training import feature_cache
 from songcast.training.batches import CropSampler, network_inputs, passage_batches
-from songcast.training.feature_cache import DTYPES, budgeted, open_features
-from songcast.training.feature_streams import quantised
+from songcast.training.feature_cache import budgeted, open_features
+from songcast.training.feature_streams import LEVELS, dequantised, quantised
 
 # TensorFlow's variables do not support NumPy 2's copy keyword, which Keras uses to save.
 pytestmark = pytest.mark.filterwarnings(
@@ -55,6 +55,29 @@ def prepared(folder, samples, slug="a", splits=None):
 
 def settings_of(model) -> FrontEndSettings:
     return model.front_end
+
+
+def extracted(model, samples):
+    """The features of a pass over ``samples``, the mixture and the target of each sample."""
+    channels, settings = samples.shape[1], model.settings
+    encoded = model.front_end.open(channels).encode(samples)
+    block = FeatureExtractor(channels, settings.experts, settings.step_frames).extract(encoded)
+    unit, mean = block.unit[..., None], encoded.mean.T[..., None]
+    parts = (encoded.weights, encoded.locations, encoded.scales)
+    weights, locations, scales = (part.swapaxes(0, 1) for part in parts)
+    columns = [np.log(weights), (locations - mean) / unit, np.log(scales / unit)]
+    target = np.concatenate([(samples.T[..., None] - mean) / unit, 1.0 / unit], axis=-1)
+    return encoded, block, np.concatenate(columns, axis=-1), target
+
+
+def streams(song_features):
+    """The stored arrays by name."""
+    return {path.stem: np.load(path) for path in sorted(song_features.folder.glob("*.npy"))}
+
+
+def assert_derived(actual, expected, name=""):
+    """Half precision."""
+    assert_allclose(actual, expected, rtol=0.0006, atol=0.0002, err_msg=name)
 
 
 def seconds_of(frames, warm_up) -> Budget:
@@ -200,20 +223,22 @@ def test_the_compiled_network_equals_the_keras_network_on_the_features_of_traini
         [prepared(tmp_path, x)], model.front_end, settings.step_frames, tmp_path / "f"
     )[0]
     places = [(features, c, 0) for c in range(channels)]
-    inputs, _ = network_inputs(places, len(x), settings.look_back)
-    encoded = model.front_end.open(channels).encode(x)
-    block = FeatureExtractor(channels, settings.experts, settings.step_frames).extract(encoded)
+    inputs, target = network_inputs(places, len(x), settings.look_back)
+    encoded, block, base, exact_target = extracted(model, x)
+    side, experts = block.side.copy(), settings.experts
+    side[..., :experts] = [dequantised(quantised(rows), experts) for rows in side[..., :experts]]
+    past = np.pad(block.squashed, ((0, 0), (settings.look_back, 0)))
+    other = past[::-1] if channels == 2 else np.zeros_like(past)
     exact = {
         "summary": np.pad(block.summary, ((0, 0), (1, 0), (0, 0)))[:, :-1],
-        "side": block.side,
-        "base": relative_mixture(encoded, block.unit),
+        "residual": np.stack([past, other], axis=-1),
+        "side": side,
+        "base": base,
     }
     for name, values in exact.items():
-        # Half precision; differences have 127 levels, which are squares.
-        size = np.abs(values)
-        limit = 0.002 + 0.002 * size + (0.025 * np.sqrt(size) if name == "side" else 0.0)
-        assert np.all(np.abs(inputs[name] - values) < limit), name
-    inputs |= exact
+        assert_derived(inputs[name], values, name)
+    assert_derived(target, exact_target)
+    inputs |= {**exact, "side": block.side}
     state = np.zeros((channels, settings.layers, 2, settings.units), np.float32)
     keras_network = network_of(settings, model.weights)
     output, _ = keras_network.predict_on_batch([*inputs.values(), state])
@@ -228,7 +253,50 @@ def test_the_compiled_network_equals_the_keras_network_on_the_features_of_traini
     assert_allclose(own[2] / unit, scales, rtol=1e-4)
     difference = (own[1] - encoded.mean.T[..., None]) / unit - locations
     assert np.max(np.abs(difference) / np.maximum(scales, np.abs(locations))) < 1e-4
-    assert relative_mixture(encoded, block.unit).shape == output.shape
+    assert base.shape == output.shape
+
+
+def test_quantised_differences_are_the_nearest_levels():
+    def root(rows):
+        return np.copysign(np.sqrt(np.abs(rows, dtype=np.float64)), rows)
+
+    for experts in (1, 3, 13):
+        rows = np.random.default_rng(experts).normal(0, 2, (500, experts)).clip(-8.0, 8.0)
+        rows[0], rows[1] = 8.0, 0.0
+        kept = dequantised(quantised(rows.astype(np.float32)), experts)
+        assert_array_equal(kept[:2], rows[:2])
+        assert np.all(np.isin(kept, LEVELS))
+        half = np.max(np.diff(root(LEVELS))) / 2
+        assert np.max(np.abs(root(kept) - root(rows))) < half + 1e-3
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_what_is_derived_at_any_place_equals_what_the_extractor_gave(channels, tmp_path):
+    model, rng = untrained("cascade"), np.random.default_rng(channels)
+    step, look_back = model.settings.step_frames, 40
+    for seed, gain in enumerate((1.0, 0.001, 12.0)):  # ordinary, almost silent, clipped
+        x = np.clip(music(20_000, channels, seed) * gain, -32768, 32767).astype(np.int16)
+        splits = {"train": (9000, 15_000), "validation": (15_100, 20_000)}
+        song_on_disk = prepared(tmp_path, x, f"a{seed}", splits)
+        for budget in (Budget(seconds=None), seconds_of(6000, 4096)):
+            results = open_features(
+                [song_on_disk], settings_of(model), step, tmp_path / "f", budget=budget
+            )
+            # A song that is used whole has one entry.
+            spans = itertools.chain(*budgeted(song_on_disk, budget).values())
+            for part, (first, *_) in zip(results, spans, strict=False):
+                _, block, base, target = extracted(model, x[first:])
+                low, high = next(iter(part.splits.values()))
+                for start in rng.integers(-(-low // step), (high - 640) // step, 4) * step:
+                    for c in range(channels):
+                        inputs, derived = network_inputs([(part, c, start)], 640, look_back)
+                        at = start + part.first - first
+                        place = c, slice(at, at + 640)
+                        assert_derived(inputs["base"][0], base[place])
+                        assert_derived(derived[0], target[place])
+                        squashed = block.squashed[c, max(at - look_back, 0) : at + 640]
+                        known = min(start, look_back) + 640
+                        assert_derived(inputs["residual"][0, -known:, 0], squashed[-known:])
 
 
 def test_a_crop_is_the_same_place_of_the_longer_crop_around_it(tmp_path):
@@ -261,9 +329,10 @@ def test_features_end_before_the_held_out_passage_and_do_not_depend_on_it(tmp_pa
             [song_on_disk], settings_of(model), model.settings.step_frames, folder
         )
     assert "test" not in results[0].splits
-    for name, stream in results[0].streams.items():
-        assert_array_equal(stream, results[1].streams[name], name)
-    assert results[0].streams["unit"].shape == (2, 3600)
+    one, two = (streams(song) for song in results)
+    for name, stream in one.items():
+        assert_array_equal(stream, two[name], name)
+    assert one["samples"].shape == (2, 3600)
 
 
 def test_passages_of_a_long_song_have_the_features_of_a_pass_from_their_warm_up(tmp_path):
@@ -285,13 +354,11 @@ def test_passages_of_a_long_song_have_the_features_of_a_pass_from_their_warm_up(
         assert [(a + part.first, b + part.first) for a, b in part.splits.values()] == [
             (start, stop)
         ]
-        encoded = model.front_end.open(2).encode(x[first:stop])
-        extractor = FeatureExtractor(2, model.settings.experts, frame)
-        exact = extractor.extract(encoded)
+        _, exact, _, _ = extracted(model, x[first:stop])
         kept = slice(part.first - first, None)
-        assert_array_equal(part.streams["residual"], exact.residual[:, kept])
+        assert_array_equal(streams(part)["samples"], x[part.first : stop].T)
         differences = quantised(exact.side[:, kept, : model.settings.experts])
-        assert_array_equal(part.streams["differences"], differences)
+        assert_array_equal(streams(part)["differences"], differences)
         first_frames += stop - start
     assert first_frames == pytest.approx(16_000, abs=3)
     whole = seconds_of(48_000, 12_000)
@@ -324,30 +391,28 @@ def test_a_part_that_is_read_is_that_part_of_the_stream_and_a_short_file_is_a_cl
     results = open_features(
         [song_on_disk], settings_of(model), model.settings.step_frames, tmp_path / "f"
     )
-    for name, stream in results[0].streams.items():
+    for name, stream in streams(results[0]).items():
         for channel in range(2):
-            for start, stop in ((0, stream.shape[1]), (7, 60), (40, 40)):
-                rows = np.empty((stop - start, *results[0].width(name)), DTYPES[name])
-                assert results[0].read(name, channel, start, rows) is rows
-                assert_array_equal(rows, stream[channel, start:stop])
-    base = results[0].folder / "base.npy"
-    os.truncate(base, base.stat().st_size - 1)
-    rows = np.empty((3000, *results[0].width("base")), DTYPES["base"])
-    results[0].read("base", 1, 0, rows[:2999])
-    with pytest.raises(CorpusError, match=r"base\.npy: is too short; remove .* and run again"):
-        results[0].read("base", 1, 0, rows)
+            for start, stop in ((0, stream.shape[1]), (1, 2), (1, 1)):
+                rows = results[0].read(name, channel, start, stop)
+                assert_array_equal(rows, stream[channel, start:stop], strict=True)
+    path = results[0].folder / "samples.npy"
+    os.truncate(path, path.stat().st_size - 1)
+    results[0].read("samples", 1, 0, 2999)
+    with pytest.raises(CorpusError, match=r"samples\.npy: is too short; remove .* and run again"):
+        results[0].read("samples", 1, 0, 3000)
 
 
 def test_unfinished_features_are_computed_again(tmp_path):
     model = untrained("none")
     song_on_disk = prepared(tmp_path, music(600, 2))
     results = open_features([song_on_disk], settings_of(model), 16, tmp_path / "f")[0]
-    expected = np.array(results.streams["base"])
+    expected = streams(results)["samples"]
     (folder,) = (tmp_path / "f").glob("a-*")
     (folder / "done").unlink()
-    np.save(folder / "base.npy", np.zeros(3))
+    np.save(folder / "samples.npy", np.zeros(3))
     again = open_features([song_on_disk], settings_of(model), 16, tmp_path / "f")[0]
-    assert_array_equal(again.streams["base"], expected)
+    assert_array_equal(streams(again)["samples"], expected)
     assert [path.name for path in (tmp_path / "f").glob("a-*")] == [folder.name]
 
 

@@ -24,7 +24,6 @@ def extract(
     sums: F64,
     recent: F32,
     unit: F32,
-    residual: F32,
     squashed: F32,
     side: F32,
     summary: F32,
@@ -43,7 +42,6 @@ def extract(
             lsb = max(scale[c, t], min_unit)
             r = (x[c, t] - mean[c, t]) / lsb
             unit[c, t] = lsb
-            residual[c, t] = r
             recent[c, place] = squashed[c, t] = math.asinh(r)
             per_unit = 1.0 / lsb
             for k in range(experts):

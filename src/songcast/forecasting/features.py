@@ -27,14 +27,12 @@ class Features:
     """Features of a block; all arrays are float32, channels first.
 
     ``unit``: (channels, frames) LSB, the unit of the other streams.
-    ``residual``: (channels, frames), (x - stacked mean) / unit, known after the sample.
-    ``squashed``: (channels, frames), asinh of the residual.
+    ``squashed``: (channels, frames), asinh of (x - stacked mean) / unit, known after the sample.
     ``side``: (channels, frames, side), known before the sample.
     ``summary``: (channels, steps, summary), of each step that ends in the block.
     """
 
     unit: F32
-    residual: F32
     squashed: F32
     side: F32
     summary: F32
@@ -79,7 +77,6 @@ class FeatureExtractor:
         width = summary_size(experts, self._step_frames)
         result = Features(
             unit=np.empty((channels, frames), np.float32),
-            residual=np.empty((channels, frames), np.float32),
             squashed=np.empty((channels, frames), np.float32),
             side=np.empty((channels, frames, side_size(experts)), np.float32),
             summary=np.empty((channels, steps, width), np.float32),
@@ -96,7 +93,6 @@ class FeatureExtractor:
             self._sums,
             self._recent,
             result.unit,
-            result.residual,
             result.squashed,
             result.side,
             result.summary,
@@ -106,35 +102,15 @@ class FeatureExtractor:
 
 
 def fill_side(
-    side: Real, differences: Real, residual: F32 | None, unit: F32, channel: int, channels: int
+    side: Real, differences: Real, first: Real | float, lsb: Real, channel: int, channels: int
 ) -> None:
     """Write side rows (frames, side), as ``FeatureExtractor`` does, from what they follow from.
 
-    ``differences``: (frames, experts). ``residual``: (frames,) of the first channel, for the second
-    one. ``unit``: (frames,).
+    ``differences``: (frames, experts). ``first``: the first channel's residual after asinh, for the
+    second one. ``lsb``: (frames,), in units.
     """
     experts = differences.shape[1]
     side[:, :experts] = differences
-    side[:, experts] = 0.0 if residual is None else np.arcsinh(residual)
+    side[:, experts] = first
     side[:, experts + 1 :] = channel, channels - 1, 0.0
-    side[:, experts + 3] = np.log2(unit) / 8.0
-
-
-def fill_summary(summary: Real, own: Real, other: Real | None, channel: int, channels: int) -> None:
-    """Write summary rows (steps, summary) from those of the channel and of the other one."""
-    size = own.shape[1]
-    summary[:, :size] = own
-    summary[:, size : 2 * size] = 0.0 if other is None else other
-    summary[:, 2 * size :] = channel, channels - 1
-
-
-def relative_mixture(encoded: EncodedBlock, unit: F32) -> F32:
-    """Return the stacking's mixture in units, (channels, frames, 3 M) float32, for training.
-
-    The columns are log weights, locations relative to the stacked mean, and log scales.
-    """
-    lsb = unit[..., None].astype(np.float64)
-    locations = (encoded.locations.swapaxes(0, 1) - encoded.mean.T[..., None]) / lsb
-    scales = np.log(encoded.scales.swapaxes(0, 1) / lsb)
-    columns = [np.log(encoded.weights.swapaxes(0, 1)), locations, scales]
-    return np.concatenate(columns, axis=-1).astype(np.float32)
+    side[:, experts + 3] = np.log2(lsb) / -8.0

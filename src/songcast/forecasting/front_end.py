@@ -26,14 +26,14 @@ class FrontEnd:
 
     def __init__(self, channels: int, experts: Experts, count: int) -> None:
         self._experts = experts
-        self._stacking = Stacking(channels, count)
+        self.stacking = Stacking(channels, count)
 
     def encode(self, samples: NDArray[np.int16]) -> EncodedBlock:
         """Predict ``samples`` (frames, channels) int16, then adapt to them.
 
         The result does not depend on the size of the blocks, bit for bit.
         """
-        return self._stacking.combine(samples, self._experts(samples))
+        return self.stacking.combine(samples, self._experts(samples))
 
 
 @dataclass(frozen=True, kw_only=True)

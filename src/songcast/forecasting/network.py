@@ -91,9 +91,10 @@ def build_network(settings: NetworkSettings) -> Any:
     """Return the untrained network.
 
     Inputs, for n steps of s = ``step_frames`` frames: ``summary`` (batch, n, summary), of the step
-    before each; ``residual`` (batch, look_back + n * s, 2), the channel's own and the other's,
-    delayed likewise; ``side`` (batch, n * s, side); ``base`` (batch, n * s, 3 M); ``state`` (batch,
-    layers, 2, units). Outputs: mixture (batch, n * s, 3 M) and the state after n steps.
+    before each; ``residual`` (batch, look_back + n * s, 2) after asinh, the channel's own and the
+    other's, delayed likewise; ``side`` (batch, n * s, side); ``base`` (batch, n * s, 3 M);
+    ``state`` (batch, layers, 2, units). Outputs: mixture (batch, n * s, 3 M) and the state after n
+    steps.
     """
     s, mixtures = settings, Stacking.components
     size = features.summary_size(s.experts, s.step_frames)
@@ -115,7 +116,7 @@ def build_network(settings: NetworkSettings) -> Any:
         keras.layers.Dense(s.head_units[0], name="context")(sequence)
     )
     x = context + keras.layers.Dense(s.head_units[0], use_bias=False, name="look_back")(
-        Windows(s.look_back, name="windows")(ops.arcsinh(residual))
+        Windows(s.look_back, name="windows")(residual)
     )
     x = x + keras.layers.Dense(s.head_units[0], use_bias=False, name="side_features")(side)
     x = keras.layers.LeakyReLU(s.negative_slope, name="activation_0")(x)

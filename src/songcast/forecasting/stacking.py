@@ -76,6 +76,9 @@ class Stacking:
 
     def __init__(self, channels: int, experts: int) -> None:
         self._channels = [_Channel(experts) for _ in range(channels)]
+        first = [*FIRST_RUNNING_LSB * len(STACK_FORGETTING), *[0.0] * self.components, 0.0]
+        # (channels, state), as in ``mix_locations``.
+        self.mixing = np.array([first] * channels)
 
     def combine(self, samples: NDArray[np.int16], means: F32) -> EncodedBlock:
         """Combine ``means`` (frames, channels, experts) in LSB, then adapt to ``samples``.
@@ -95,7 +98,7 @@ class Stacking:
             x = samples[:, c].astype(np.float64)
             channel.locate(x, own_means[c], errors[c], locations[c])
             outputs = (weights[c], scales[c], unit[c], mean[c], low[c], mass[c])
-            channel.mix(x, locations[c], *outputs)
+            mix_locations(x, locations[c], self.mixing[c], *outputs)
         return EncodedBlock(
             samples=samples,
             means=own_means.swapaxes(0, 1),
@@ -110,17 +113,27 @@ class Stacking:
         )
 
 
+def mix_locations(x: F64, locations: F64, state: F64, *outputs: F64) -> None:
+    """Write the ``outputs`` of ``stacking_kernels.mix``, then adapt to ``x`` (frames,).
+
+    State: running errors and log weights of the components, and the number of frames.
+    """
+    size = Stacking.components
+    rates = np.array(Stacking.scale_rates)
+    running, log_weights, count = state[:size], state[size:-1], int(state[-1])
+    settings = rates, WEIGHT_FORGETTING, LEAST_WEIGHT, count
+    mix(x, locations, *settings, running, log_weights, UNIT_INDEX, *outputs)
+    state[-1] += len(x)
+
+
 class _Channel:
-    """The state of one channel."""
+    """The state of one channel's regressions."""
 
     def __init__(self, experts: int) -> None:
         settings = zip(STACK_FORGETTING, STACK_SOLVE_EVERY, strict=True)
         self._regressions = [_Regression(experts, *setting) for setting in settings]
         self._frames = 0
-        self._rates = np.array(Stacking.scale_rates)
         self._errors = np.full(experts, FIRST_ERROR_LSB)
-        self._running = np.array(FIRST_RUNNING_LSB * len(STACK_FORGETTING))
-        self._log_weights = np.zeros(Stacking.components)
 
     def locate(self, x: F64, means: F32, errors: F32, locations: F64) -> None:
         """Write the running ``errors`` of the experts and the ``locations`` of the mixture."""
@@ -128,21 +141,6 @@ class _Channel:
         follow_errors(x, means, ERROR_RATE, self._frames, self._errors, errors, centre)
         predicted = [r.predict(x, means, errors, centre) for r in self._regressions]
         locations[:] = np.repeat(np.stack(predicted, axis=-1), len(SCALE_RATES), axis=-1)
-
-    def mix(self, x: F64, locations: F64, *outputs: F64) -> None:
-        """Write the ``outputs`` of ``stacking_kernels.mix``, then adapt to ``x`` (frames,)."""
-        mix(
-            x,
-            locations,
-            self._rates,
-            WEIGHT_FORGETTING,
-            LEAST_WEIGHT,
-            self._frames,
-            self._running,
-            self._log_weights,
-            UNIT_INDEX,
-            *outputs,
-        )
         self._frames += len(x)
 
 

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from songcast.data.corpus import TRAIN
 from songcast.errors import CorpusError
-from songcast.forecasting.features import fill_side, fill_summary, side_size
+from songcast.forecasting.features import fill_side, own_size, side_size, summary_size
+from songcast.forecasting.stacking import Stacking
 from songcast.training.feature_cache import SongFeatures
-from songcast.training.feature_streams import DTYPES, dequantised
+from songcast.training.feature_streams import CHUNK_FRAMES, dequantised, derived
 
 Rows = NDArray[np.floating[Any]]
 # Inputs of the network by name, and the target.
@@ -27,12 +28,12 @@ def network_inputs(places: Sequence[Place], frames: int, look_back: int) -> Batc
     precision stay so, which halves the bytes to copy to the device.
     """
     song, count = places[0][0], len(places)
-    experts, steps = song.width("differences")[0], frames // song.step_frames
+    steps, summary = frames // song.step_frames, summary_size(song.experts, song.step_frames)
     inputs: dict[str, Rows] = {
-        "summary": np.zeros((count, steps, 2 * song.width("summary")[0] + 2), np.float16),
-        "residual": np.zeros((count, look_back + frames, 2), np.float32),
-        "side": np.zeros((count, frames, side_size(experts)), np.float16),
-        "base": np.zeros((count, frames, *song.width("base")), np.float16),
+        "summary": np.zeros((count, steps, summary), np.float16),
+        "residual": np.zeros((count, look_back + frames, 2), np.float16),
+        "side": np.zeros((count, frames, side_size(song.experts)), np.float16),
+        "base": np.zeros((count, frames, 3 * Stacking.components), np.float16),
     }
     target = np.empty((count, frames, 2), np.float32)
     for row, place in enumerate(places):
@@ -43,28 +44,26 @@ def network_inputs(places: Sequence[Place], frames: int, look_back: int) -> Batc
 def _fill(inputs: dict[str, Rows], target: Rows, place: Place) -> None:
     """Read the inputs and the target of one place from the disk."""
     song, channel, start = place
-    frames, channels = len(target), song.channels
-    both = (channel, 1 - channel)[:channels]
-
-    def read(name: str, c: int, at: int, count: int) -> Any:
-        return song.read(name, c, at, np.empty((count, *song.width(name)), DTYPES[name]))
-
-    # The first step of a song has no frame before it.
-    before = start // song.step_frames - 1
-    rows = inputs["summary"][1 if before < 0 else 0 :]
-    summaries = [read("summary", c, max(before, 0), len(rows)) for c in both]
-    fill_summary(rows, summaries[0], summaries[1] if channels > 1 else None, channel, channels)
-    song.read("base", channel, start, inputs["base"])
-    past = max(start - (len(inputs["residual"]) - frames), 0)
-    known = inputs["residual"][past - start - frames :]
-    for column, c in enumerate(both):
-        known[:, column] = read("residual", c, past, len(known))
-    unit = read("unit", channel, start, frames)
-    differences = dequantised(read("differences", channel, start, frames))
-    first = known[-frames:, 1] if channel else None
-    fill_side(inputs["side"], differences, first, unit, channel, channels)
-    target[:, 0] = known[-frames:, 0]
-    target[:, 1] = 1.0 / unit
+    frames, experts, step = len(target), song.experts, song.step_frames
+    summary, residual = inputs["summary"], inputs["residual"]
+    stop, past = start + frames, min(len(residual) - frames, start)
+    # The steps of the residuals before the place; the LSTM reads the last one of them.
+    before, size = -(-past // step), own_size(experts, step)
+    rows = summary[0 if before else 1 :]
+    for number, c in enumerate((channel, 1 - channel)[: song.channels]):
+        steps = song.read("summary", c, start // step - before, stop // step)
+        rows[:, number * size : (number + 1) * size] = steps[max(before - 1, 0) : -1]
+        squashed = steps[:, 2 * experts : -2].reshape(-1)
+        residual[-past - frames :, number] = squashed[-past - frames :]
+    rows[:, 2 * size :] = channel, song.channels - 1
+    chunk, skip = divmod(start, CHUNK_FRAMES)
+    samples = song.read("samples", channel, start - skip, stop)
+    distances = song.read("distances", channel, start - skip, stop)
+    (state,) = song.read("mixing", channel, chunk, chunk + 1)
+    target[:], inputs["base"][:] = derived(samples, distances, state, skip)
+    differences = dequantised(song.read("differences", channel, start, stop), experts)
+    first = residual[-frames:, 1] if channel else 0.0
+    fill_side(inputs["side"], differences, first, target[:, 1], channel, song.channels)
 
 
 class CropSampler:

@@ -50,7 +50,7 @@ CODE = (
 )
 Array = NDArray[Any]
 # Of the default filter bank and step, for `songcast estimate`.
-BYTES_PER_SAMPLE = 72.0
+BYTES_PER_SAMPLE = 25.6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,32 +64,20 @@ class SongFeatures:
 
     slug: str
     channels: int
+    experts: int
     step_frames: int
     splits: dict[str, tuple[int, int]]
     folder: Path
     first: int = 0
 
-    @property
-    def streams(self) -> dict[str, Array]:
-        """The streams by name, as memory maps.
-
-        Each access opens them again (0.5 ms): ten thousand songs must not hold fifty thousand
-        open files.
-        """
-        return {name: open_array(stream_path(self.folder, name)) for name in DTYPES}
-
-    def width(self, name: str) -> tuple[int, ...]:
-        """Return the shape of one row of a stream: (features,), or () for a number."""
-        return _layout(stream_path(self.folder, name))[0][2:]
-
-    def read(self, name: str, channel: int, start: int, rows: Array) -> Array:
-        """Fill ``rows``, of the dtype of the stream, from row ``start`` on, and return it.
+    def read(self, name: str, channel: int, start: int, stop: int) -> Array:
+        """Return the rows from ``start`` to ``stop`` of a channel in a stream.
 
         Reads the file once; a memory map would load it page by page. Raises ``CorpusError``
         for a file that is too short.
         """
-        path = stream_path(self.folder, name)
-        shape, offset = _layout(path)
+        path, shape, offset = _layout(self.folder, name)
+        rows = np.empty((stop - start, *shape[2:]), DTYPES[name])
         with path.open("rb") as file:
             file.seek(offset + (channel * shape[1] + start) * rows.itemsize * prod(shape[2:]))
             if file.readinto(rows.data) < rows.nbytes:
@@ -98,10 +86,11 @@ class SongFeatures:
 
 
 @lru_cache(maxsize=4096)
-def _layout(path: Path) -> tuple[tuple[int, ...], int]:
-    """Return the shape of an array on disk, and the byte at which its values begin."""
+def _layout(folder: Path, name: str) -> tuple[Path, tuple[int, ...], int]:
+    """Return the file and the shape of a stream, and the byte at which its values begin."""
+    path = stream_path(folder, name)
     array = open_array(path)
-    return array.shape, array.offset
+    return path, array.shape, array.offset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,6 +259,7 @@ def _open_passage(
     return SongFeatures(
         slug=passage.slug,
         channels=passage.channels,
+        experts=len(settings.expert_names),
         step_frames=step_frames,
         splits=passage.splits,
         folder=target,

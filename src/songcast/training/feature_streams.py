@@ -12,42 +12,67 @@ import numpy as np
 from numpy.typing import NDArray
 
 from songcast.data.corpus import drop_pages
-from songcast.forecasting.distribution import BLOCK_FRAMES
 from songcast.forecasting.features import (
     MAX_DIFFERENCE,
+    MIN_UNIT_LSB,
     FeatureExtractor,
     own_size,
-    relative_mixture,
 )
 from songcast.forecasting.front_end import FrontEndSettings
+from songcast.forecasting.stacking import SCALE_RATES, mix_locations
 
-# Distances that decide the code length stay in single precision; what only the network reads
-# is kept in half, or as one of 255 levels. ``features.fill_side`` and ``fill_summary`` add the
-# columns that follow from others.
+F32 = NDArray[np.float32]
+# What takes long to compute; ``batches.network_inputs`` derives the rest.
 DTYPES: dict[str, type[np.number[Any]]] = {
-    "unit": np.float32,
-    "residual": np.float32,
-    "differences": np.int8,
-    "base": np.float16,
+    "samples": np.int16,
+    "distances": np.float32,
+    "mixing": np.float32,
+    "differences": np.uint8,
     "summary": np.float16,
 }
-# Levels are dense near zero: squares, from -MAX_DIFFERENCE to MAX_DIFFERENCE.
-_ROOTS = np.arange(256, dtype=np.uint8).view(np.int8) / 127.0
+# Frames between two states of the stacking in ``mixing``; divides ``BLOCK_FRAMES``.
+CHUNK_FRAMES = 1024
+# A byte holds two differences. They have 15 levels, which are dense near zero: squares, from
+# -MAX_DIFFERENCE to MAX_DIFFERENCE.
+LARGEST = 7
+_ROOTS = np.arange(-LARGEST, LARGEST + 2) / LARGEST
 LEVELS = (MAX_DIFFERENCE * _ROOTS * np.abs(_ROOTS)).astype(np.float16)
+# The two of each byte, as one number.
+_PAIRS = np.stack([np.tile(LEVELS, 16), np.repeat(LEVELS, 16)], axis=-1).view(np.uint32)[:, 0]
 
 
-def quantised(differences: NDArray[np.float32]) -> NDArray[np.int8]:
-    """Return differences in units, at most ``MAX_DIFFERENCE``, as numbers of ``LEVELS``.
-
-    The error is at most 0.8 % of the geometric mean of the difference and ``MAX_DIFFERENCE``.
-    """
+def quantised(differences: F32) -> NDArray[np.uint8]:
+    """Return bytes of differences (…, experts) in units, at most ``MAX_DIFFERENCE``."""
     roots = np.sqrt(np.abs(differences) / np.float32(MAX_DIFFERENCE))
-    return np.rint(np.copysign(127.0 * roots, differences)).astype(np.int8)
+    levels = (np.rint(np.copysign(LARGEST * roots, differences)) + LARGEST).astype(np.uint8)
+    pairs: NDArray[np.uint8] = levels[..., ::2].copy()
+    pairs[..., : levels.shape[-1] // 2] |= levels[..., 1::2] << 4
+    return pairs
 
 
-def dequantised(levels: NDArray[np.int8]) -> NDArray[np.float16]:
-    """Return the inverse of ``quantised``."""
-    return LEVELS[levels.view(np.uint8)]
+def dequantised(levels: NDArray[np.uint8], experts: int) -> NDArray[np.float16]:
+    """Return the inverse of ``quantised``, (frames, experts), from bytes (frames, …)."""
+    return _PAIRS.take(levels).view(np.float16)[:, :experts]
+
+
+def derived(samples: NDArray[np.int16], distances: F32, state: F32, skip: int) -> tuple[F32, F32]:
+    """Return the target (frames, 2) and the stacking's mixture in units (frames, 3 M).
+
+    The target is the residual and the LSB; the mixture has log weights, locations relative to the
+    stacked mean, and log scales. ``samples`` (frames,) and ``distances`` (frames, 2) of a channel,
+    see ``write_streams``; ``state`` before them. The first ``skip`` frames are left out.
+    """
+    x = samples.astype(np.float64)
+    locations = np.repeat(x[:, None] + distances, len(SCALE_RATES), axis=-1)
+    weights, scales = np.empty((2, *locations.shape))
+    unit, mean, low, mass = np.empty((4, len(x)))
+    outputs = weights, scales, unit, mean, low, mass
+    mix_locations(x, locations, state.astype(np.float64), *outputs)
+    lsb = 1.0 / np.maximum(unit, MIN_UNIT_LSB)
+    parts = weights, (locations - mean[:, None]) * lsb[:, None], scales * lsb[:, None]
+    shares, places, widths = (part[skip:].astype(np.float32) for part in parts)
+    target = np.stack([(x - mean) * lsb, lsb], axis=-1)[skip:].astype(np.float32)
+    return target, np.concatenate([np.log(shares), places, np.log(widths)], axis=-1)
 
 
 def stream_path(folder: Path, name: str) -> Path:
@@ -64,35 +89,39 @@ def write_streams(
 ) -> None:
     """Write the features of ``samples`` (frames, channels) int16, see ``features.Features``.
 
-    ``base`` is the stacking's mixture, see ``features.relative_mixture``; ``differences`` are the
-    quantised ones of the side features; ``summary`` has the channel's own part. Each stream is
-    (channels, rows, …): a row per frame, for ``summary`` a row per ``step_frames`` frames. The
-    first ``warm_up`` frames, whole blocks, are not written. Memory does not grow with the passage.
-    Raises ``OSError``.
+    Each stream is (channels, rows, …). With a row per frame: ``samples``; ``distances`` of the
+    stacking's two locations from the sample, in LSB; ``differences``, the quantised ones of the
+    side features. With a row per ``CHUNK_FRAMES``: ``mixing``, the state of the stacking before
+    them. With a row per ``step_frames``: ``summary``, the channel's own part. The first ``warm_up``
+    frames, whole chunks, are not written. Memory does not grow with the passage. Raises
+    ``OSError``.
     """
     frames, channels = samples.shape
     front_end = settings.open(channels)
     experts = len(settings.expert_names)
     extractor = FeatureExtractor(channels, experts, step_frames)
     maps: dict[str, Any] = {}
-    for start in range(0, frames, BLOCK_FRAMES):
-        block = np.ascontiguousarray(samples[start : min(start + BLOCK_FRAMES, frames)])
+    for start in range(0, frames, CHUNK_FRAMES):
+        block = np.ascontiguousarray(samples[start : min(start + CHUNK_FRAMES, frames)])
+        mixing = front_end.stacking.mixing[:, None].copy()
         encoded = front_end.encode(block)
         extracted = extractor.extract(encoded)
         if start < warm_up:
             continue
+        regressions = encoded.locations.swapaxes(0, 1)[..., :: len(SCALE_RATES)]
         streams: dict[str, NDArray[Any]] = {
-            "unit": extracted.unit,
-            "residual": extracted.residual,
+            "samples": block.T,
+            "distances": regressions - block.T[..., None],
+            "mixing": mixing,
             "differences": quantised(extracted.side[..., :experts]),
-            "base": relative_mixture(encoded, extracted.unit),
             "summary": extracted.summary[..., : own_size(experts, step_frames)],
         }
         for name, dtype in DTYPES.items():
             stream = streams[name]
-            per_row = step_frames if name == "summary" else 1
+            per_row = {"mixing": CHUNK_FRAMES, "summary": step_frames}.get(name, 1)
             if name not in maps:
-                shape = (channels, (frames - warm_up) // per_row, *stream.shape[2:])
+                # A last step that is not complete has a row of zeros.
+                shape = (channels, -(-(frames - warm_up) // per_row), *stream.shape[2:])
                 maps[name] = _create(stream_path(folder, name), dtype, shape)
             first = (start - warm_up) // per_row
             maps[name][:, first : first + stream.shape[1]] = stream
