@@ -8,7 +8,7 @@ import os
 import reprlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import (
@@ -30,8 +30,6 @@ Engine = Literal["local", "ray"]
 # From forecasting.distribution, which is slow to import; a test compares them.
 BLOCK_FRAMES = 4096
 
-Section = TypeVar("Section", bound="Settings")
-
 # Raised by PyYAML for the 31st of February, 5000 digits, a wrong tag, a thousand brackets.
 _UNREADABLE = (ValueError, AttributeError, RecursionError)
 # What is allowed, where the wording of pydantic is unclear.
@@ -51,23 +49,6 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def load_settings(cls: type[Section], path: str | os.PathLike[str]) -> Section:
-    """Read a YAML file into ``cls``. Raises ``ParamsError``, in one line, for any mistake."""
-    name = Path(path).name
-    try:
-        document = _tuples(yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeys))
-    except OSError as error:
-        raise ParamsError(
-            f"{path}: cannot be read ({error.strerror}); run in the repository"
-        ) from error
-    except (yaml.YAMLError, *_UNREADABLE) as error:
-        raise ParamsError(f"{name}: not valid YAML ({_one_line(error)}); correct it") from error
-    try:
-        return cls.model_validate(document)
-    except ValidationError as error:
-        raise ParamsError(f"{name}: {_explain(cls, document, error)}") from error
-
-
 class _UniqueKeys(yaml.SafeLoader):
     """Refuses a key that occurs twice; YAML would use the last one."""
 
@@ -85,7 +66,7 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _explain(cls: type[Settings], document: Any, error: ValidationError) -> str:
+def _explain(document: Any, error: ValidationError) -> str:
     """Return the first mistake in one line: section.key, the value received, what is allowed."""
     first = error.errors()[0]
     kind, place = first["type"], _place(document, first["loc"])
@@ -93,7 +74,7 @@ def _explain(cls: type[Settings], document: Any, error: ValidationError) -> str:
         return f"{'.'.join([*place, str(first['loc'][-1])])} is missing; add it"
     key = ".".join(place) or "the file"
     if kind == "extra_forbidden":
-        return f"{key} is unknown; allowed there: {', '.join(_known(cls, place[:-1]))}"
+        return f"{key} is unknown; allowed there: {', '.join(_known(place[:-1]))}"
     if kind == "value_error":
         return f"{key}: {first['ctx']['error']}; correct it"
     if kind in _RULES:
@@ -115,7 +96,9 @@ def _place(document: Any, location: tuple[int | str, ...]) -> list[str]:
     return place
 
 
-def _known(cls: type[Settings], place: list[str]) -> list[str]:
+def _known(place: list[str]) -> list[str]:
+    """Return the keys that are allowed at ``place``."""
+    cls: type[Settings] = Params
     for key in place:
         if key in _fields(cls):
             cls = next(_sections(_fields(cls)[key].annotation), cls)
@@ -131,10 +114,6 @@ def _sections(annotation: Any) -> Iterator[type[Settings]]:
         yield annotation
     for part in get_args(annotation):
         yield from _sections(part)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 HeadUnits = Annotated[int, Field(ge=1, le=4096)]
@@ -346,5 +325,18 @@ class Params(Settings):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] = "params.yaml") -> Self:
-        """Read the file. Raises ``ParamsError`` with the section, the key and the value."""
-        return load_settings(cls, path)
+        """Read the file. Raises ``ParamsError``, in one line, with the key and the value."""
+        name = Path(path).name
+        try:
+            document = _tuples(yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeys))
+        except OSError as error:
+            raise ParamsError(
+                f"{path}: cannot be read ({error.strerror}); run in the repository"
+            ) from error
+        except (yaml.YAMLError, *_UNREADABLE) as error:
+            line = " ".join(str(error).split())
+            raise ParamsError(f"{name}: not valid YAML ({line}); correct it") from error
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            raise ParamsError(f"{name}: {_explain(document, error)}") from error

@@ -172,7 +172,7 @@ def _add_invocations(
     async def invocations(request: Request) -> schemas.InvocationResponse:
         if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
             raise RequestError(415, "unsupported content type: send application/json")
-        with queue.job() as job, telemetry.in_progress():
+        with queue.job() as job, telemetry.requests_in_progress.track_inprogress():
             body = await _read(request, job, queue.limits)
             invocation = await asyncio.to_thread(_parse, body)
             songs = invocation.songs()
@@ -221,7 +221,7 @@ def _add_streams(
         """Read a song from the body; send what ``task`` yields: a wav header, then samples."""
         with ExitStack() as resources:
             job = resources.enter_context(queue.job(job_name))
-            resources.enter_context(telemetry.in_progress())
+            resources.enter_context(telemetry.requests_in_progress.track_inprogress())
             content = await _read(request, job, queue.limits)
             served = champion.current
 

@@ -114,7 +114,7 @@ class Observer:
         surprising: SurprisingSongs | None = None,
     ) -> None:
         self._telemetry = telemetry
-        self._recorder = Recorder(records, telemetry.record_lost) if records else None
+        self._recorder = Recorder(records, telemetry.records_lost.inc) if records else None
         self._shadow, self._surprising = shadow, surprising
         self._idle = IdleWorker(jobs) if self._shadow or self._surprising else None
 
@@ -162,7 +162,7 @@ class Observer:
                 self._compare(shadow, song, record, check)
 
         if (kept or shadow) and self._idle and not self._idle.offer(task):
-            self._telemetry.shadow_dropped()
+            self._telemetry.shadow_songs.labels("dropped").inc()
 
     def _compare(self, shadow: ServedModel, song: Song, record: Record, check: Check) -> None:
         """Forecast the song of ``record`` with the shadow and record the result."""
@@ -179,7 +179,8 @@ class Observer:
                 work_seconds=time.perf_counter() - start,
             )
         )
-        self._telemetry.compared(bits - (record.bits_per_sample or 0.0))
+        self._telemetry.shadow_songs.labels("compared").inc()
+        self._telemetry.shadow_difference_bits.observe(bits - (record.bits_per_sample or 0.0))
 
     def _put(self, record: Record) -> None:
         if self._recorder:

@@ -1,8 +1,7 @@
 """Prometheus metrics of the server."""
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -29,7 +28,7 @@ MEASURES = {
 
 
 class Telemetry:
-    """The metrics, and the methods that update them."""
+    """The metrics; the public ones are updated where the events are, the others by methods."""
 
     def __init__(self, champion: Champion) -> None:
         registry = self._registry = CollectorRegistry()
@@ -46,16 +45,16 @@ class Telemetry:
         self._song_seconds = Counter(
             "songcast_song_seconds", "Seconds of audio processed", registry=registry
         )
-        self._records_lost = Counter(
+        self.records_lost = Counter(
             "songcast_records_lost", "Records that were not written", registry=registry
         )
-        self._shadow = Counter(
+        self.shadow_songs = Counter(
             "songcast_shadow_songs",
             "Songs that the shadow forecast (compared), or that were dropped because others waited",
             ["result"],
             registry=registry,
         )
-        self._difference = Histogram(
+        self.shadow_difference_bits = Histogram(
             "songcast_shadow_difference_bits",
             "Bits per sample of the shadow minus those of the served version",
             buckets=DIFFERENCES,
@@ -71,7 +70,7 @@ class Telemetry:
             )
             for field, (text, buckets) in MEASURES.items()
         }
-        self._in_progress = Gauge(
+        self.requests_in_progress = Gauge(
             "songcast_requests_in_progress",
             "Requests that are received, queued or processed",
             registry=registry,
@@ -104,25 +103,6 @@ class Telemetry:
             value = getattr(record, field)
             if value is not None:
                 histogram.labels(version).observe(value)
-
-    def compared(self, difference_bits: float) -> None:
-        """Count a song that the shadow forecast."""
-        self._shadow.labels("compared").inc()
-        self._difference.observe(difference_bits)
-
-    def shadow_dropped(self) -> None:
-        """Count a song that the idle worker dropped."""
-        self._shadow.labels("dropped").inc()
-
-    def record_lost(self, records: int = 1) -> None:
-        """Count records that could not be written."""
-        self._records_lost.inc(records)
-
-    @contextmanager
-    def in_progress(self) -> Iterator[None]:
-        """Count a request as in progress within the block."""
-        with self._in_progress.track_inprogress():
-            yield
 
     def responded(self, path: str, status: int, seconds: float) -> None:
         """Count a response."""

@@ -55,13 +55,14 @@ def train_forecaster(
     if gpu:
         log.warning("%s: this machine has a %s, unused: `make gpu` enables it", stage, gpu)
     checkpoint = Checkpoint(Path(CHECKPOINTS).absolute() / stage, fingerprint)
+    resume_id = checkpoint.peek_run_id()
     values, cache = params.model_dump(mode="json"), root() / FEATURES
     with (
         in_use(cache, settings.cache_gb * 1e9),
-        stage_run(stage, values, tags=tags, resume_id=checkpoint.peek_run_id()) as run,
+        stage_run(stage, values, tags=tags, resume_id=resume_id) as run,
         progress(stage, params.epochs * params.steps_per_epoch, "steps") as update,
     ):
-        checkpoint.run_id = run.run_id
+        checkpoint.run_id = run.run_id or resume_id
 
         def on_epoch(epoch: int, row: Row) -> None:
             log.info(

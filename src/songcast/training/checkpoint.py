@@ -38,13 +38,16 @@ def fingerprint(
 
 
 class Checkpoint:
-    """The state of a training in ``folder``, of the trainings with this ``fingerprint``."""
+    """The state of a training in ``folder``, of the trainings with this ``fingerprint``.
+
+    ``best``: the averaged weights of the best epoch so far. ``run_id``: of the MLflow run.
+    """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self.folder = folder
         self._fingerprint = fingerprint
         self._path = folder / "state.npz"
-        self._best: list[Array] = []
+        self.best: list[Array] = []
         self.run_id: str | None = None
 
     def restore(self, trainer: Any) -> list[dict[str, float]]:
@@ -63,8 +66,7 @@ class Checkpoint:
                 trainer.optimizer.variables, _numbered(stored, "optimizer"), strict=True
             ):
                 variable.assign(value)
-            self._best = _numbered(stored, "best")
-            self.run_id = record["run_id"]
+            self.best = _numbered(stored, "best")
             rows: list[dict[str, float]] = record["rows"]
             return rows
 
@@ -80,24 +82,20 @@ class Checkpoint:
         self, trainer: Any, rows: Sequence[dict[str, float]], best: Sequence[Array] | None
     ) -> None:
         """Write the state after an epoch; ``best``: its averaged weights if they are the best."""
-        if best is not None or not self._best:
-            self._best = list(best) if best is not None else trainer.get_weights()
+        if best is not None or not self.best:
+            self.best = list(best) if best is not None else trainer.get_weights()
         record = {"fingerprint": self._fingerprint, "run_id": self.run_id, "rows": list(rows)}
         arrays: dict[str, Any] = {"record": np.array(json.dumps(record))}
         groups = {
             "weight": trainer.get_weights(),
             "optimizer": [np.asarray(v) for v in trainer.optimizer.variables],
-            "best": self._best,
+            "best": self.best,
         }
         for name, values in groups.items():
             arrays |= {f"{name}_{i}": value for i, value in enumerate(values)}
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(self._path) as temporary:
             np.savez(temporary, **arrays)
-
-    def best_weights(self) -> list[Array]:
-        """Return the averaged weights of the best epoch so far."""
-        return self._best
 
     def clear(self) -> None:
         """Delete the checkpoint; call it after the bundle is written."""

@@ -91,7 +91,7 @@ def fit_forecaster(
     if group.rank == 0:
         if all(math.isnan(row[VALIDATION_BITS]) for row in rows):
             raise ParamsError("params.yaml: training diverged in every epoch; lower learning_rate")
-        network.set_weights(checkpoint.best_weights())
+        network.set_weights(checkpoint.best)
     return rows
 
 
