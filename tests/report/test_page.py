@@ -102,10 +102,11 @@ def test_a_missing_continuation_keeps_the_keys_of_the_others(report):
 
 def test_the_residual_is_amplified_to_the_peak_of_the_song():
     x = np.array([0, 10_000, -8000, 0])
-    assert passage_of(original=x, pred_song=x + np.array([0, 0, 100, 0])).amplified_db == 40
-    assert passage_of(original=x, pred_song=x).amplified_db == 80  # the residual counts as 1 LSB
-    assert passage_of(original=x * 0, pred_song=x).amplified_db == -80
-    assert passage_of(original=x).residual_of is None
+    assert passage_of(original=x, pred_song_updated=x + np.array([0, 0, 100, 0])).amplified_db == 40
+    assert (
+        passage_of(original=x, pred_song_updated=x).amplified_db == 80
+    )  # the residual counts as 1 LSB
+    assert passage_of(original=x * 0, pred_song_updated=x).amplified_db == -80
 
 
 def test_the_tables_hold_the_measured_numbers_and_mark_the_best(html):
@@ -151,12 +152,13 @@ def test_names_are_escaped(report, tmp_path):
     assert "&lt;script&gt;" in html
 
 
-def test_silent_and_unmeasured_songs_are_shown(report):
-    silent = passage_of(original=[0] * 100, pred_song=[0] * 100)
-    html = page([silent], replace(report, evaluation={"summary": {}, "songs": {}}))
-    assert 'id="song-song"' in html
+def test_a_silent_song_is_shown(report):
+    silent = passage_of(original=[0] * 100, pred_song_updated=[0] * 100)
     measures = {"train": {"prediction_gain_db": [None], "bits_per_sample": 0.1, "lag_samples": [0]}}
-    html = page([silent], replace(report, evaluation={"summary": {}, "songs": {"song": measures}}))
+    html = page(
+        [silent], replace(report, evaluation={"summary": measures, "songs": {"song": measures}})
+    )
+    assert 'id="song-song"' in html
     assert "<td>–</td>" in html
 
 

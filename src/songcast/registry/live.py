@@ -144,17 +144,14 @@ def measured_shift(values: Sequence[float], others: Sequence[float]) -> Shift:
     (4.5, 1.0, 0.0571)
     """
     x, y = (np.asarray(side[-MOST_COMPARED:], np.float64) for side in (values, others))
-    if not (x.size and y.size):
-        median, other = (float(np.median(s)) if s.size else math.nan for s in (x, y))
-        shift = effect = p = math.nan
-    else:
+    median, other = (float(np.median(side)) if side.size else math.nan for side in (x, y))
+    shift = effect = p = math.nan
+    if x.size and y.size:
         from scipy.stats import mannwhitneyu
 
-        median, other = float(np.median(x)), float(np.median(y))
         shift = float(np.median(np.subtract.outer(x, y)))
-        if np.ptp(np.concatenate([x, y])) == 0:  # the variance of the statistic is 0
-            effect, p = 0.0, 1.0
-        else:
+        effect, p = 0.0, 1.0
+        if np.ptp(np.concatenate([x, y])):  # otherwise the variance of the statistic is 0
             test = mannwhitneyu(x, y, alternative="two-sided")
             effect, p = 2.0 * float(test.statistic) / (x.size * y.size) - 1.0, float(test.pvalue)
     return Shift(

@@ -1,6 +1,7 @@
 """The listening page: passages, result tables, figures and provenance in one HTML file."""
 
 import base64
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -27,8 +28,8 @@ from songcast.report.tracks import CONTINUATION, ORIGINAL, Passage, encoded
 
 HERE = Path(__file__).parent
 MOST_ROWS = 500  # of the data report; songs with many warnings come first
-KEYS = {ORIGINAL: 1, "pred_song": 2, "pred_song_updated": 3, CONTINUATION: 4, "residual": 5}
-MODELS = {"pred_song": "train", "pred_song_updated": "retrain"}
+RESIDUAL = "residual"
+KEYS = {ORIGINAL: 1, "pred_song": 2, "pred_song_updated": 3, CONTINUATION: 4, RESIDUAL: 5}
 TRACKS = {
     ORIGINAL: "the song",
     "pred_song": "forecast by train",
@@ -74,9 +75,9 @@ def page(passages: Sequence[Passage], report: Report) -> str:
             {
                 "document": document,
                 "seconds": f"{passage.seconds:.3f}",
-                "about": _about(passage, by_song.get(passage.slug, {})),
+                "about": _about(passage, by_song[passage.slug]),
                 "tracks": _tracks(passage),
-                "rows": result_rows(by_song.get(passage.slug, {})),
+                "rows": result_rows(by_song[passage.slug]),
             }
             for passage, document in encoded(passages)
         ],
@@ -102,8 +103,6 @@ def page(passages: Sequence[Passage], report: Report) -> str:
 def main_results(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the results of the best forecaster and of retraining: a number and what it is."""
     summary, retrained = evaluation["summary"], evaluation.get("retraining", {})
-    if not summary:
-        return []
     name = best_of(summary, summary)
     gain_db, bits = mean_gain_db(summary[name]), bits_per_sample(summary[name])
     results = [
@@ -121,24 +120,19 @@ def main_results(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _tracks(passage: Passage) -> list[tuple[str, int, str]]:
     """Return name, key and description of each track."""
-    about = dict(TRACKS)
-    if passage.residual_of:
-        model = MODELS[passage.residual_of]
-        about |= {"residual": f"error of {model}, {passage.amplified_db} dB louder"}
-    names = [*passage.tracks, *(["residual"] if passage.residual_of else [])]
-    return [(name, KEYS[name], about[name]) for name in names]
+    about = {**TRACKS, RESIDUAL: f"error of retrain, {passage.amplified_db} dB louder"}
+    return [(name, KEYS[name], about[name]) for name in (*passage.tracks, RESIDUAL)]
 
 
 def _about(passage: Passage, measures: Measures) -> str:
     channels = {1: "mono", 2: "stereo"}[passage.tracks[ORIGINAL].shape[1]]
     about = f"{passage.seconds:.1f} s, {channels}, {passage.sample_rate_hz / 1000:g} kHz."
-    if measures:
-        name = best_of(measures, measures)
-        gain_db = mean_gain_db(measures[name])
-        if gain_db == gain_db:
-            times = f"{10 ** (gain_db / 20):.0f}"
-            about += f" The error of {name} is {times} times smaller than the song."
-    return about
+    name = best_of(measures, measures)
+    gain_db = mean_gain_db(measures[name])
+    if math.isnan(gain_db):  # the song is silent
+        return about
+    times = f"{10 ** (gain_db / 20):.0f}"
+    return f"{about} The error of {name} is {times} times smaller than the song."
 
 
 def _base64(picture: Path) -> str:

@@ -20,6 +20,7 @@ Samples = NDArray[np.int16]
 
 ORIGINAL, CONTINUATION = "original", "continuation"
 PREDICTED = ("pred_song", "pred_song_updated")
+RESIDUAL_OF = PREDICTED[-1]  # the track whose residual the page plays
 LIMIT_BYTES = 20_000_000  # of base64, for all songs together
 
 
@@ -27,8 +28,8 @@ LIMIT_BYTES = 20_000_000  # of base64, for all songs together
 class Passage:
     """The tracks of one song, sample-aligned, each int16 (frames, channels).
 
-    ``tracks``: ``original`` first, then those of pred_song, pred_song_updated and continuation
-    that exist, padded with silence to its length.
+    ``tracks``: ``original``, ``pred_song``, ``pred_song_updated``, and ``continuation`` where it
+    exists, padded with silence to the length of the first.
     """
 
     slug: str
@@ -41,17 +42,10 @@ class Passage:
         return len(self.tracks[ORIGINAL]) / self.sample_rate_hz
 
     @property
-    def residual_of(self) -> str | None:
-        """The track whose residual the page plays: the last forecast that exists."""
-        return next((name for name in reversed(PREDICTED) if name in self.tracks), None)
-
-    @property
     def amplified_db(self) -> int:
         """The gain in whole dB that raises the peak of the residual to that of the original."""
-        if self.residual_of is None:
-            return 0
         x = self.tracks[ORIGINAL].astype(float)
-        loudest = float(np.max(np.abs(x - self.tracks[self.residual_of])))
+        loudest = float(np.max(np.abs(x - self.tracks[RESIDUAL_OF])))
         return math.floor(20 * math.log10(max(np.max(np.abs(x)), 1.0) / max(loudest, 1.0)))
 
 
@@ -84,7 +78,7 @@ def _read(folder: Path) -> Passage:
     songs = {
         name: read_song(folder / f"{name}.wav")
         for name in (ORIGINAL, *PREDICTED, CONTINUATION)
-        if (folder / f"{name}.wav").is_file() or name == ORIGINAL
+        if name != CONTINUATION or (folder / f"{name}.wav").is_file()
     }
     shape = songs[ORIGINAL].samples.shape
     return Passage(
@@ -106,7 +100,7 @@ def _document(passage: Passage) -> dict[str, Any]:
         "slug": passage.slug,
         "sampleRate": rate_hz,
         "tracks": {name: _flac(samples, rate_hz) for name, samples in passage.tracks.items()},
-        "residualOf": passage.residual_of,
+        "residualOf": RESIDUAL_OF,
         "amplifiedDb": passage.amplified_db,
     }
 
