@@ -31,7 +31,7 @@ DTYPES: dict[str, type[np.number[Any]]] = {
     "summary": np.float16,
 }
 # Frames between two states of the stacking in ``mixing``; divides ``BLOCK_FRAMES``.
-CHUNK_FRAMES = 1024
+CHUNK_FRAMES = 2048
 # A byte holds two differences. They have 15 levels, which are dense near zero: squares, from
 # -MAX_DIFFERENCE to MAX_DIFFERENCE.
 LARGEST = 7
