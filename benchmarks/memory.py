@@ -5,8 +5,8 @@
 
 Repeats the tracks to stereo wavs of 10 minutes, 1 hour and 3 hours. Runs each command on each of
 them, and the stages in a folder with this song alone, with the params.yaml and models/ of this
-repository. Training is cut short, because its memory does not grow with the number of steps. So is
-what a model forecasts, after --limit seconds. Writes docs/memory.json.
+repository. Training is cut short, because its memory does not grow with the number of steps, and
+commands end after --limit seconds. Writes docs/memory.json.
 
 A row has the largest resident memory of one process ("mb") and of all at once ("mb_in_all"), each
 with the pages of mapped files, which the system drops when memory is short ("mb_mapped", of the
@@ -15,6 +15,7 @@ largest process at its peak). ``curve``: seconds and MB of all processes.
 
 import argparse
 import json
+import math
 import os
 import shutil
 import signal
@@ -66,7 +67,7 @@ def main() -> None:
     parser.add_argument("tracks", nargs="+", type=Path)
     parser.add_argument("--minutes", type=int, nargs="+", default=list(MINUTES))
     parser.add_argument("--only", nargs="+", help="commands and stages")
-    parser.add_argument("--limit", type=float, default=240.0, help="seconds of one command")
+    parser.add_argument("--limit", type=float, default=240.0, help="seconds of a command")
     parser.add_argument("--scratch", type=Path, help="folder for the songs, 5 GB")
     parser.add_argument("--output", type=Path, default=TARGET)
     arguments = parser.parse_args()
@@ -80,9 +81,8 @@ def main() -> None:
             for name, command in programs(home, song):
                 if arguments.only and name not in arguments.only:
                     continue
-                row = {"program": name, "minutes": minutes} | watched(
-                    command, home, arguments.limit
-                )
+                limit = arguments.limit if name in COMMANDS else math.inf
+                row = {"program": name, "minutes": minutes} | watched(command, home, limit)
                 rows.append(row)
                 print({k: v for k, v in row.items() if k != "curve"}, flush=True)
             shutil.rmtree(home)

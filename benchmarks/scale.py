@@ -1,12 +1,12 @@
 """Growth of time and memory with songs, workers and trials. Run it on an idle machine.
 
     .venv/bin/python benchmarks/scale.py                    everything
-    .venv/bin/python benchmarks/scale.py --songs 10 100     fewer songs for prepare
+    .venv/bin/python benchmarks/scale.py --only prepare     this alone; the rest stays as it was
 
-Writes docs/scale.json, docs/scale.md and docs/scale.png. The songs are generated: 10 s of stereo
-noise as FLAC at 48 kHz, so each one is decoded and resampled to 44.1 kHz. Each row is measured in
-a separate process. CPU seconds are the sum over all its processes, which other programs on the
-machine affect little; training is measured by the wall clock.
+Writes docs/scale.json, docs/scale.md and docs/scale.png. The songs are generated: 3 minutes of
+stereo mp3 at 44.1 kHz. A thousand of them need 35 GB of disk. Each row is measured in a separate
+process. CPU seconds are the sum over all its processes, which other programs on the machine affect
+little; training is measured by the wall clock.
 """
 
 import argparse
@@ -27,14 +27,18 @@ import numpy as np
 import psutil
 
 from scale_report import BATCH_SIZE, draw, markdown
-from songcast.audio.conversion import resampled
+from songcast.audio.encoders import ffmpeg_program
 from songcast.audio.reading import open_song
-from songcast.audio.songs import Song, write_song
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-SONG_SECONDS, SOURCE_HZ, TARGET_HZ = 10, 48000, 44100
+SONG_SECONDS, RATE_HZ = 180, 44100
+# Seconds of sound of which songs are put together.
+SOURCE_SECONDS, BITS_PER_SECOND = 120, 128_000
 POLL_SECONDS = 0.02
+# Programs and workers; of many songs, the last one alone.
+PROGRAMS = (("decode", 1), ("decode", 2), ("prepare", 1), ("prepare", 2))
+MOST_SONGS = 100
 TRAINING_SONGS, STEPS = 4, 60
 # (workers, batch size): two workers share the batch of one, or use a batch twice as large.
 GROUPS = ((1, BATCH_SIZE), (2, BATCH_SIZE), (2, 2 * BATCH_SIZE))
@@ -46,19 +50,20 @@ Row = dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure how songcast grows.")
     parser.add_argument("--songs", type=int, nargs="+", default=[10, 100, 1000])
+    parser.add_argument("--only", nargs="+", help="prepare, start, training, sweep")
     parser.add_argument("--scratch", type=Path, help="a folder on the disk to measure")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
-        results = {
-            "song_seconds": SONG_SECONDS,
-            "cores": len(os.sched_getaffinity(0)),
-            "prepare": [
-                row for songs in arguments.songs for row in prepare_rows(Path(scratch), songs)
-            ],
-            "start": [measured(Path(scratch), "start", what) for what in STARTS],
-            "training": training_rows(Path(scratch) / "training"),
-            "sweep": [measured(Path(scratch), "sweep", trials) for trials in TRIALS],
+    results = json.loads(DOCS.joinpath("scale.json").read_text())
+    results |= {"song_seconds": SONG_SECONDS, "cores": len(os.sched_getaffinity(0))}
+    with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
+        scratch = Path(folder)
+        parts: dict[str, Callable[[], list[Row]]] = {
+            "prepare": lambda: [row for n in arguments.songs for row in prepare_rows(scratch, n)],
+            "start": lambda: [measured(scratch, "start", what) for what in STARTS],
+            "training": lambda: training_rows(scratch / "training"),
+            "sweep": lambda: [measured(scratch, "sweep", trials) for trials in TRIALS],
         }
+        results |= {name: parts[name]() for name in arguments.only or parts}
     DOCS.joinpath("scale.json").write_text(json.dumps(results, indent=2) + "\n")
     DOCS.joinpath("scale.md").write_text(markdown(results))
     draw(results, DOCS / "scale.png")
@@ -71,15 +76,21 @@ def prepare_rows(scratch: Path, songs: int) -> list[Row]:
     generate(home / "data", songs)
     shutil.copy(ROOT / "params.yaml", home)
     rows = []
-    for what in ("decode", "prepare"):
-        for workers in (1, 2):
-            for name in ("prepared", "checkpoints"):
-                shutil.rmtree(home / name, ignore_errors=True)
-            row = measured(home, what, workers)
-            known = {"what": what, "workers": row.pop(what), "songs": songs}
-            rows.append({**known, "audio_hours": songs * SONG_SECONDS / 3600, **row})
+    for what, workers in PROGRAMS if songs <= MOST_SONGS else PROGRAMS[-1:]:
+        for name in ("prepared", "checkpoints"):
+            shutil.rmtree(home / name, ignore_errors=True)
+        row = measured(home, what, workers)
+        known = {"what": what, "workers": row.pop(what), "songs": songs}
+        known["audio_hours"] = songs * SONG_SECONDS / 3600
+        sizes = {f"{name}_mb": megabytes(home / name) for name in ("data", "prepared")}
+        rows.append(known | sizes | row)
     shutil.rmtree(home)
     return rows
+
+
+def megabytes(folder: Path) -> float:
+    """Return the size of the files in a folder."""
+    return round(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6, 1)
 
 
 def training_rows(home: Path) -> list[Row]:
@@ -88,22 +99,39 @@ def training_rows(home: Path) -> list[Row]:
     shutil.copy(ROOT / "params.yaml", home)
     measured(home, "prepare", 1)
     features = measured(home, "features", 1)
-    audio_seconds = TRAINING_SONGS * SONG_SECONDS * features["train_share"]
     rows = [measured(home, "train", f"{workers} {size}") for workers, size in GROUPS]
-    per_second = features["feature_cpu_seconds"] / audio_seconds
-    return [{**row, "feature_cpu_per_audio_second": round(per_second, 3)} for row in rows]
+    key = "feature_cpu_per_audio_second"
+    return [{**row, key: features[key]} for row in rows]
 
 
 def generate(folder: Path, songs: int) -> None:
-    """Write the songs: passages of one noise that start one frame apart."""
+    """Write the songs: random seconds of one sound, as mp3 whose frames stand alone."""
     folder.mkdir(parents=True)
-    frames = SONG_SECONDS * SOURCE_HZ
-    noise = np.random.default_rng(0).normal(0, 600, (frames + songs, 2))
-    noise[1:] += 0.9 * noise[:-1]
-    amplitudes = np.rint(noise).astype(np.int16)
+    rng = np.random.default_rng(0)
+    time_s = np.arange(RATE_HZ) / RATE_HZ
+    sound = rng.normal(0, 600, (SOURCE_SECONDS, RATE_HZ, 2))
+    sound[:, 1:] += 0.9 * sound[:, :-1]
+    for second in sound:
+        for hz in rng.uniform(100, 2000, 4):
+            second += (2000 * np.sin(2 * np.pi * hz * time_s) * np.exp(-3 * time_s))[:, None]
+    rate = ["-f", "s16le", "-ar", str(RATE_HZ), "-ac", "2", "-i", "pipe:0"]
+    mp3 = ["-b:a", str(BITS_PER_SECOND), "-reservoir", "0", "-write_xing", "0", "-f", "mp3"]
+    content = subprocess.run(
+        [ffmpeg_program(), "-v", "error", *rate, *mp3, "-id3v2_version", "0", "pipe:1"],
+        input=np.rint(sound).astype("<i2").tobytes(),
+        stdout=subprocess.PIPE,
+        check=True,
+    ).stdout
+    at, starts = 0, []
+    while at < len(content):  # bit 1 of the third byte: one byte of padding
+        starts.append(at)
+        at += 144 * BITS_PER_SECOND // RATE_HZ + (content[at + 2] >> 1 & 1)
+    second = round(RATE_HZ / 1152)
+    count = round(SONG_SECONDS * RATE_HZ / (second * 1152))
     for number in range(songs):
-        song = Song(samples=amplitudes[number:][:frames], sample_rate_hz=SOURCE_HZ, name="noise")
-        write_song(song, folder / f"song-{number:05d}.flac")
+        firsts = rng.integers(len(starts) - second - 1, size=count)
+        parts = [content[starts[first] : starts[first + second]] for first in firsts]
+        (folder / f"song-{number:05d}.mp3").write_bytes(b"".join(parts))
 
 
 def measured(home: Path, what: str, value: int | str) -> Row:
@@ -148,7 +176,7 @@ def watch(process: psutil.Process) -> tuple[float, float]:
 
 
 def do_decode(processes: str) -> None:
-    """Only decode and resample: the lower bound of prepare."""
+    """Only decode: the lower bound of prepare."""
     paths, shares = sorted(Path("data").iterdir()), int(processes)
     others = [
         multiprocessing.get_context("fork").Process(target=decode_all, args=(paths[share::shares],))
@@ -162,11 +190,10 @@ def do_decode(processes: str) -> None:
 
 
 def decode_all(paths: list[Path]) -> None:
-    """Decode and resample the songs one by one."""
+    """Decode the songs one by one."""
     for path in paths:
         with open_song(path) as reader:
-            blocks = reader.blocks()
-            for _ in resampled(blocks, reader.sample_rate_hz, TARGET_HZ, reader.channels):
+            for _ in reader.blocks():
                 pass
 
 
@@ -198,14 +225,17 @@ def do_start(what: str) -> None:
 
 def do_features(_: str) -> None:
     """Compute the features of the songs, as train does before its first epoch."""
+    from songcast.data.corpus import Budget, Corpus
+    from songcast.training.feature_cache import budgeted
+
     opened("warm", 1)  # compiles
     start = time.process_time()
-    features, _ = opened()
-    result = {
-        "feature_cpu_seconds": time.process_time() - start,
-        "train_share": features[0].splits["validation"][1] / (SONG_SECONDS * TARGET_HZ),
-    }
-    print(json.dumps(result))
+    opened()
+    spent = time.process_time() - start
+    songs, budget = Corpus.open("prepared").songs[:TRAINING_SONGS], Budget.of(network()[0])
+    spans = [span for song in songs for part in budgeted(song, budget).values() for span in part]
+    seconds = sum(stop - first for first, _, stop in spans) / RATE_HZ
+    print(json.dumps({"feature_cpu_per_audio_second": round(spent / seconds, 3)}))
 
 
 def do_train(group: str) -> None:

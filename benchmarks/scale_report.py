@@ -13,6 +13,9 @@ DOCS = Path(__file__).parents[1] / "docs"
 GPU = DOCS / "gpu.json"
 # Written by hand from `make run` with an album in data/.
 ALBUM = DOCS / "album.json"
+# Written by benchmarks/memory.py.
+MEMORY = DOCS / "memory.json"
+SIZES = ("data", "prepared")
 # Of the songs in the extrapolation, and of each song that train reads, with the warm-ups.
 SONG_SECONDS, READ_SECONDS, PROCESSED_SECONDS = 180, 20, 35
 
@@ -25,14 +28,16 @@ def markdown(results: Results) -> str:
         "# Scale",
         "This page shows how time and memory grow with the number of songs and workers. It was "
         f"written by `benchmarks/scale.py` on a machine with {results['cores']} cores, from "
-        f"`docs/scale.json`. Songs are generated and last {results['song_seconds']} s.",
-        "![Time of prepare by hours of audio; training steps by workers](scale.png)",
+        f"`docs/scale.json`. Songs are generated: mp3s of {results['song_seconds']} s.",
+        "![Time of prepare by hours; training steps by workers; memory over time](scale.png)",
         "## prepare",
         _prepare(results["prepare"]),
         "CPU time of a process before its first song, which matters for small collections:",
         _start(results["start"]),
         "## train with Ray workers of one core each",
         _training(results["training"]),
+        "## Memory by length of the song",
+        _memory(json.loads(MEMORY.read_text())),
         "## sweep",
         _sweep(results["sweep"], results["cores"]),
         "## An album",
@@ -55,19 +60,16 @@ def efficiency(row: Results, alone: Results) -> float:
 
 def _prepare(rows: list[Results]) -> str:
     lines = [
-        "| songs | program | hours of audio per core minute | wall s | speed-up over 1 worker "
-        "| CPU relative to the bare decoder | MB per process |",
-        "|--:|---|--:|--:|--:|--:|--:|",
+        "| songs | hours | program | CPU s | hours of audio per core minute | MB of songs "
+        "| MB of arrays | MB of memory per process |",
+        "|--:|--:|---|--:|--:|--:|--:|--:|",
     ]
-    for row in rows:
-        same = [r for r in rows if r["songs"] == row["songs"]]
-        alone = next(r for r in same if (r["what"], r["workers"]) == (row["what"], 1))
-        bare = next(r for r in same if (r["what"], r["workers"]) == ("decode", 1))
-        lines.append(
-            f"| {row['songs']} | {_named(row)} | {_per_minute(row):.2f} "
-            f"| {row['wall_seconds']:.1f} | {alone['wall_seconds'] / row['wall_seconds']:.2f} x "
-            f"| {row['cpu_seconds'] / bare['cpu_seconds']:.2f} x | {row['peak_mb_per_process']} |"
-        )
+    lines += [
+        f"| {row['songs']} | {row['audio_hours']:g} | {_named(row)} | {row['cpu_seconds']:.0f} "
+        f"| {_per_minute(row):.2f} | {row['data_mb']:.0f} | {row['prepared_mb']:.0f} "
+        f"| {row['peak_mb_per_process']} |"
+        for row in rows
+    ]
     return "\n".join(lines)
 
 
@@ -142,9 +144,35 @@ def _album(album: Results) -> str:
     return "\n".join(lines)
 
 
+def _memory(memory: Results) -> str:
+    rows, lengths = memory["rows"], sorted({row["minutes"] for row in memory["rows"]})
+    heads = [f"{minutes} min" for minutes in lengths]
+    lines = [
+        "MB of the largest process, for a stereo wav of this length at 44.1 kHz, with the budgets "
+        "of params.yaml and compiled code in the cache; written by `benchmarks/memory.py`. `score` "
+        "and `predict` use `models/train` where no other model is named. Commands marked with * "
+        "were stopped after a minute, when their memory did not grow any more: a forecaster keeps "
+        "at most the last minute. Mapped files are mostly libraries; TensorFlow, which only "
+        "training needs, has 370 MB of them.",
+        "",
+        f"| program | {' | '.join(heads)} | of which mapped files |",
+        f"|---|{'--:|' * (len(lengths) + 1)}",
+    ]
+    for name in dict.fromkeys(row["program"] for row in rows):
+        mine = {row["minutes"]: row for row in rows if row["program"] == name}
+        cells = [_cell(mine.get(minutes)) for minutes in lengths]
+        lines.append(f"| {name} | {' | '.join(cells)} | {mine[max(mine)]['mb_mapped']} |")
+    return "\n".join(lines)
+
+
+def _cell(row: Results | None) -> str:
+    return "" if row is None else f"{row['mb']}{' *' if row['stopped'] else ''}"
+
+
 def _extrapolation(results: Results) -> str:
     row = [r for r in results["prepare"] if (r["what"], r["workers"]) == ("prepare", 2)][-1]
     prepare = row["cpu_seconds"] / row["audio_hours"] * HOURS / 3600
+    sources, arrays = (row[f"{k}_mb"] / row["audio_hours"] * HOURS / 1e6 for k in SIZES)
     songs = HOURS * 3600 / SONG_SECONDS
     (train,) = (row for row in json.loads(ALBUM.read_text())["stages"] if row["stage"] == "train")
     per_second = results["training"][0]["feature_cpu_per_audio_second"]
@@ -152,22 +180,35 @@ def _extrapolation(results: Results) -> str:
     terabytes = songs * READ_SECONDS * train["megabytes"] / train["music_seconds"] / 1e6
     seconds = songs * READ_SECONDS * TRAIN_SHARE / (TRAIN_SHARE + VALIDATION_SHARE)
     steps = seconds * RATE_HZ * CHANNELS / (BATCH_SIZE * CROP_FRAMES)
+    # Of each song that train reads, the samples that the filters process.
+    read = songs * PROCESSED_SECONDS * RATE_HZ * CHANNELS * 2 / 1e12
+    epoch = terabytes * TRAIN_SHARE / (TRAIN_SHARE + VALIDATION_SHARE)
+    gradients = 2 * results["training"][0]["weights"] * 4 / 1e6
     alone, *_, grown = results["training"]
     lost = max(1 / efficiency(grown, alone) - 1, 0.0)
     share = 1 / (1 + (WORKERS - 1) * lost)
     return "\n".join(
         [
             f"{songs:,.0f} songs of {SONG_SECONDS // 60} minutes, of which train reads "
-            f"{READ_SECONDS} s each. Features need {terabytes:.1f} TB of disk.".replace(
+            f"{READ_SECONDS} s each; they are mp3s of 128 kbit/s and take {sources:.2f} TB. All "
+            "machines share the folder, so what is read and written passes the network.".replace(
                 ",", " ", 1
             ),
             "",
-            "| step | work | with | hours |",
-            "|---|--:|---|--:|",
-            f"| prepare | {prepare:.1f} core hours | {CORES} cores | {prepare / CORES:.2f} |",
-            f"| features | {features:.0f} core hours | {CORES} cores | {features / CORES:.1f} |",
+            "| step | work | with | hours | TB of disk | TB over the network |",
+            "|---|--:|---|--:|--:|--:|",
+            f"| prepare | {prepare:.1f} core hours | {CORES} cores | {prepare / CORES:.2f} "
+            f"| {arrays:.2f} | {sources + arrays:.2f} |",
+            f"| features | {features:.0f} core hours | {CORES} cores | {features / CORES:.1f} "
+            f"| {terabytes:.2f} | {read + terabytes:.2f} |",
             f"| one epoch over all data | {steps / 1e6:.2f} million steps | {WORKERS} GPUs of "
-            f"G steps per second | {steps / WORKERS / share / 3600:.0f} / G |",
+            f"G steps per second | {steps / WORKERS / share / 3600:.0f} / G | | {epoch:.2f} |",
+            "",
+            f"The gradients add {gradients:.1f} MB per step and worker. Features pass the network "
+            "twice: a machine computes them and writes them to the shared folder, and the workers "
+            "read them from there. They are not computed where they are used, because every worker "
+            "draws crops from all songs; on one machine nothing is sent. Two machines were not "
+            "measured: a test runs two nodes of Ray on one machine.",
             "",
             "Assumptions: CPU time per hour of audio stays constant (it does above, from a hundred "
             "songs on); the disk can be read as fast as the GPUs learn; songs are stereo. In one "
@@ -203,7 +244,7 @@ def draw(results: Results, path: Path) -> None:
     mpl.use("agg")
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure, (left, right, last) = plt.subplots(1, 3, figsize=(15, 4), layout="constrained")
     for what in (("decode", 1), ("prepare", 1), ("prepare", 2)):
         mine = [row for row in results["prepare"] if (row["what"], row["workers"]) == what]
         hours = [row["audio_hours"] for row in mine]
@@ -226,7 +267,12 @@ def draw(results: Results, path: Path) -> None:
     right.bar(names, [crops_per_second(row) for row in rows], label="measured")
     right.set(ylabel="crops per second")
     right.set_title("train, workers of one core each", fontsize=10)
-    for axes in (left, right):
+    for row in json.loads(MEMORY.read_text())["rows"]:
+        if row["minutes"] == 180 and row["program"] in ("prepare", "score", "predict"):
+            last.plot(*zip(*row["curve"], strict=True), label=row["program"])
+    last.set(xlabel="s", ylabel="MB of all processes", ylim=(0, None))
+    last.set_title("a song of three hours; score and predict were stopped", fontsize=10)
+    for axes in (left, right, last):
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     figure.savefig(path, dpi=120)

@@ -3,6 +3,7 @@
 The only importer of pydub and of imageio-ffmpeg, which brings the ffmpeg program for pydub.
 """
 
+import io
 import os
 import re
 import tempfile
@@ -76,10 +77,12 @@ def _encode_by_pydub(
     container, options, rates = _BY_PYDUB[suffix]
     rate = min((r for r in rates if r >= sample_rate_hz), default=rates[-1])
     blocks = resampled(blocks, sample_rate_hz, rate, channels)
-    pcm = b"".join(block.astype("<i2").tobytes() for block in blocks)
+    pcm = io.BytesIO()  # joining all blocks at the end would hold them twice
+    for block in blocks:
+        pcm.write(block.astype("<i2").tobytes())
     with _pydub() as audio_segment, path.open("wb") as file:
         segment = audio_segment.AudioSegment(
-            data=pcm, sample_width=2, frame_rate=rate, channels=channels
+            data=pcm.getvalue(), sample_width=2, frame_rate=rate, channels=channels
         )
         try:
             segment.export(file, format=container, parameters=["-v", "error", *options])
