@@ -18,7 +18,6 @@ import json
 import math
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -154,7 +153,7 @@ def watched(command: list[str], home: Path, limit: float) -> dict[str, Any]:
             curve.append((round(seconds, 1), round(total)))
             if seconds > limit and not stopped:
                 stopped = True
-                process.send_signal(signal.SIGINT)
+                process.terminate()
             time.sleep(POLL_SECONDS)
     if process.returncode and not stopped:
         sys.exit(f"{command}: exit {process.returncode}\n{(home / 'log').read_text()}")
@@ -197,7 +196,7 @@ def serve(song: str, model: str) -> None:
         for _ in response.iter_raw(65536):
             if time.monotonic() - began > SERVED_SECONDS:
                 break
-    server.send_signal(signal.SIGINT)
+    server.terminate()
     server.wait()
     upload.unlink()
 
