@@ -152,9 +152,10 @@ def _memory(memory: Results) -> str:
         "MB of the largest process, for a stereo wav of this length at 44.1 kHz, with the budgets "
         "of params.yaml and compiled code in the cache; written by `benchmarks/memory.py`. `score` "
         "and `predict` use `models/train` where no other model is named. Commands marked with * "
-        "were stopped after a minute, when their memory did not grow any more: a forecaster keeps "
-        "at most the last minute. Mapped files are mostly libraries. The stages that train exceed "
-        "1 GB, because TensorFlow, Keras and MLflow take 0.83 GB before the first song is read. "
+        "were stopped early: `score` after about 100 s of music, when it was flat, because "
+        "a forecaster keeps the last minute; `predict` earlier. Mapped files are mostly libraries. "
+        "The stages that train exceed 1 GB, because TensorFlow, Keras and MLflow take 0.83 GB "
+        "before the first song is read; `baselines`, which also trains, is not in the table. "
         "mp3 and m4a output holds the whole song.",
         "",
         f"| program | {' | '.join(heads)} | of which mapped files |",
