@@ -155,9 +155,9 @@ def _memory(memory: Results) -> str:
         "were stopped early: `score` after about 100 s of music, when it was flat, because "
         "a forecaster keeps the last minute; `predict` earlier. Mapped files are mostly libraries. "
         "The stages that train exceed 1 GB, because TensorFlow, Keras and MLflow take 0.83 GB "
-        "before the first song is read; `baselines`, which also trains, is not in the table. `serve` "
-        "takes songs of ten minutes at most; its decoder needs another 285 MB. "
-        "mp3 and m4a output holds the whole song.",
+        "before the first song is read; `baselines`, which also trains, is not in the table. "
+        "`serve` refused the song of three hours, which is longer than it takes; for the other one "
+        "its decoder needs another 285 MB. mp3 and m4a output holds the whole song.",
         "",
         f"| program | {' | '.join(heads)} | of which mapped files |",
         f"|---|{'--:|' * (len(lengths) + 1)}",
