@@ -119,13 +119,14 @@ def test_running_measures_equal_those_of_whole_arrays():
             assert running.lag_samples.tolist() == lag_samples(x, mean).tolist()
 
 
-def test_clipped_samples_are_predictions_at_the_edge_where_the_song_is_not():
-    x = np.array([[100], [32767], [-32768], [-5], [0]], np.int16)
+def test_clipped_samples_are_predictions_at_the_edge_where_the_song_is_not_loud():
+    x = np.array([[100], [32767], [-32768], [-5], [0], [-31000], [31000], [31000]], np.int16)
     mean = np.array([[32767.0], [32767.0], [-32768.0], [-32768.0], [32766.9]])
+    mean = np.concatenate([mean, [[-32768.0], [32767.0], [-32768.0]]])
     running = RunningMeasures(1)
-    for row in range(5):
+    for row in range(len(x)):
         running.add(x[row : row + 1], mean[row : row + 1], np.zeros((1, 1)))
-    assert running.clipped_samples == 2
+    assert running.clipped_samples == 3
 
 
 def test_running_measures_of_silence_and_of_nothing():

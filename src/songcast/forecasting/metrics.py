@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 MAX_LAG = 64
+LOUD_LSB = 29491
 
 
 def prediction_gain_db(samples: NDArray[np.int16], mean: Floats) -> Floats:
@@ -61,12 +62,12 @@ class RunningMeasures:
         """Add the next block: (frames, channels) each, as in ``Forecast``.
 
         ``clipped_samples`` counts the predictions at the edge of the int16 range where the song is
-        not at it.
+        not within a tenth of it: forecasts of loud music may reach the edge.
         """
         if not len(samples):
             return
-        edge, loud = ((x <= -32768) | (x >= 32767) for x in (mean, samples))
-        self.clipped_samples += int(np.count_nonzero(edge & ~loud))
+        clipped = (mean <= -32768) & (samples > -LOUD_LSB) | (mean >= 32767) & (samples < LOUD_LSB)
+        self.clipped_samples += int(np.count_nonzero(clipped))
         x = samples.astype(np.float64)
         self._signal += np.sum(x**2, axis=0)
         self._error += np.sum((x - mean) ** 2, axis=0)
