@@ -176,10 +176,6 @@ class BaselinesParams(Settings):
 class ContinuationParams(Settings):
     """The level model of continuations; a step reads ``batch_size`` cuts."""
 
-    passages: int = Field(ge=1, le=64)
-    units: int = Field(ge=1, le=1024)
-    head_units: int = Field(ge=1, le=1024)
-    negative_slope: float = Field(ge=0, lt=1)
     holdout_seconds: float = Field(gt=0, le=600)
     cuts: int = Field(ge=1, le=1_000_000)
     epochs: int = Field(ge=1, le=100_000)

@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from helpers.small_continuation import SETTINGS, continuation_model, level_arrays
+from helpers.small_continuation import continuation_model, level_arrays
 from helpers.small_models import music
 from songcast.continuation.level_model import (
-    BLEND,
     SMOOTH,
     LevelNetwork,
     Present,
@@ -14,7 +13,7 @@ from songcast.continuation.level_model import (
 )
 from songcast.continuation.levels import BANDS, band_levels
 from songcast.continuation.prompt import Prompt, burg, extrapolated
-from songcast.continuation.rendering import PEAK, Limiter, Path, Shaper, cross_faded
+from songcast.continuation.rendering import PEAK, PER_HOP, Limiter, Path, Shaper, cross_faded
 from songcast.evaluation import spectral
 
 RATE_HZ, HOP = 44100, 512
@@ -25,25 +24,27 @@ def noise(frames, channels=2, seed=0):
 
 
 def shaped(signal, gains_db, block=4):
-    first = Shaper(signal[:HOP], signal[HOP : 2 * HOP], gains_db[0], RATE_HZ)
-    parts = []
-    for start in range(1, len(signal) // HOP - 1, block):
-        stop = min(start + block, len(signal) // HOP - 1)
-        part = signal[start * HOP : (stop + 1) * HOP]
-        parts.append(first.shape(part, gains_db[start - 1 : stop - 1]))
+    """Shape all hops but two at each end; ``gains_db``: (hops, bands)."""
+    gains_db = np.repeat(gains_db, PER_HOP, axis=0)
+    shaper = Shaper(signal[: 4 * HOP], gains_db[: 2 * PER_HOP], RATE_HZ)
+    last, parts = len(signal) // HOP - 2, []
+    for start in range(2, last, block):
+        stop = min(start + block, last)
+        part = signal[start * HOP : (stop + 2) * HOP]
+        parts.append(shaper.shape(part, gains_db[start * PER_HOP : stop * PER_HOP]))
     return np.concatenate(parts)
 
 
 def test_zero_gain_returns_the_signal():
     signal = noise(20 * HOP)
     result = shaped(signal, np.zeros((20, BANDS), np.float32))
-    np.testing.assert_allclose(result, signal[HOP : HOP + len(result)], atol=1e-6)
+    np.testing.assert_allclose(result, signal[2 * HOP : -2 * HOP], atol=1e-6)
 
 
 def test_a_constant_gain_changes_the_level_and_keeps_the_stereo_image():
     signal = noise(20 * HOP)
     result = shaped(signal, np.full((20, BANDS), -6.0, np.float32))
-    np.testing.assert_allclose(result, 10 ** (-0.3) * signal[HOP : HOP + len(result)], atol=0.01)
+    np.testing.assert_allclose(result, 10 ** (-0.3) * signal[2 * HOP : -2 * HOP], atol=0.01)
 
 
 def test_shaping_does_not_depend_on_the_blocks():
@@ -95,7 +96,7 @@ def test_with_zero_output_the_model_is_the_blend_and_gain_passes_through():
     arrays = level_arrays()
     arrays["out_kernel"] *= 0
     arrays["out_bias"] *= 0
-    network = LevelNetwork(arrays, SETTINGS.negative_slope)
+    network = LevelNetwork(arrays)
     rng = np.random.default_rng(3)
     past = rng.normal(-40, 5, (100, BANDS)).astype(np.float32)
     before, after = past + rng.normal(0, 3, (3, 100, BANDS)), rng.normal(-40, 5, (3, 48, BANDS))
@@ -109,7 +110,7 @@ def test_with_zero_output_the_model_is_the_blend_and_gain_passes_through():
 
     present, passages, levels = predicted(0.0)
     _, sources = model_inputs(present, passages, 0, 86.0)
-    expected = present.reference + blended(BLEND, sources, 0, 86.0, 2.0)
+    expected = present.reference + blended(arrays["blend"], sources, 0, 86.0, 2.0)
     np.testing.assert_allclose(levels, expected, atol=1e-4)
     assert len(levels) == 48 - 2 * SMOOTH
     np.testing.assert_allclose(predicted(6.0)[2], levels + 6.0, atol=1e-3)
@@ -128,7 +129,7 @@ def test_the_mean_of_passages_follows_in_each_band_the_passage_that_matched_ther
         (0.1, [(low, after[0]), (high, after[1])]),
         (np.inf, [(slice(None), after.mean(axis=0))]),
     ):
-        _, sources = model_inputs(present, after, 0, 86.0, softness_db)
+        _, sources = model_inputs(present, after, 0, 86.0, (softness_db, np.inf))
         mean = sources[:, :, 2] + sources[:, :, 3] + present.reference
         for bands, levels in expected:
             np.testing.assert_allclose(mean[:, bands], levels[SMOOTH:-SMOOTH, bands], atol=0.01)

@@ -34,10 +34,6 @@ SMALL = {
         },
     },
     "continuation": {
-        "passages": 3,
-        "units": 4,
-        "head_units": 5,
-        "negative_slope": 0.1,
         "holdout_seconds": 0.5,
         "cuts": 24,
         "epochs": 2,

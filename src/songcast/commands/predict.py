@@ -95,8 +95,7 @@ def continue_song(arguments: argparse.Namespace) -> int:
     from songcast.audio.reading import open_song
     from songcast.audio.songs import read_song, write_blocks
     from songcast.commands.loading import CHAMPION_URI, load_model
-    from songcast.continuation.prompt import LONGEST_SECONDS
-    from songcast.continuation.settings import check_request
+    from songcast.continuation.prompt import LONGEST_SECONDS, check_request
     from songcast.report import console
 
     check_request(arguments.seconds, arguments.temperature, arguments.seed)

@@ -1,16 +1,18 @@
 """The level model: predicts the band levels of the next seconds.
 
 Its inputs are the recent levels of the song, and the levels of the most similar passages before
-and after their matching points. Seven simple predictions (``SOURCES``) are blended linearly; an
-LSTM with a LeakyReLU head corrects the weights of the blend for each band and step. The weights
-of the network are the same for all bands, and it sees differences of levels only, so it does
-not depend on loudness or on the number of bands. With zero output, the model is the blend.
+and after their matching points. Simple predictions (``SOURCES``) are blended linearly; an LSTM with
+a LeakyReLU head corrects the weights of the blend for each band and step. The weights of the
+network are the same for all bands, and it sees differences of levels only, so it does not depend
+on loudness or on the number of bands. With zero output, the model is the blend.
 
 This module runs the network in NumPy; ``songcast.training.continuation`` trains it in Keras.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,50 +24,38 @@ F32 = NDArray[np.float32]
 STEP = 8
 # Smooth levels are means over so many hops before and after.
 SMOOTH = 8
-RECENT_SECONDS, SHORT_SECONDS, PAST_SECONDS = 0.1, 0.5, 3.0
-# A passage has the weight exp(-distance / SOFTNESS_DB) in the mean of passages, in each band.
-SOFTNESS_DB = 0.7
-# The corrections by the network fade with this time constant.
-FADE_SECONDS = 0.5
+PAST_SECONDS = 3.0
+# The present level and how much the song differs from a passage are means over these times.
+PRESENT_SECONDS = (0.025, 0.1, 0.5)
+# A passage has the weight exp(-distance / softness) in a mean of passages, in each band: there is
+# a mean of few passages and one of many.
+SOFTNESS_DB = (0.5, 2.5)
 # The weights of the blend are sums of a constant and of exponentials with these time constants,
 # for an exact match, and of the same for each DISTANCE_DB of the nearest passage.
 DECAY_SECONDS = (0.1, 0.5, 2.5)
 DISTANCE_DB, MOST_DISTANCES = 3.0, 2.0
 BASIS = 1 + len(DECAY_SECONDS)
-# The fine structure and the smooth part of the followed passage, and of the mean of passages; the
-# level of the song over RECENT_SECONDS; song minus passages over RECENT_SECONDS and SHORT_SECONDS.
-SOURCES = 7
+# Fine structure and smooth part of the followed passage and of both means of passages; the levels
+# of the song over PRESENT_SECONDS; song minus passages over the same times.
+SOURCES = 6 + 2 * len(PRESENT_SECONDS)
 MEAN_SOURCES = [2, 3]
-# Fitted by ``benchmarks/continuation.py --fit`` to 160 cuts of 16 full-length songs, which
-# docs/model.md names. The demo songs are too short for it.
-BLEND = np.array(
-    [
-        [0.17, -0.02, -0.01, 0.06, -0.06, -0.00, -0.03, -0.06],
-        [0.39, -0.09, -0.12, 0.02, -0.21, 0.04, 0.06, 0.03],
-        [0.59, 0.04, 0.06, 0.22, 0.17, -0.02, -0.09, -0.06],
-        [0.63, 0.05, 0.01, 0.12, -0.07, 0.06, 0.06, 0.04],
-        [-0.07, 0.02, -0.01, 0.02, 0.12, 0.01, -0.02, -0.06],
-        [-0.01, 0.08, 0.14, 0.13, -0.02, 0.06, 0.10, 0.07],
-        [0.08, -0.00, 0.11, 0.12, 0.04, -0.10, 0.00, 0.01],
-    ],
-    np.float32,
-)
-# The same for the baseline ``blend``: the mean is that of 8 passages, without weights.
-LINEAR_BLEND = np.array(
-    [
-        [0.21, -0.04, -0.05, 0.08, 0.00, 0.00, 0.00, 0.00],
-        [0.14, -0.08, -0.05, 0.13, 0.00, 0.00, 0.00, 0.00],
-        [0.62, 0.01, -0.00, 0.12, 0.00, 0.00, 0.00, 0.00],
-        [0.44, 0.17, 0.15, 0.10, 0.00, 0.00, 0.00, 0.00],
-        [0.08, 0.07, -0.01, -0.09, 0.00, 0.00, 0.00, 0.00],
-        [-0.05, 0.18, 0.25, 0.21, 0.00, 0.00, 0.00, 0.00],
-        [0.15, -0.10, 0.05, 0.17, 0.00, 0.00, 0.00, 0.00],
-    ],
-    np.float32,
-)
-FEATURES = 12 + 4 + BASIS
+PASSAGES, UNITS, NEGATIVE_SLOPE = 64, 48, 0.1
+# ``blend`` and the arrays of the network, trained on many songs, and ``linear_blend``: weights of
+# the baseline, whose means are of 8 passages without weights. Written by
+# ``benchmarks/continuation.py --fit``; docs/model.md names the songs.
+PRETRAINED = Path(__file__).with_name("pretrained.npz")
+# Sources, sizes and neighbours of a band, functions of time, and the distance of the best match.
+NEIGHBOURS = [3, 7, 10]
+FEATURES = SOURCES + 6 + len(NEIGHBOURS) + BASIS + 1
 # The network's own level, beside the corrections of the weights, in dB.
 OFFSET_DB = 3.0
+
+
+@lru_cache(maxsize=1)
+def pretrained() -> dict[str, F32]:
+    """Return the arrays of ``PRETRAINED``."""
+    with np.load(PRETRAINED) as arrays:
+        return {name: array.astype(np.float32) for name, array in arrays.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +63,10 @@ class Present:
     """What is known at the end of the song, in dB; (bands,) or (passages, bands) float32.
 
     ``reference``: mean level over ``PAST_SECONDS``; all other levels are relative to it.
-    ``recent``: over ``RECENT_SECONDS``. ``deviation``: mean absolute difference from it.
-    ``offsets`` (2, ..): song minus passage, over the two shorter times. ``errors``: mean absolute
-    difference of song and passage over the longest. ``distances_db`` (passages,): of the matches.
+    ``recent`` (times, bands): over each of ``PRESENT_SECONDS``. ``deviation``: mean absolute
+    difference from it. ``offsets`` (times, passages, bands): song minus passage. ``errors``: mean
+    absolute difference of song and passage over ``PAST_SECONDS``. ``distances_db`` (passages,): of
+    the matches.
     """
 
     reference: F32
@@ -88,16 +79,14 @@ class Present:
     @classmethod
     def of(cls, past: F32, passages: F32, distances_db: F32, hops_per_second: float) -> "Present":
         """Return it for the levels ``past`` (hops, bands) and those of the passages' past."""
-        recent, short = (
-            max(round(seconds * hops_per_second), 1) for seconds in (RECENT_SECONDS, SHORT_SECONDS)
-        )
+        counts = [max(round(seconds * hops_per_second), 1) for seconds in PRESENT_SECONDS]
         reference = past.mean(axis=0)
         difference = past - passages
         return cls(
             reference=reference,
-            recent=past[-recent:].mean(axis=0) - reference,
+            recent=np.stack([past[-n:].mean(axis=0) for n in counts]) - reference,
             deviation=np.abs(past - reference).mean(axis=0),
-            offsets=np.stack([difference[:, -n:].mean(axis=1) for n in (recent, short)]),
+            offsets=np.stack([difference[:, -n:].mean(axis=1) for n in counts]),
             errors=np.abs(difference).mean(axis=1),
             distances_db=distances_db,
         )
@@ -117,7 +106,7 @@ def model_inputs(
     passages: F32,
     first: int,
     hops_per_second: float,
-    softness_db: float = SOFTNESS_DB,
+    softness_db: tuple[float, float] = SOFTNESS_DB,
 ) -> tuple[F32, F32]:
     """Return features (steps, bands, FEATURES) and sources (hops, bands, SOURCES) of some hops.
 
@@ -126,49 +115,48 @@ def model_inputs(
     hops between the end of the song and the first of these; all are multiples of ``STEP``.
     """
     known = ~np.isnan(passages[:, :, 0])
-    hops = passages.shape[1] - 2 * SMOOTH
+    filled = np.where(known[:, :, None], passages, np.float32(0.0))
+    present_passages = known.T.astype(np.float32)
+    hops, bands = passages.shape[1] - 2 * SMOOTH, len(present.reference)
     inner = slice(SMOOTH, SMOOTH + hops)
-    weights = present.weights(softness_db)
-    total = np.maximum(known.T.astype(np.float32) @ weights, 1e-9)
+    weights = [present.weights(softness) for softness in softness_db]
+    totals = [np.maximum(present_passages @ weight, 1e-9) for weight in weights]
 
-    def weighted(values: F32) -> F32:
-        filled = np.where(known[:, :, None], values, 0.0)
-        return np.asarray(np.einsum("ktb,kb->tb", filled, weights) / total, np.float32)
+    def mean(values: F32, number: int) -> F32:
+        return np.asarray(np.einsum("ktb,kb->tb", values, weights[number]) / totals[number])
 
-    def weighted_known(values: F32) -> F32:
-        return np.asarray(known.T.astype(np.float32) @ (values * weights) / total)[inner]
+    def mean_known(values: F32) -> F32:
+        return np.asarray((present_passages @ (values * weights[0]) / totals[0])[inner])
 
-    followed = _filled(np.take_along_axis(passages, np.argmax(known, axis=0)[None, :, None], 0)[0])
-    average = weighted(passages)
-    spread = weighted(np.abs(passages - average))[inner]
-    average[~np.any(known, axis=0)] = np.nan
-    average = _filled(average)
-    rough, mean_rough = _smooth(followed), _smooth(average)
-    sources = np.empty((hops, len(present.reference), SOURCES), np.float32)
-    sources[:, :, 0] = followed[inner] - rough
-    sources[:, :, 1] = rough - present.reference
-    sources[:, :, 2] = average[inner] - mean_rough
-    sources[:, :, 3] = mean_rough - present.reference
-    sources[:, :, 4] = present.recent
-    sources[:, :, 5] = weighted_known(present.offsets[0])
-    sources[:, :, 6] = weighted_known(present.offsets[1])
+    sources = np.empty((hops, bands, SOURCES), np.float32)
+    followed = np.take_along_axis(passages, np.argmax(known, axis=0)[None, :, None], 0)[0]
+    means = [mean(filled, number) for number in range(len(weights))]
+    spread = mean(np.where(known[:, :, None], np.abs(passages - means[0]), 0.0), 0)[inner]
+    for number, levels in enumerate((followed, *means)):
+        levels[~np.any(known, axis=0)] = np.nan
+        levels = _filled(levels)
+        smooth = _smooth(levels)
+        sources[:, :, 2 * number] = levels[inner] - smooth
+        sources[:, :, 2 * number + 1] = smooth - present.reference
+    for number, (recent, offsets) in enumerate(zip(present.recent, present.offsets, strict=True)):
+        sources[:, :, 6 + number] = recent
+        sources[:, :, 6 + len(PRESENT_SECONDS) + number] = mean_known(offsets)
 
     def steps(values: F32) -> F32:
         return np.asarray(values.reshape(hops // STEP, STEP, *values.shape[1:]).mean(axis=1))
 
     # Features of the band itself (levels, then sizes) and of its neighbours.
-    own = np.zeros((hops, len(present.reference), 12), np.float32)
-    own[:, :, :7] = sources / 10.0
-    own[:, :, 7] = np.abs(sources[:, :, 0]) / 5.0
-    own[:, :, 8] = np.abs(sources[:, :, 2]) / 5.0
-    own[:, :, 9] = spread / 5.0
-    own[:, :, 10] = present.deviation / 5.0
-    own[:, :, 11] = weighted_known(present.errors) / 5.0
+    own = np.empty((hops, bands, SOURCES + 6), np.float32)
+    own[:, :, :SOURCES] = sources / 10.0
+    own[:, :, SOURCES : SOURCES + 3] = np.abs(sources[:, :, [0, 2, 4]]) / 5.0
+    own[:, :, SOURCES + 3] = spread / 5.0
+    own[:, :, SOURCES + 4] = present.deviation / 5.0
+    own[:, :, SOURCES + 5] = mean_known(present.errors) / 5.0
     own = steps(own)
-    near = _neighbours(own[:, :, [1, 3, 4, 7]])
-    shared = steps(basis(first, hops, hops_per_second))[:, None]
-    shared = np.broadcast_to(shared, (*own.shape[:2], BASIS))
-    return np.ascontiguousarray(np.concatenate([own, near, shared], axis=2)), sources
+    shared = np.empty((len(own), bands, BASIS + 1), np.float32)
+    shared[:, :, :BASIS] = steps(basis(first, hops, hops_per_second))[:, None]
+    shared[:, :, BASIS] = _share(float(present.distances_db.min()))
+    return np.concatenate([own, _neighbours(own[:, :, NEIGHBOURS]), shared], axis=2), sources
 
 
 def basis(first: int, hops: int, hops_per_second: float) -> F32:
@@ -216,26 +204,24 @@ def blended(
 def blend_basis(first: int, hops: int, hops_per_second: float, distance_db: float) -> F32:
     """Return the functions of time and distance of which the weights are sums, (hops, 2 BASIS)."""
     functions = basis(first, hops, hops_per_second)
-    share = np.float32(min(distance_db / DISTANCE_DB, MOST_DISTANCES))
-    return np.concatenate([functions, share * functions], axis=1)
+    return np.concatenate([functions, _share(distance_db) * functions], axis=1)
+
+
+def _share(distance_db: float) -> np.float32:
+    return np.float32(min(distance_db / DISTANCE_DB, MOST_DISTANCES))
 
 
 class LevelNetwork:
-    """The network in NumPy; the arrays are those of the Keras network.
+    """The linear blend and the network in NumPy; ``arrays``: ``blend`` and the Keras network's.
 
-    ``blend`` and ``softness_db`` are those of the linear blend that it corrects.
+    ``softness_db``: of the two means of passages.
     """
 
     def __init__(
-        self,
-        arrays: Mapping[str, NDArray[Any]],
-        negative_slope: float,
-        blend: F32 = BLEND,
-        softness_db: float = SOFTNESS_DB,
+        self, arrays: Mapping[str, NDArray[Any]], softness_db: tuple[float, float] = SOFTNESS_DB
     ) -> None:
         self._arrays = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
-        self._slope = np.float32(negative_slope)
-        self._blend, self._softness_db = blend, softness_db
+        self._softness_db = softness_db
 
     def run(self, features: F32, state: F32) -> F32:
         """Return the corrections (steps, bands, SOURCES + 1); ``state`` changes in place.
@@ -255,7 +241,7 @@ class LevelNetwork:
             outputs[step] = h
         state[0], state[1] = h, c
         hidden = np.concatenate([outputs, features], axis=2) @ a["head_kernel"] + a["head_bias"]
-        hidden = np.where(hidden > 0, hidden, self._slope * hidden)
+        hidden = np.where(hidden > 0, hidden, np.float32(NEGATIVE_SLOPE) * hidden)
         return np.asarray(hidden @ a["out_kernel"] + a["out_bias"], np.float32)
 
     def new_state(self, bands: int) -> F32:
@@ -273,23 +259,15 @@ class LevelNetwork:
             present, passages, first, hops_per_second, self._softness_db
         )
         distance_db = float(present.distances_db.min())
-        levels = blended(self._blend, sources, first, hops_per_second, distance_db)
+        levels = blended(self._arrays["blend"], sources, first, hops_per_second, distance_db)
         corrections = np.repeat(self.run(features, state), STEP, axis=0)
-        levels += np.einsum(
-            "tbs,tbs->tb", corrections, correctable(sources, first, hops_per_second)
-        )
+        levels += np.einsum("tbs,tbs->tb", corrections, correctable(sources))
         return levels + present.reference
 
 
-def correctable(sources: F32, first: int, hops_per_second: float) -> F32:
-    """Return what each correction by the network multiplies, (hops, bands, SOURCES + 1).
-
-    These are the sources and ``OFFSET_DB``, both fading over ``FADE_SECONDS``.
-    """
-    seconds = (np.arange(first, first + len(sources)) + 0.5) / hops_per_second
-    fade = np.exp(-seconds / FADE_SECONDS).astype(np.float32)
-    padded = np.pad(sources, ((0, 0), (0, 0), (0, 1)), constant_values=OFFSET_DB)
-    return np.asarray(padded * fade[:, None, None])
+def correctable(sources: F32) -> F32:
+    """Return what each correction by the network multiplies: the sources and ``OFFSET_DB``."""
+    return np.pad(sources, ((0, 0), (0, 0), (0, 1)), constant_values=OFFSET_DB)
 
 
 def _sigmoid(x: F32) -> F32:

@@ -24,17 +24,18 @@ def window_frames(sample_rate_hz: int) -> int:
     return power_of_two(WINDOW_SECONDS * sample_rate_hz)
 
 
-def band_levels(signal: F32 | F64, sample_rate_hz: int) -> F32:
-    """Return (hops, BANDS) float32 levels in dB of ``signal`` (frames,), in LSB.
+def band_levels(signal: F32 | F64, sample_rate_hz: int, per_hop: int = 1) -> F32:
+    """Return (windows, BANDS) float32 levels in dB of ``signal`` (frames,), in LSB.
 
-    Hop i is the window that begins at frame i * window / 2; all windows lie within the signal.
+    Windows begin at each hop, or ``per_hop`` times in each; all lie within the signal.
     """
     size = window_frames(sample_rate_hz)
+    step = size // 2 // per_hop
     if len(signal) < size:
         return np.empty((0, BANDS), np.float32)
     window = np.hanning(size + 1)[:-1].astype(np.float32)
     scaled = np.asarray(signal, np.float32) / np.float32(FULL_SCALE * window.sum() / 2.0)
-    windows = np.lib.stride_tricks.sliding_window_view(scaled, size)[:: size // 2]
+    windows = np.lib.stride_tricks.sliding_window_view(scaled, size)[::step]
     filters = mel_filters(size, sample_rate_hz)
     power = np.empty((len(windows), BANDS), np.float32)
     for first in range(0, len(windows), 256):

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -13,26 +12,26 @@ from numpy.typing import NDArray
 from songcast.audio.songs import Song
 from songcast.bundle import read_arrays, read_manifest, write_bundle
 from songcast.continuation.level_model import (
-    BLEND,
     FEATURES,
-    LINEAR_BLEND,
     MEAN_SOURCES,
+    PASSAGES,
     PAST_SECONDS,
     SMOOTH,
     SOFTNESS_DB,
     LevelNetwork,
     Present,
     basis,
+    pretrained,
 )
 from songcast.continuation.levels import BANDS, band_levels
-from songcast.continuation.prompt import Prompt, extrapolated
-from songcast.continuation.rendering import BLOCK_HOPS, Limiter, Path, Shaper, cross_faded
-from songcast.continuation.settings import (
+from songcast.continuation.prompt import (
     MIN_FRAMES,
-    LevelSettings,
+    Prompt,
     check_request,
+    extrapolated,
     frames_of,
 )
+from songcast.continuation.rendering import BLOCK_HOPS, PER_HOP, Limiter, Path, Shaper, cross_faded
 from songcast.distributed.engine import free_cores
 from songcast.errors import BundleError, ContinuationError
 from songcast.forecasting.forecaster import check_channels
@@ -44,8 +43,9 @@ Samples = NDArray[np.int16]
 KIND = "continuation"
 # The levels are predicted for so long; then the gain returns to 0 dB and the song is followed.
 PREDICTED_SECONDS, RETURN_SECONDS = 10.0, 5.0
-# The gain is limited, and is corrected so many times.
-MAX_GAIN_DB, CORRECTIONS = 20.0, 2
+# The gain is limited. It is corrected so many times, by so much of the measured difference: bands
+# and windows overlap, so a correction has less effect than its size.
+MAX_GAIN_DB, CORRECTIONS, OVERSHOOT = 20.0, 2, 1.5
 # The end of the song is extrapolated over one hop by linear prediction of this order.
 ORDER, ORDER_SECONDS = 64, 0.1
 # At temperature 1, levels vary by this share of the expected error; independent draws are so many
@@ -63,13 +63,11 @@ class ContinuationModel:
     def __init__(
         self,
         arrays: Mapping[str, NDArray[Any]],
-        settings: LevelSettings,
-        blend: F32 = BLEND,
-        softness_db: float = SOFTNESS_DB,
+        passages: int = PASSAGES,
+        softness_db: tuple[float, float] = SOFTNESS_DB,
     ) -> None:
-        self.arrays = dict(arrays)
-        self.settings = settings
-        self.network = LevelNetwork(arrays, settings.negative_slope, blend, softness_db)
+        self.arrays, self.passages = dict(arrays), passages
+        self.network = LevelNetwork(arrays, softness_db)
 
     def continue_song(
         self, song: Song, seconds: float = 5.0, temperature: float = 1.0, seed: int = 0
@@ -117,7 +115,7 @@ class ContinuationModel:
 
     def stream(self, prompt: Prompt, frames: int, temperature: float, seed: int) -> "Stream":
         """Return the next ``frames`` after the prompt, block by block."""
-        return Stream(prompt, self.network, self.settings.passages, frames, temperature, seed)
+        return Stream(prompt, self.network, self.passages, frames, temperature, seed)
 
     def baselines(self) -> dict[str, "ContinuationModel"]:
         """Return simpler models, rendered alike, without the network.
@@ -125,20 +123,20 @@ class ContinuationModel:
         ``constant``: the mean level of the last 3 s. ``mean``: the mean level of the 8 best
         passages. ``blend``: a linear blend of the best passage, that mean and the present level.
         """
-        constant = np.zeros_like(BLEND)
+        constant = np.zeros_like(self.arrays["blend"])
         mean = constant.copy()
         mean[MEAN_SOURCES, 0] = 1.0
-        plain = self.without_network()
-        settings = replace(self.settings, passages=8)
+        plain = self.without_network().arrays
+        blends = {"constant": constant, "mean": mean, "blend": pretrained()["linear_blend"]}
         return {
-            name: ContinuationModel(plain.arrays, settings, blend, math.inf)
-            for name, blend in (("constant", constant), ("mean", mean), ("blend", LINEAR_BLEND))
+            name: ContinuationModel({**plain, "blend": blend}, 8, (math.inf, math.inf))
+            for name, blend in blends.items()
         }
 
     def without_network(self) -> "ContinuationModel":
         """Return the blend alone: the same model with zero output of the network."""
         zero = {name: np.zeros_like(self.arrays[name]) for name in ("out_kernel", "out_bias")}
-        return ContinuationModel({**self.arrays, **zero}, self.settings)
+        return ContinuationModel({**self.arrays, **zero}, self.passages)
 
     def save(self, folder: FilePath, details: dict[str, Any], history_csv: str = "") -> None:
         """Write the bundle; ``details`` go into its bundle.json."""
@@ -147,22 +145,19 @@ class ContinuationModel:
             kind=KIND,
             arrays=self.arrays,
             texts={"history.csv": history_csv},
-            details={**details, "network": asdict(self.settings)},
+            details={**details, "passages": self.passages},
         )
 
     @classmethod
     def load(cls, folder: FilePath) -> "ContinuationModel":
         """Read a bundle written by ``save``. Raises ``BundleError``."""
         manifest = read_manifest(folder)
-        if manifest["kind"] != KIND or "passages" not in manifest.get("network", {}):
+        if manifest["kind"] != KIND:
             raise BundleError(f"{folder}: no continuation model here; `make run` trains one")
-        try:
-            arrays = read_arrays(folder)
-            if len(arrays["lstm_kernel"]) != FEATURES:
-                raise BundleError(f"{folder}: made by another version; `make run` trains it again")
-            return cls(arrays, LevelSettings(**manifest["network"]))
-        except (TypeError, KeyError) as error:
-            raise BundleError(f"{folder}: not a continuation model ({error})") from None
+        arrays = read_arrays(folder)
+        if len(arrays.get("lstm_kernel", ())) != FEATURES:
+            raise BundleError(f"{folder}: made by another version; `make run` trains it again")
+        return cls(arrays, manifest["passages"])
 
 
 class Stream(Iterator[Samples]):
@@ -194,7 +189,7 @@ class Stream(Iterator[Samples]):
         # The levels of the passages around the last predicted block.
         self._levels = self._following(-SMOOTH)
         start = self._places[0].frame
-        self._before = prompt.between(start - prompt.hop, start)
+        self._before = prompt.between(start - 2 * prompt.hop, start)
         self._limiter = Limiter(prompt.hop, prompt.channels)
         self._shaper: Shaper | None = None
         self._guard = Guard(prompt)
@@ -217,16 +212,17 @@ class Stream(Iterator[Samples]):
         prompt, hop = self._prompt, self._prompt.hop
         while len(self._gains) < 3:
             self._add_gains()
-        signal = np.concatenate([self._pasted[0], self._pasted[1][:hop]])
+        signal = np.concatenate([self._pasted[0], self._pasted[1][: 2 * hop]])
         gains = self._gains[1] = self._corrected()
         if self._shaper is None:
-            self._shaper = Shaper(self._before, signal[:hop], gains[0], prompt.sample_rate_hz)
+            first = np.concatenate([self._before, signal[: 2 * hop]])
+            self._shaper = Shaper(first, self._gains[0], prompt.sample_rate_hz)
             shaped = self._shaper.shape(signal, gains)
             shaped[:hop] = cross_faded(self._extrapolated(), shaped[:hop])
         else:
             shaped = self._shaper.shape(signal, gains + self._guard.gains_db())
         self._guard.measure(shaped)
-        self._before = self._pasted[0][-hop:]
+        self._before = self._pasted[0][-2 * hop :]
         del self._pasted[0], self._gains[0], self._targets[0]
         return shaped
 
@@ -237,31 +233,39 @@ class Stream(Iterator[Samples]):
         bands and windows overlap. So the block is rendered on trial to measure the difference.
         """
         prompt, hop = self._prompt, self._prompt.hop
-        gains = np.concatenate([self._gains[0][-1:], self._gains[1], self._gains[2][:1]])
+        around = 2 * PER_HOP
+        gains = np.concatenate([self._gains[0][-around:], self._gains[1], self._gains[2][:around]])
+        first = np.concatenate([self._before, self._pasted[0][: 2 * hop]])
+        signal = np.concatenate([self._pasted[0], self._pasted[1][: 4 * hop]])
         for _ in range(CORRECTIONS if np.any(gains) else 0):
-            trial = Shaper(self._before, self._pasted[0][:hop], gains[0], prompt.sample_rate_hz)
-            signal = np.concatenate([self._pasted[0], self._pasted[1][: 2 * hop]])
-            mono = trial.shape(signal, gains[1:]).mean(axis=1)
-            levels = band_levels(mono, prompt.sample_rate_hz)
-            gains[1:-1] += self._targets[0] - levels
+            trial = Shaper(first, gains[:around], prompt.sample_rate_hz)
+            mono = trial.shape(signal, gains[around:]).mean(axis=1)
+            levels = band_levels(mono, prompt.sample_rate_hz, PER_HOP)
+            gains[around:-around] += OVERSHOOT * (
+                self._targets[0] - levels[: len(self._targets[0])]
+            )
             gains = np.clip(gains, -MAX_GAIN_DB, MAX_GAIN_DB)
-        return gains[1:-1]
+        return gains[around:-around]
 
     def _add_gains(self) -> None:
-        """Add the target levels and the gain of the next block, (BLOCK_HOPS, bands) in dB."""
+        """Add the target levels and gains of the next block, (PER_HOP BLOCK_HOPS, bands) in dB."""
         prompt, first = self._prompt, self._block * BLOCK_HOPS
-        seconds = (first + np.arange(BLOCK_HOPS)) / prompt.hops_per_second
+        windows = np.arange(PER_HOP * BLOCK_HOPS) / PER_HOP
+        seconds = (first + windows) / prompt.hops_per_second
         share = np.clip((PREDICTED_SECONDS + RETURN_SECONDS - seconds) / RETURN_SECONDS, 0.0, 1.0)
         predicted = self._predicted(first) if share[0] > 0 else None
         self._block += 1
         self._pasted.append(self.path.block())
-        signal = np.concatenate([self._pasted[-2], self._pasted[-1][: prompt.hop]]).mean(axis=1)
-        levels = band_levels(signal, prompt.sample_rate_hz)
+        signal = np.concatenate([self._pasted[-2], self._pasted[-1][: 2 * prompt.hop]])
+        levels = band_levels(signal.mean(axis=1), prompt.sample_rate_hz, PER_HOP)[: len(windows)]
         gains = np.zeros_like(levels)
         if predicted is not None:
-            gains = np.clip((predicted - levels) * share[:, None], -MAX_GAIN_DB, MAX_GAIN_DB)
+            before, rest = windows.astype(int), (windows % 1)[:, None]
+            after = np.minimum(before + 1, BLOCK_HOPS - 1)
+            wanted = predicted[before] * (1.0 - rest) + predicted[after] * rest
+            gains = np.clip((wanted - levels) * share[:, None], -MAX_GAIN_DB, MAX_GAIN_DB)
         if not self._gains:  # nothing is known before the first block
-            self._gains.append(gains[:1])
+            self._gains.append(np.repeat(gains[:1], 2 * PER_HOP, axis=0))
         self._gains.append(gains.astype(np.float32))
         self._targets.append(levels + gains)
 
@@ -343,13 +347,13 @@ class Guard:
         self._power += self._share * (unguarded - self._power)
 
     def gains_db(self) -> F32:
-        """Return the gain of the next block, (BLOCK_HOPS, 1) in dB."""
+        """Return the gain of the next block, (PER_HOP BLOCK_HOPS, 1) in dB."""
         over = 10.0 * math.log10((self._power + 0.01) / (self._target + 0.01))
         wanted = float(
             np.clip(np.clip(over, -GUARD_DB, GUARD_DB) - over, -MAX_GAIN_DB, MAX_GAIN_DB)
         )
         self._before, self._now = self._now, self._now + 0.5 * (wanted - self._now)
-        rise = np.arange(1, BLOCK_HOPS + 1)[:, None] / BLOCK_HOPS
+        rise = np.arange(1, PER_HOP * BLOCK_HOPS + 1)[:, None] / (PER_HOP * BLOCK_HOPS)
         return np.asarray(self._before + (self._now - self._before) * rise, np.float32)
 
 

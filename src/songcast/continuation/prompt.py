@@ -1,4 +1,9 @@
-"""A song to be continued: its samples, the levels of its parts, and its retrieval index."""
+"""A song to be continued: its samples, the levels of its parts, and its retrieval index.
+
+Also the limits of a request.
+"""
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,6 +11,7 @@ from scipy.signal import lfilter
 
 from songcast.continuation.levels import BANDS, band_levels, window_frames
 from songcast.continuation.retrieval import Place, Retrieval, mono
+from songcast.errors import ContinuationError
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -15,6 +21,10 @@ LONGEST_SECONDS = 600.0
 # A shorter song is extended backwards by its mirror image.
 SHORTEST_SECONDS = 3.0
 UNKNOWN_DISTANCE_DB = 20.0
+
+MAX_SECONDS = 3600.0
+# A song needs so many frames to be continued.
+MIN_FRAMES = 16
 
 
 class Prompt:
@@ -102,3 +112,20 @@ def extrapolated(signal: F64, order: int, frames: int) -> F64:
     last = signal[::-1][:order]
     state = np.array([coefficients[i:] @ last[: order - i] for i in range(order)])
     return np.asarray(lfilter([1.0], denominator, np.zeros(frames), zi=state)[0])
+
+
+def check_request(seconds: float, temperature: float, seed: int) -> None:
+    """Raise ``ContinuationError`` unless a continuation can be generated with these values."""
+    if not (math.isfinite(seconds) and 0 < seconds <= MAX_SECONDS):
+        raise ContinuationError(
+            f"seconds is {seconds:g}: must be above 0 and at most {MAX_SECONDS:g}"
+        )
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise ContinuationError(f"temperature is {temperature:g}: must be 0 or more")
+    if seed < 0:
+        raise ContinuationError(f"seed is {seed}: must be 0 or more")
+
+
+def frames_of(seconds: float, sample_rate_hz: int) -> int:
+    """Return the number of frames in ``seconds``, at least one."""
+    return max(round(seconds * sample_rate_hz), 1)

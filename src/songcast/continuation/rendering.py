@@ -14,8 +14,10 @@ F64 = NDArray[np.float64]
 
 # Hops per block: everything is computed block by block.
 BLOCK_HOPS = 16
+# Windows in which the gain is applied, in each hop.
+PER_HOP = 2
 # Length of a cross-fade between two passages.
-FADE_HOPS = 4
+FADE_HOPS = 12
 PEAK = 32767.0
 
 
@@ -95,35 +97,37 @@ def cross_faded(before: F64, after: F64) -> F64:
 class Shaper:
     """A gain per band that changes over time; zero gain returns the signal itself.
 
-    ``before``: (hop, channels), the signal before the first hop; ``gain_db``: (bands,), there.
+    Windows are two hops long and begin ``PER_HOP`` times in each. ``signal``: (4 hops, channels),
+    of which the first two come before what is shaped; ``gains_db``: (2 PER_HOP, bands), of the
+    windows that begin there.
     """
 
-    def __init__(self, before: F64, after: F64, gain_db: F32, sample_rate_hz: int) -> None:
-        self._hop = len(before)
+    def __init__(self, signal: F64, gains_db: F32, sample_rate_hz: int) -> None:
+        self._hop = len(signal) // 4
         self._rate_hz = sample_rate_hz
-        # The square root of a Hann window, before and after: the squares add up to 1.
-        self._window = np.sqrt(np.hanning(2 * self._hop + 1)[:-1])[:, None]
-        frame = self._frames(np.concatenate([before, after]), gain_db[None])[0]
-        self._tail = frame[self._hop :]
+        # The square root of a Hann window, before and after: the squares add up to PER_HOP.
+        window = np.sqrt(np.hanning(2 * self._hop + 1)[:-1])
+        self._window = (window / np.sqrt(PER_HOP))[:, None]
+        self._tail = np.zeros((2 * self._hop, signal.shape[1]))
+        self.shape(signal, gains_db)
 
     def shape(self, signal: F64, gains_db: F32) -> F64:
-        """Return all hops of ``signal`` (frames, channels) but the last one, shaped.
+        """Return the signal (frames, channels), shaped, without its last two hops.
 
-        The last hop is the first one of the next call. ``gains_db``: (hops - 1, bands), of the
-        windows that begin at each hop.
+        These are the first ones of the next call. ``gains_db``: (windows, bands), of the windows
+        that begin in the frames that are returned.
         """
-        frames = self._frames(signal, gains_db)
-        tails = np.concatenate([self._tail[None], frames[:-1, self._hop :]])
-        self._tail = frames[-1, self._hop :]
-        hops = frames[:, : self._hop] + tails
-        return np.asarray(hops.reshape(-1, signal.shape[1]))
-
-    def _frames(self, signal: F64, gains_db: F32) -> F64:
         windows = np.lib.stride_tricks.sliding_window_view(signal, 2 * self._hop, axis=0)
-        windows = windows[:: self._hop].transpose(0, 2, 1) * self._window
+        windows = windows[:: self._hop // PER_HOP][: len(gains_db)].transpose(0, 2, 1)
         gains = 10.0 ** (gains_db @ bins_of_bands(2 * self._hop, self._rate_hz) / 20.0)
-        spectra = np.fft.rfft(windows, axis=1) * gains[:, :, None]
-        return np.asarray(np.fft.irfft(spectra, axis=1) * self._window)
+        spectra = np.fft.rfft(windows * self._window, axis=1) * gains[:, :, None]
+        shaped = np.zeros_like(signal)
+        shaped[: 2 * self._hop] = self._tail
+        for number, part in enumerate(np.fft.irfft(spectra, axis=1) * self._window):
+            start = number * self._hop // PER_HOP
+            shaped[start : start + 2 * self._hop] += part
+        self._tail = shaped[-2 * self._hop :]
+        return shaped[: -2 * self._hop]
 
 
 @lru_cache(maxsize=8)

@@ -31,26 +31,21 @@ def main() -> None:
 
 def train(params: ContinuationParams, corpus: Corpus) -> None:
     """Train the model within an MLflow run; write the bundle and the learning curve."""
+    from songcast.continuation.level_model import PASSAGES, pretrained
     from songcast.continuation.model import ContinuationModel
-    from songcast.continuation.settings import LevelSettings
     from songcast.training.continuation import BLEND_ERROR, TRAIN_ERROR, Row, fit_levels, make_cuts
 
     values = params.model_dump(mode="json")
     origin = provenance([song.slug for song in corpus])
-    settings = LevelSettings(
-        passages=params.passages,
-        units=params.units,
-        head_units=params.head_units,
-        negative_slope=params.negative_slope,
-    )
+    start = {name: array for name, array in pretrained().items() if name != "linear_blend"}
     steps = params.epochs * params.steps_per_epoch
     with stage_run(STAGE, values) as run, progress(STAGE, steps, "steps") as update:
         songs = [(song, usable_frames(song, params.holdout_seconds)) for song in corpus]
         log.info("continuation: cutting %d songs ...", len(songs))
-        cuts = make_cuts(songs, params.cuts, params.passages, params.seed, free_cores())
+        cuts = make_cuts(songs, params.cuts, PASSAGES, params.seed, free_cores())
 
         if not cuts:
-            log.warning("continuation: all songs are shorter than 2 s; the levels are not trained")
+            log.warning("continuation: songs shorter than 2 s cannot be learned from")
 
         def on_epoch(epoch: int, row: Row) -> None:
             errors = row[TRAIN_ERROR], row[BLEND_ERROR]
@@ -59,7 +54,7 @@ def train(params: ContinuationParams, corpus: Corpus) -> None:
 
         arrays, rows = fit_levels(
             cuts,
-            settings,
+            start,
             epochs=params.epochs,
             steps_per_epoch=params.steps_per_epoch,
             batch_size=params.batch_size,
@@ -72,7 +67,7 @@ def train(params: ContinuationParams, corpus: Corpus) -> None:
         bundle = Path(MODELS) / STAGE
         details: dict[str, Any] = {"sample_rate_hz": corpus.sample_rate_hz, "channels": 2}
         details |= {"params": values, "provenance": origin}
-        ContinuationModel(arrays, settings).save(bundle, details, history)
+        ContinuationModel(arrays).save(bundle, details, history)
         write_text(Path(PLOTS) / f"{STAGE}.csv", history)
         run.log_artifact(bundle, "bundle")
 

@@ -5,7 +5,7 @@ are retrieved from the whole part of the song that may be used, except around th
 are predicted: a short song then has enough of them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from songcast.continuation.level_model import (
-    BLEND,
     FEATURES,
+    NEGATIVE_SLOPE,
     PAST_SECONDS,
     SMOOTH,
     SOFTNESS_DB,
     SOURCES,
     STEP,
+    UNITS,
     Present,
     blended,
     correctable,
@@ -28,7 +29,6 @@ from songcast.continuation.level_model import (
 )
 from songcast.continuation.levels import band_levels, window_frames
 from songcast.continuation.retrieval import Retrieval, mono
-from songcast.continuation.settings import LevelSettings
 from songcast.data.augmentation import AUGMENTATIONS, augment
 from songcast.data.corpus import PreparedSong
 from songcast.forecasting.forecaster import prefetch
@@ -68,7 +68,7 @@ class Cut:
         self,
         nearer: np.random.Generator | None,
         passages: int | None = None,
-        softness_db: float = SOFTNESS_DB,
+        softness_db: tuple[float, float] = SOFTNESS_DB,
     ) -> tuple[F32, F32, F32, float] | None:
         """Return features, sources, true levels relative to the reference, and the least distance.
 
@@ -178,36 +178,39 @@ def hop_weights(hops: int, hops_per_second: float) -> F32:
     return np.asarray(1.0 / (seconds + 0.1), np.float32)
 
 
-def build_network(settings: LevelSettings) -> Any:
+def build_network(units: int = UNITS) -> Any:
     """Return the untrained Keras model: (batch, steps, FEATURES) -> corrections; zero at first."""
     import keras
 
     features = keras.Input((None, FEATURES), name="features")
-    x = keras.layers.LSTM(settings.units, return_sequences=True, name="lstm")(features)
+    x = keras.layers.LSTM(units, return_sequences=True, name="lstm")(features)
     x = keras.layers.Concatenate()([x, features])
-    x = keras.layers.Dense(settings.head_units, name="head")(x)
-    x = keras.layers.LeakyReLU(negative_slope=settings.negative_slope)(x)
+    x = keras.layers.Dense(units, name="head")(x)
+    x = keras.layers.LeakyReLU(negative_slope=NEGATIVE_SLOPE)(x)
     corrections = keras.layers.Dense(SOURCES + 1, kernel_initializer="zeros", name="out")(x)
     return keras.Model(features, corrections, name="levels")
 
 
+# The arrays of the network, by layer, in the order of Keras.
+LAYERS = {
+    "lstm": ("lstm_kernel", "lstm_recurrent", "lstm_bias"),
+    "head": ("head_kernel", "head_bias"),
+    "out": ("out_kernel", "out_bias"),
+}
+
+
 def network_arrays(network: Any) -> dict[str, F32]:
     """Return the weights of the Keras model as ``LevelNetwork`` takes them."""
-    names = {
-        "lstm": ("lstm_kernel", "lstm_recurrent", "lstm_bias"),
-        "head": ("head_kernel", "head_bias"),
-        "out": ("out_kernel", "out_bias"),
-    }
     return {
         name: np.asarray(weight, np.float32)
-        for layer, own in names.items()
-        for name, weight in zip(own, network.get_layer(layer).get_weights(), strict=True)
+        for layer, names in LAYERS.items()
+        for name, weight in zip(names, network.get_layer(layer).get_weights(), strict=True)
     }
 
 
 def fit_levels(
     cuts: Sequence[Cut],
-    settings: LevelSettings,
+    arrays: Mapping[str, F32],
     *,
     epochs: int,
     steps_per_epoch: int,
@@ -219,15 +222,17 @@ def fit_levels(
 ) -> tuple[dict[str, F32], list[Row]]:
     """Return the arrays of a ``LevelNetwork`` and one row per epoch: errors in dB.
 
-    The weights are a moving average over the last steps (Polyak & Juditsky, 1992). Without
-    ``cuts`` the output of the network is zero.
+    Training starts from ``arrays``, and keeps their ``blend``. The new weights are a moving average
+    over the last steps (Polyak & Juditsky, 1992).
     """
     import keras
 
     keras.utils.set_random_seed(seed)
     if not cuts:
-        return network_arrays(build_network(settings)), []
-    network = build_network(settings)
+        return dict(arrays), []
+    network = build_network(len(arrays["lstm_recurrent"]))
+    for layer, names in LAYERS.items():
+        network.get_layer(layer).set_weights([arrays[name] for name in names])
     corrected = keras.Input((None, STEP, SOURCES + 1), name="correctable")
     added = keras.ops.sum(keras.ops.expand_dims(network.output, 2) * corrected, axis=-1)
     trainer = keras.Model([network.input, corrected], added)
@@ -242,7 +247,7 @@ def fit_levels(
         return absolute / keras.ops.sum(weights)
 
     trainer.compile(optimizer=optimizer, loss=loss)
-    batches = Batches(cuts, batch_size, seed)
+    batches = Batches(cuts, arrays["blend"], batch_size, seed)
     rows = []
     for epoch in range(epochs):
         errors, plain = [], []
@@ -257,7 +262,7 @@ def fit_levels(
         rows.append(row)
         on_epoch(epoch, row)
     optimizer.finalize_variable_values(trainer.trainable_variables)
-    return network_arrays(network), rows
+    return {"blend": arrays["blend"], **network_arrays(network)}, rows
 
 
 @dataclass(frozen=True)
@@ -265,6 +270,7 @@ class Batches:
     """Random cuts as inputs of the trainer; the target is what the blend leaves."""
 
     cuts: Sequence[Cut]
+    blend: F32
     size: int
     seed: int
 
@@ -293,9 +299,9 @@ class Batches:
                 continue
             features, sources, true, distance_db = made
             bands = rng.permutation(true.shape[1])[:BATCH_BANDS]
-            residual = true - blended(BLEND, sources, 0, cut.hops_per_second, distance_db)
+            residual = true - blended(self.blend, sources, 0, cut.hops_per_second, distance_db)
             weights = hop_weights(len(true), cut.hops_per_second)[:, None]
             target = np.stack([residual, np.broadcast_to(weights, residual.shape)], axis=-1)
-            multiplied = correctable(sources[:, bands], 0, cut.hops_per_second)
+            multiplied = correctable(sources[:, bands])
             yield features[:, bands], multiplied, target[:, bands]
             left -= 1
