@@ -152,3 +152,15 @@ def test_a_repeated_passage_is_counted():
     for _ in range(2000):
         path.block()
     assert 0.5 < path.repeated_share() < 1
+
+
+def test_passages_end_where_the_song_fades_out():
+    song = music(40 * 8000, 2, 0)
+    assert Prompt(song, 8000).last == len(song)
+    song[-3 * 8000 :] = song[-3 * 8000 :] // 100
+    prompt = Prompt(song, 8000)
+    assert abs(prompt.last - (len(song) - 3 * 8000)) <= 0.1 * 8000
+    path = Path(prompt, 3, 0.0, np.random.default_rng(0))
+    levels = [np.std(path.block()) for _ in range(400)]
+    assert len(path.joins) > 2
+    assert min(levels) > 0.1 * np.std(song[: prompt.last])

@@ -21,6 +21,8 @@ LONGEST_SECONDS = 600.0
 # A shorter song is extended backwards by its mirror image.
 SHORTEST_SECONDS = 3.0
 UNKNOWN_DISTANCE_DB = 20.0
+# Passages end where the end of the song fades out: is so far below its last half minute.
+FADED_DB, FADED_SECONDS, BEFORE_SECONDS = 12.0, 15.0, 30.0
 
 MAX_SECONDS = 3600.0
 # A song needs so many frames to be continued.
@@ -42,6 +44,7 @@ class Prompt:
         self.window = window_frames(sample_rate_hz)
         self.hop = self.window // 2
         self.retrieval = Retrieval(kept, sample_rate_hz)
+        self.last = self._fade()
 
     @property
     def stop(self) -> int:
@@ -78,9 +81,22 @@ class Prompt:
         found[skipped : skipped + len(levels)] = levels[: max(count - skipped, 0)]
         return found
 
+    def _fade(self) -> int:
+        """Return the frame at which the song begins to fade out, or its end.
+
+        At most ``FADED_SECONDS`` before the end, and at most an eighth of a short song.
+        """
+        rate, stop = self.sample_rate_hz, self.stop
+        length = round(0.05 * rate)
+        count = round(min(FADED_SECONDS * rate, stop / 8)) // length
+        last = self.between(stop - count * length, stop).reshape(count, -1)
+        before = np.mean(self.between(stop - round(BEFORE_SECONDS * rate), stop) ** 2)
+        loud = np.flatnonzero(np.mean(last**2, axis=1) > before * 10.0 ** (-FADED_DB / 10.0))
+        return stop - (count - 1 - int(loud[-1]) if len(loud) else count) * length
+
     def places(self, frame: int, count: int, visits: F64 | None = None) -> list[Place]:
         """Return up to ``count`` places similar to ``frame``, the best first, at least one."""
-        found = self.retrieval.find(frame, count, visits)
+        found = self.retrieval.find(frame, count, visits, last=self.last)
         if not found:
             found = [Place(frame=frame // 2, distance_db=UNKNOWN_DISTANCE_DB)]
         return [self.retrieval.aligned(frame, place) for place in found]

@@ -45,7 +45,7 @@ class Path:
         self._block += 1
         position = self.places[0].frame + (first - self.matched) * prompt.hop
         block = prompt.between(position, position + frames)
-        if position + 2 * frames <= prompt.stop:
+        if position + 2 * frames <= prompt.last:
             prompt.retrieval.visit(self._visits, position, position + frames)
             return block
         self._match(position)

@@ -63,15 +63,21 @@ class Retrieval:
         visits[max(start // self._hop, 0) : max(stop // self._hop, 0)] += VISIT
 
     def find(
-        self, frame: int, count: int, visits: F64 | None = None, until: int | None = None
+        self,
+        frame: int,
+        count: int,
+        visits: F64 | None = None,
+        until: int | None = None,
+        last: int | None = None,
     ) -> list[Place]:
         """Return up to ``count`` places, the most similar to ``frame`` first, by cost.
 
         ``visits``: visited places cost more. ``until``: where the true continuation is known up
         to this frame, as in training, places whose past or next frames are in it are excluded.
+        ``last``: what follows a place must not reach beyond this frame, by default the last one.
         """
         now = min(frame // self._hop, self._known)
-        distances, hops = self._distances(now, until)
+        distances, hops = self._distances(now, until, last)
         cost = distances if visits is None else distances * (1.0 + visits[hops])
         apart = max(self._hops(APART_SECONDS) // 2, 1)
         return [
@@ -82,13 +88,16 @@ class Retrieval:
     def _hops(self, seconds: float) -> int:
         return max(round(seconds * self._rate_hz / self._hop), 1)
 
-    def _distances(self, now: int, until: int | None) -> tuple[F64, NDArray[np.int64]]:
+    def _distances(
+        self, now: int, until: int | None, last: int | None
+    ) -> tuple[F64, NDArray[np.int64]]:
         """Return the distance in dB of hop ``now`` to each candidate hop, and the candidates."""
         length = self._known * self._hop / self._rate_hz
         context = self._hops(min(CONTEXT_SECONDS, length / 8))
         follow = self._hops(min(FOLLOW_SECONDS, length / 4))
         apart = self._hops(min(APART_SECONDS, length / 4))
-        hops = np.arange(context, self._known - follow)
+        known = self._known if last is None else min(self._known, last // self._hop)
+        hops = np.arange(context, known - follow)
         hops = hops[np.abs(hops - now) >= apart]
         if until is not None:
             hops = hops[(hops < now - follow) | (hops - context > until // self._hop)]
