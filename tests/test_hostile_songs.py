@@ -122,8 +122,12 @@ def check_shifted(song: Hostile, samples, rate_hz):
 
 
 def check_continuation(song: Hostile, samples):
-    """Check that the continuation has the level of the song within 6 dB."""
-    assert song.sound.level / 2 - 1 < level(samples) < song.sound.level * 2 + 1
+    """Check that the continuation has the level of the song within 6 dB.
+
+    It may begin more quietly after a file that ends with the padding of its encoder.
+    """
+    least = song.sound.level / (2 if song.sound.frames else 3)
+    assert least - 1 < level(samples) < song.sound.level * 2 + 1
 
 
 def test_score(each, run):

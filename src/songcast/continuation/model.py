@@ -54,7 +54,7 @@ VARIATION_SHARE, VARIATION_BANDS, VARIATION_MEMORY = 0.2, 8, 0.8
 # The expected error of the levels in dB: weights of the functions of time ``basis``.
 ERROR_DB = np.array([5.6, -0.3, -0.1, -2.0], np.float32)
 # The level over GUARD_SECONDS stays within GUARD_DB of that of the last LEVEL_SECONDS of the song.
-LEVEL_SECONDS, GUARD_SECONDS, GUARD_DB = 10.0, 1.5, 4.0
+LEVEL_SECONDS, GUARD_SECONDS, GUARD_DB = 10.0, 1.5, 3.0
 
 
 class ContinuationModel:

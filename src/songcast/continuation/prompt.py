@@ -94,9 +94,11 @@ class Prompt:
         loud = np.flatnonzero(np.mean(last**2, axis=1) > before * 10.0 ** (-FADED_DB / 10.0))
         return stop - (count - 1 - int(loud[-1]) if len(loud) else count) * length
 
-    def places(self, frame: int, count: int, visits: F64 | None = None) -> list[Place]:
-        """Return up to ``count`` places similar to ``frame``, the best first, at least one."""
-        found = self.retrieval.find(frame, count, visits, last=self.last)
+    def places(
+        self, frame: int, count: int, visits: F64 | None = None, last: int | None = None
+    ) -> list[Place]:
+        """Return up to ``count`` places as ``Retrieval.find``, the best first, at least one."""
+        found = self.retrieval.find(frame, count, visits, last=last)
         if not found:
             found = [Place(frame=frame // 2, distance_db=UNKNOWN_DISTANCE_DB)]
         return [self.retrieval.aligned(frame, place) for place in found]

@@ -45,7 +45,9 @@ class Path:
         self._block += 1
         position = self.places[0].frame + (first - self.matched) * prompt.hop
         block = prompt.between(position, position + frames)
-        if position + 2 * frames <= prompt.last:
+        # A song that is cut in a pause may go on from its quiet end; then that is followed.
+        last = prompt.last if self.places[0].frame < prompt.last else prompt.stop
+        if position + 2 * frames <= last:
             prompt.retrieval.visit(self._visits, position, position + frames)
             return block
         self._match(position)
@@ -71,7 +73,8 @@ class Path:
 
     def _match(self, frame: int) -> None:
         """Find places that match ``frame`` of the song at the current block; choose the first."""
-        places = self._prompt.places(frame, self._count, self._visits)
+        last = self._prompt.last if self._block else None
+        places = self._prompt.places(frame, self._count, self._visits, last)
         if self._temperature > 0:
             least = places[0].distance_db + 0.1
             # At temperature 1, a place that is a fifth farther is 7 times less likely.
