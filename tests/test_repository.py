@@ -40,7 +40,7 @@ IMPORTERS = {
 }
 
 
-MOST_LINES = 21210
+MOST_LINES = 21228
 # A stage is a module, however short.
 SHORT = {"stages/evaluate_baselines.py", "stages/train.py"}
 

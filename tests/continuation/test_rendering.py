@@ -164,3 +164,18 @@ def test_passages_end_where_the_song_fades_out():
     levels = [np.std(path.block()) for _ in range(400)]
     assert len(path.joins) > 2
     assert min(levels) > 0.1 * np.std(song[: prompt.last])
+
+
+def test_temperature_keeps_the_rhythm_of_the_passage():
+    beats = np.repeat(np.where(np.arange(80) % 4 == 0, 1.0, 0.05), RATE_HZ // 8)[:, None]
+    song = (noise(len(beats), 1) * beats).astype(np.int16)
+    # Cut off the beat: half of the passages differ in rhythm, so that probable levels are smooth.
+    prompt = Prompt(np.concatenate([song, noise(RATE_HZ // 2, 1).astype(np.int16)]), RATE_HZ)
+    model = continuation_model()
+
+    def swing_db(temperature):
+        track = model.generate(prompt, 4 * RATE_HZ, temperature, 0)
+        levels = band_levels(track[:, 0].astype(float), RATE_HZ).mean(axis=1)
+        return float(np.std(levels))
+
+    assert swing_db(1.0) > 1.1 * swing_db(0.0)

@@ -51,6 +51,8 @@ ORDER, ORDER_SECONDS = 64, 0.1
 # At temperature 1, levels vary by this share of the expected error; independent draws are so many
 # bands and one block apart, with this correlation between blocks.
 VARIATION_SHARE, VARIATION_BANDS, VARIATION_MEMORY = 0.2, 8, 0.8
+# Above temperature 0, the gain changes more slowly after so long.
+LIVELY_SECONDS = 1.0
 # The expected error of the levels in dB: weights of the functions of time ``basis``.
 ERROR_DB = np.array([5.6, -0.3, -0.1, -2.0], np.float32)
 # The level over GUARD_SECONDS stays within GUARD_DB of that of the last LEVEL_SECONDS of the song.
@@ -186,6 +188,8 @@ class Stream(Iterator[Samples]):
         self._pasted = [self.path.block()]
         self._gains: list[F32] = []
         self._targets: list[F32] = []
+        # The mean gain of the block before, (bands,).
+        self._mean_gain: F32 | None = None
         # The levels of the passages around the last predicted block.
         self._levels = self._following(-SMOOTH)
         start = self._places[0].frame
@@ -264,10 +268,24 @@ class Stream(Iterator[Samples]):
             after = np.minimum(before + 1, BLOCK_HOPS - 1)
             wanted = predicted[before] * (1.0 - rest) + predicted[after] * rest
             gains = np.clip((wanted - levels) * share[:, None], -MAX_GAIN_DB, MAX_GAIN_DB)
+            gains = self._livelier(gains, seconds)
         if not self._gains:  # nothing is known before the first block
             self._gains.append(np.repeat(gains[:1], 2 * PER_HOP, axis=0))
         self._gains.append(gains.astype(np.float32))
         self._targets.append(levels + gains)
+
+    def _livelier(self, gains: F32, seconds: F64) -> F32:
+        """Return gains that soon change slowly at temperature 1, and ``gains`` at temperature 0.
+
+        Slow gains keep the rhythm of the passage, which the most probable levels have not.
+        ``seconds``: (windows,) since the end of the song.
+        """
+        mean = gains.mean(axis=0)
+        before = mean if self._mean_gain is None else self._mean_gain
+        self._mean_gain = mean
+        slow = before + (mean - before) * (np.arange(len(gains)) + 1.0)[:, None] / len(gains)
+        share = min(self._temperature, 1.0) * (1.0 - np.exp(-seconds / LIVELY_SECONDS))
+        return np.asarray(gains + share[:, None] * (slow - gains), np.float32)
 
     def _predicted(self, first: int) -> F32 | None:
         """Return the levels of the block at hop ``first``, with random variation.
