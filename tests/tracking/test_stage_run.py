@@ -31,7 +31,8 @@ def test_a_stage_logs_params_epochs_tags_files_and_weights(repository):
     bundle = make_bundle(repository / "models" / "train", 1.0)
     note = repository / "note.txt"
     note.write_text("hello")
-    with stage_run("train", {"lstm": {"units": 3}, "seed": 1}, {"color": "red"}) as run:
+    tags, began = {"color": "red"}, 1_700_000_000_000
+    with stage_run("train", {"lstm": {"units": 3}, "seed": 1}, tags, start_ms=began) as run:
         for epoch in range(3):
             run.log_metrics({"loss": 1.0 / (epoch + 1), "bits": 7.0 - epoch}, epoch)
         run.log_artifact(note, "notes")
@@ -39,6 +40,7 @@ def test_a_stage_logs_params_epochs_tags_files_and_weights(repository):
     logged = run_of(run.run_id)
     assert logged.info.status == "FINISHED"
     assert logged.info.run_name == "train"
+    assert logged.info.start_time == began
     assert logged.data.params == {"lstm.units": "3", "seed": "1"}
     assert steps_of(run.run_id, "bits") == [(0, 7.0), (1, 6.0), (2, 5.0)]
     assert logged.data.tags["color"] == "red"

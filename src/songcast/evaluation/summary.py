@@ -46,10 +46,11 @@ def _mean_forecast(measures: list[Measures]) -> Measures:
 def retraining(songs: Mapping[str, Mapping[str, Measures]], new: Sequence[str]) -> dict[str, Any]:
     """Return what retraining saves, in bits per sample: means over the new and the old songs.
 
+    ``songs``: slug to forecaster to measures. ``new``: slugs; those without measures are left out.
     ``old_songs_gain_bits`` below 0 is forgetting. A mean over no song is None.
 
     >>> a = {"train": {"bits_per_sample": 6.5}, "retrain": {"bits_per_sample": 6.25}}
-    >>> retraining({"a": a}, ["a"])
+    >>> retraining({"a": a}, ["a", "too-short"])
     {'new_songs': ['a'], 'new_songs_gain_bits': 0.25, 'old_songs_gain_bits': None}
     """
     groups: dict[bool, list[float]] = {True: [], False: []}
@@ -58,7 +59,7 @@ def retraining(songs: Mapping[str, Mapping[str, Measures]], new: Sequence[str]) 
         groups[slug in new].append(before - after)
     means = {key: float(np.mean(gains)) if gains else None for key, gains in groups.items()}
     return {
-        "new_songs": list(new),
+        "new_songs": [slug for slug in new if slug in songs],
         "new_songs_gain_bits": means[True],
         "old_songs_gain_bits": means[False],
     }

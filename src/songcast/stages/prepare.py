@@ -8,6 +8,7 @@ names them: after a kill at any moment, every array that songs.json names is com
 
 import logging
 import shutil
+import time
 from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -75,11 +76,12 @@ def main() -> None:
     from songcast.config import Params
     from songcast.tracking.stage_run import stage_run
 
-    home = Path.cwd()
+    home, start_ms = Path.cwd(), round(time.time() * 1000)
     params = Params.load(home / PARAMS)
     report = prepare(home / DATA, home / PREPARED, params.prepare, params.engine)
     # Only now, because the datasets of a run are those of prepared/.
-    with stage_run("prepare", params.prepare.model_dump(mode="json")) as run:
+    values = params.prepare.model_dump(mode="json")
+    with stage_run("prepare", values, start_ms=start_ms) as run:
         run.log_metrics(headline(report), 0)
         run.log_artifact(home / DATA_REPORT)
 

@@ -50,10 +50,14 @@ class StageRun:
         self._try(lambda: send_bundle(self._client, self.run_id, bundle))
 
     def start(
-        self, params: Mapping[str, Any], tags: Mapping[str, Any], resume_id: str | None
+        self,
+        params: Mapping[str, Any],
+        tags: Mapping[str, Any],
+        resume_id: str | None,
+        start_ms: int | None,
     ) -> None:
         """Create the run, or resume the run ``resume_id`` if this store has it."""
-        self._try(lambda: self._start(params, tags, resume_id))
+        self._try(lambda: self._start(params, tags, resume_id, start_ms))
 
     def finish(self, status: str) -> None:
         """Set the final status of the run and of its parent."""
@@ -83,7 +87,11 @@ class StageRun:
             )
 
     def _start(
-        self, params: Mapping[str, Any], tags: Mapping[str, Any], resume_id: str | None
+        self,
+        params: Mapping[str, Any],
+        tags: Mapping[str, Any],
+        resume_id: str | None,
+        start_ms: int | None,
     ) -> None:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
@@ -94,7 +102,9 @@ class StageRun:
             self.run_id, self._parent = str(earlier.info.run_id), earlier.data.tags.get(PARENT)
             client.update_run(self.run_id, status="RUNNING")
         self._parent = self._parent or open_parent(client, experiment, self.stage)
-        self.run_id = self.run_id or create_run(client, self.stage, tags, self._parent)
+        self.run_id = self.run_id or create_run(
+            client, self.stage, tags, self._parent, start_ms=start_ms
+        )
         mark_running(client, experiment, self.run_id, self._parent)
         send_params(client, self.run_id, params)
         self._monitor = SystemMetricsMonitor(
@@ -112,17 +122,18 @@ def stage_run(
     params: Mapping[str, Any],
     tags: Mapping[str, Any] | None = None,
     resume_id: str | None = None,
+    start_ms: int | None = None,
 ) -> Iterator[StageRun]:
     """Log a stage as an MLflow run named after it.
 
     ``params``: may be nested; logged as ``a.b``. ``resume_id``: the run to resume, if the store
-    has it. The run ends FINISHED, FAILED on an exception, KILLED on Ctrl-C and SIGTERM; the
-    exception is raised again. An unreachable store is reported in one line on stderr and never
-    stops the block.
+    has it. ``start_ms``: when the stage began, since 1970; default now. The run ends FINISHED,
+    FAILED on an exception, KILLED on Ctrl-C and SIGTERM; the exception is raised again. An
+    unreachable store is reported in one line on stderr and never stops the block.
     """
     run = StageRun(stage)
     try:
-        run.start(params, tags or {}, resume_id)
+        run.start(params, tags or {}, resume_id, start_ms)
         yield run
     except BaseException as error:
         run.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
