@@ -40,7 +40,7 @@ IMPORTERS = {
 }
 
 
-MOST_LINES = 21228
+MOST_LINES = 21_281
 # A stage is a module, however short.
 SHORT = {"stages/evaluate_baselines.py", "stages/train.py"}
 

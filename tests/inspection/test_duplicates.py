@@ -82,6 +82,22 @@ def test_noise_silence_and_short_songs_match_nothing():
     assert match(a[100:300], a) == (0, 200, 100)
 
 
+def test_songs_that_end_on_the_same_held_note_are_not_the_same_recording(tmp_path):
+    t = np.arange(12 * RATE) / RATE
+    note = sum(np.sin(2 * np.pi * 110 * k * t) / k for k in range(1, 6)) * np.exp(-0.2 * t)
+    items = {}
+    for seed in (0, 1):
+        hiss = np.random.default_rng(seed).normal(0, 20, (len(t), 2))
+        ending = (4000 * note[:, None] + hiss).astype(np.int16)
+        samples = np.concatenate([tune(seed), ending])
+        path = tmp_path / f"{seed}.flac"
+        write_song(Song(samples=samples, sample_rate_hz=RATE, name="x"), path)
+        items[str(seed)] = inspect_song(path)[1]
+    a, b = (end[-60:] for end in items.values())
+    assert np.bitwise_count(a ^ b).mean() < 7  # they sound alike
+    assert match(*items.values()) is None
+
+
 def test_prepare_warns_about_a_leak_or_refuses_it(songs, tmp_path, caplog):
     data = tmp_path / "data"
     data.mkdir()
