@@ -32,6 +32,8 @@ BLOCK_FRAMES = 4096
 
 # Raised by PyYAML for the 31st of February, 5000 digits, a wrong tag, a thousand brackets.
 _UNREADABLE = (ValueError, AttributeError, RecursionError)
+# Parts of a location that are no keys of the file, see ``TrialValues``.
+_MARKS = ("range", "list", "[key]")
 # What is allowed, where the wording of pydantic is unclear.
 _RULES = {
     "model_type": "a section of key: value lines",
@@ -66,13 +68,13 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _explain(document: Any, error: ValidationError) -> str:
+def _explain(error: ValidationError) -> str:
     """Return the first mistake in one line: section.key, the value received, what is allowed."""
     first = error.errors()[0]
-    kind, place = first["type"], _place(document, first["loc"])
-    if kind == "missing":
-        return f"{'.'.join([*place, str(first['loc'][-1])])} is missing; add it"
+    kind, place = first["type"], [str(part) for part in first["loc"] if part not in _MARKS]
     key = ".".join(place) or "the file"
+    if kind == "missing":
+        return f"{key} is missing; add it"
     if kind == "extra_forbidden":
         return f"{key} is unknown; allowed there: {', '.join(_known(place[:-1]))}"
     if kind == "value_error":
@@ -83,17 +85,6 @@ def _explain(document: Any, error: ValidationError) -> str:
         rule = first["msg"].removeprefix("Input should be ")
     received = list(first["input"]) if isinstance(first["input"], tuple) else first["input"]
     return f"{key} is {reprlib.repr(received)}; allowed: {rule}"
-
-
-def _place(document: Any, location: tuple[int | str, ...]) -> list[str]:
-    """Return the keys and list indices of ``location``, without the marks of pydantic."""
-    place = []
-    for part in location:
-        known = range(len(document)) if isinstance(document, tuple) else document
-        if isinstance(known, dict | range) and part in known:
-            place.append(str(part))
-            document = document[part]
-    return place
 
 
 def _known(place: list[str]) -> list[str]:
@@ -335,4 +326,4 @@ class Params(Settings):
         try:
             return cls.model_validate(document)
         except ValidationError as error:
-            raise ParamsError(f"{name}: {_explain(document, error)}") from error
+            raise ParamsError(f"{name}: {_explain(error)}") from error

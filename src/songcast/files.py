@@ -36,13 +36,6 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     does, so after a power cut ``path`` is the old file or the new one. A killed process leaves at
     most a ``.songcast-*`` file, which ``sweep`` removes. The suffix is kept for encoders. Raises
     ``OSError``.
-
-    >>> import tempfile
-    >>> target = Path(tempfile.mkdtemp()) / "note.txt"
-    >>> with atomic_path(target) as temporary:
-    ...     _ = temporary.write_text("whole")
-    >>> target.read_text()
-    'whole'
     """
     target = Path(path)
     temporary = target.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{target.suffix}")
@@ -76,13 +69,6 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     An exception removes it and leaves ``path`` unchanged. A folder cannot replace another one in
     a single step, so the old one has another name for a moment; if the process is killed in that
     moment, the next call restores it. Raises ``OSError``.
-
-    >>> import tempfile
-    >>> target = Path(tempfile.mkdtemp()) / "notes"
-    >>> with atomic_folder(target) as temporary:
-    ...     _ = (temporary / "note.txt").write_text("whole")
-    >>> [path.name for path in target.iterdir()]
-    ['note.txt']
     """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.writing")

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from helpers.report_pages import PAGE_SONGS, small_passages, small_report
-from songcast.report.page import write_report
+from songcast.files import write_text
+from songcast.report.page import page as report_page
 
 pytestmark = pytest.mark.browser
 
@@ -13,7 +14,7 @@ pytestmark = pytest.mark.browser
 def written(tmp_path_factory):
     """The page on disk."""
     folder = tmp_path_factory.mktemp("report")
-    write_report(folder / "report.html", small_passages(), small_report(folder))
+    write_text(folder / "report.html", report_page(small_passages(), small_report(folder)))
     return folder / "report.html"
 
 

@@ -14,7 +14,8 @@ import pytest
 
 from helpers.mlflow_store import make_bundle, use_repository, write_evaluation
 from helpers.report_pages import small_evaluation, small_passages, small_report, write_listening
-from songcast.report.page import write_report
+from songcast.files import write_text
+from songcast.report.page import page as report_page
 from songcast.stages.register import register
 from songcast.tracking import store as tracking_store
 
@@ -31,7 +32,7 @@ def home(tmp_path_factory):
             make_bundle(folder / "models" / kind, float(weight), params={"epochs": weight})
         write_evaluation(folder, small_evaluation())
         write_listening(folder)
-        write_report(folder / "report.html", small_passages(), small_report(folder))
+        write_text(folder / "report.html", report_page(small_passages(), small_report(folder)))
         register(folder)
         yield folder
 

@@ -20,7 +20,8 @@ from helpers.report_pages import (
     write_listening,
 )
 from songcast.audio.songs import read_song
-from songcast.report.page import page, write_report
+from songcast.files import write_text
+from songcast.report.page import page
 from songcast.report.tracks import Passage, encoded, read_passages
 from songcast.tracking.descriptions import note_of_pipeline, note_of_run
 
@@ -167,7 +168,7 @@ def test_a_failed_write_leaves_the_old_page(report, tmp_path, monkeypatch):
     path.write_text("old")
     monkeypatch.setattr(Path, "write_text", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        write_report(path, small_passages(), report)
+        write_text(path, page(small_passages(), report))
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -103,10 +103,9 @@ def _open_pcm(path: Path, content: "_Span | None") -> Any:
     """
     import soundfile
 
-    # Bytes: a name that is not valid unicode works too. Absolute: "-" is not stdin.
-    name = str(path.absolute()) if os.name == "nt" else os.fsencode(path.absolute())
     try:
-        file = soundfile.SoundFile(content or name)
+        # Bytes: a name that is not valid unicode works too. Absolute: "-" is not stdin.
+        file = soundfile.SoundFile(content or os.fsencode(path.absolute()))
     except soundfile.LibsndfileError:
         return None
     if file.subtype in _READ_AS and file.frames > 0:

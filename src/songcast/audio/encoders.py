@@ -58,10 +58,9 @@ def _encode_by_libsndfile(
     import soundfile
 
     container, subtype, level = _BY_LIBSNDFILE[path.suffix.lower()]
-    name = str(path) if os.name == "nt" else os.fsencode(path)
     kind = {"format": container, "subtype": subtype, "compression_level": level}
     try:
-        with soundfile.SoundFile(name, "w", sample_rate_hz, channels, **kind) as file:
+        with soundfile.SoundFile(os.fsencode(path), "w", sample_rate_hz, channels, **kind) as file:
             for block in blocks:
                 file.write(block)
     except soundfile.LibsndfileError as error:

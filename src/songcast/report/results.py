@@ -37,17 +37,19 @@ def read_evaluation(path: Path) -> dict[str, Any]:
             return dict(content)
     except FileNotFoundError:
         raise RegistryError(f"{path}: missing: run `dvc repro evaluate` first") from None
-    except ValueError as error:
-        raise RegistryError(f"{path}: not valid JSON ({error}): run `dvc repro evaluate`") from None
-    except (KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         pass
     raise RegistryError(f"{path}: not an evaluation: run `dvc repro evaluate`")
 
 
 def mean_gain_db(measures: Mapping[str, Any]) -> float:
     """Return the prediction gain, averaged over channels that are not silent; NaN if all are."""
-    gain = measures.get("prediction_gain_db")
-    known = [g for g in (gain if isinstance(gain, list) else [gain]) if g is not None]
+    return mean_of(measures.get("prediction_gain_db"))
+
+
+def mean_of(value: Any) -> float:
+    """Return a number, or the mean of the numbers in a list that are not None; NaN if all are."""
+    known = [v for v in (value if isinstance(value, list) else [value]) if v is not None]
     return math.fsum(known) / len(known) if known else math.nan
 
 

@@ -80,18 +80,15 @@ def _read(folder: Path) -> Passage:
         for name in (ORIGINAL, *PREDICTED, CONTINUATION)
         if name != CONTINUATION or (folder / f"{name}.wav").is_file()
     }
-    shape = songs[ORIGINAL].samples.shape
+    frames = songs[ORIGINAL].frames
     return Passage(
         slug=folder.name,
         sample_rate_hz=songs[ORIGINAL].sample_rate_hz,
-        tracks={name: _padded(song.samples, shape) for name, song in songs.items()},
+        tracks={
+            name: np.pad(song.samples[:frames], ((0, max(frames - song.frames, 0)), (0, 0)))
+            for name, song in songs.items()
+        },
     )
-
-
-def _padded(samples: Samples, shape: tuple[int, ...]) -> Samples:
-    padded = np.zeros(shape, np.int16)
-    padded[: len(samples)] = samples[: shape[0]]
-    return padded
 
 
 def _document(passage: Passage) -> dict[str, Any]:

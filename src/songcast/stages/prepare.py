@@ -12,10 +12,10 @@ import time
 from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from songcast.audio.formats import SONG_SUFFIXES, check_regular, printable
-from songcast.config import Engine
+from songcast.config import Engine, Params, PrepareParams
 from songcast.data.code_digest import code_digest
 from songcast.data.corpus import (
     INDEX,
@@ -56,9 +56,7 @@ from songcast.inspection.report import (
 )
 from songcast.report.console import progress
 from songcast.stages import run_stage
-
-if TYPE_CHECKING:
-    from songcast.config import PrepareParams
+from songcast.tracking.stage_run import stage_run
 
 INCOMING = ".incoming"
 # The modules that decode and measure songs: a change of their code makes all arrays anew.
@@ -73,9 +71,6 @@ log = logging.getLogger("songcast.prepare")
 
 def main() -> None:
     """Bring prepared/ up to date with data/ and params.yaml; log the data report to MLflow."""
-    from songcast.config import Params
-    from songcast.tracking.stage_run import stage_run
-
     home, start_ms = Path.cwd(), round(time.time() * 1000)
     params = Params.load(home / PARAMS)
     report = prepare(home / DATA, home / PREPARED, params.prepare, params.engine)
@@ -87,7 +82,7 @@ def main() -> None:
 
 
 def prepare(
-    data: Path, prepared: Path, settings: "PrepareParams", engine: Engine = "local"
+    data: Path, prepared: Path, settings: PrepareParams, engine: Engine = "local"
 ) -> dict[str, Any]:
     """Decode the new and changed songs of ``data``, publish them, forget the removed ones.
 
@@ -195,7 +190,7 @@ def check_held_out(held_out: tuple[str, ...], wanted: Mapping[str, str]) -> None
 def inspected(
     songs: Iterable[PreparedSong],
     records: Mapping[str, Mapping[str, Any]],
-    settings: "PrepareParams",
+    settings: PrepareParams,
 ) -> dict[str, Any]:
     """Return the data report, and log its warnings. ``records``: by slug, see ``read_record``.
 
@@ -232,7 +227,7 @@ def warn_about_copies(sources: list[Path], digests: list[str]) -> None:
             log.warning("%s and %s are the same file; remove one", other, source.name)
 
 
-def splits_of(song: PreparedSong, settings: "PrepareParams") -> Splits:
+def splits_of(song: PreparedSong, settings: PrepareParams) -> Splits:
     """Return the splits of a song: a held-out one is all test."""
     if song.slug in settings.held_out or song.source in settings.held_out:
         return {TEST: (0, song.frames)}
@@ -271,7 +266,7 @@ def _decode_all(tasks: Collection[DecodeTask], engine: Engine) -> list[str]:
 
 
 def _song(
-    task: DecodeTask, record: Mapping[str, Any], prepared: Path, settings: "PrepareParams"
+    task: DecodeTask, record: Mapping[str, Any], prepared: Path, settings: PrepareParams
 ) -> PreparedSong:
     """Return the description of a decoded song."""
     song = PreparedSong(

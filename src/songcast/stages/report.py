@@ -28,9 +28,10 @@ from songcast.files import (
     PREPARED,
     REPORT,
     write_json,
+    write_text,
 )
 from songcast.report.figures.files import draw_song, draw_summary
-from songcast.report.page import Report, write_report
+from songcast.report.page import Report, page
 from songcast.report.results import EVALUATION, best_of, read_evaluation
 from songcast.report.tracks import read_passages
 from songcast.stages import run_stage
@@ -55,6 +56,7 @@ def main() -> None:
         draw_song(passage, notebook, plots)
     log.info("report: figures of %d songs drawn", len(passages))
     extended = with_flac(evaluation, Corpus.open(PREPARED))
+    manifests = {kind: read_manifest(Path(MODELS) / kind) for kind in KINDS}
     histories = {kind: read_history(Path(MODELS) / kind) for kind in KINDS}
     figures = draw_summary(extended, retrained, histories, plots)
     write_bits(Path(PLOTS) / "bits.csv", extended["songs"])
@@ -63,10 +65,10 @@ def main() -> None:
         evaluation=evaluation,
         data=json.loads(Path(DATA_REPORT).read_text()),
         figures=figures,
-        lineage=lineage_of(),
-        params=params_of(),
+        lineage=lineage_of(manifests),
+        params={kind: flatten(manifests[kind].get("params") or {}) for kind in KINDS},
     )
-    write_report(REPORT, passages, report)
+    write_text(REPORT, page(passages, report))
     log.info("report: %s written, %.1f MB", REPORT, Path(REPORT).stat().st_size / 1e6)
 
 
@@ -88,12 +90,7 @@ def with_flac(evaluation: Mapping[str, Any], corpus: Corpus) -> dict[str, Any]:
     return extended
 
 
-def params_of() -> dict[str, dict[str, str]]:
-    """Return the settings of train and retrain, as recorded in their bundles."""
-    return {kind: flatten(read_manifest(Path(MODELS) / kind).get("params") or {}) for kind in KINDS}
-
-
-def lineage_of() -> dict[str, str]:
+def lineage_of(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Return the provenance of the models: code, songs, environment, machine, weights."""
     names = {
         "time": "trained",
@@ -107,8 +104,7 @@ def lineage_of() -> dict[str, str]:
         "experiment": "experiment",
     }
     lineage = {}
-    for kind in KINDS:
-        manifest = read_manifest(Path(MODELS) / kind)
+    for kind, manifest in manifests.items():
         origin = manifest.get("provenance") or {}
         for key, name in names.items():
             if origin.get(key) is not None:

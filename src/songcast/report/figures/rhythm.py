@@ -1,6 +1,5 @@
 """Figure of loudness and beat: does a forecast follow those of the song?"""
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,13 +7,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from songcast.report.figures.style import PALE, colour_of, legend, new_figure, styled
-from songcast.report.figures.values import Floats, Samples, decibels
+from songcast.evaluation import spectral
+from songcast.report.figures import style
+from songcast.report.figures.style import Floats, Samples, colour_of, decibels
 
 LOUDNESS_SECONDS = 0.020
-ONSET_SECONDS = 0.012  # from one value of onset strength to the next
-WINDOW_SECONDS = 0.046  # of the spectrogram for onset detection
-MEL_BANDS = 64
 FULL_SCALE_POWER = 32768.0**2 / 2  # of a full-scale sine
 QUIETEST_DB = -100.0
 TEMPO_SECONDS = 2.0  # a shorter passage holds too few beats for a tempo
@@ -33,15 +30,15 @@ class Rhythm:
 def rhythm_of(passage: Samples, sample_rate_hz: int) -> Rhythm:
     """Measure the mix of the channels of a passage (frames, channels) in LSB.
 
-    Onset strength is the half-wave rectified change of a mel spectrogram in dB, mean over
-    bands (Boeck and Widmer 2013, as in librosa); the tempo is that of its autocorrelation. It is
+    Onset strength is that of ``evaluation.spectral``, and the tempo that of its autocorrelation:
     None for a passage that is too short or too even.
     """
     x = passage.astype(np.float64)
     window = max(1, round(LOUDNESS_SECONDS * sample_rate_hz))
     starts = np.arange(0, len(x), window)
     power = np.add.reduceat(np.mean(x**2, axis=1), starts) / np.diff(starts, append=len(x))
-    onsets, hop = _onset_strength(x.mean(axis=1) / 32768.0, sample_rate_hz)
+    onsets = spectral.onsets(spectral.mono(passage), sample_rate_hz)
+    hop = spectral.mel_size(sample_rate_hz) // 2
     return Rhythm(
         loudness_db=np.maximum(decibels(power / FULL_SCALE_POWER), QUIETEST_DB),
         onsets=onsets,
@@ -50,7 +47,7 @@ def rhythm_of(passage: Samples, sample_rate_hz: int) -> Rhythm:
     )
 
 
-@styled
+@style.styled
 def rhythm(original: Samples, forecasts: Mapping[str, Samples], sample_rate_hz: int) -> Figure:
     """Draw loudness and onset strength of a passage and of its forecasts.
 
@@ -58,51 +55,32 @@ def rhythm(original: Samples, forecasts: Mapping[str, Samples], sample_rate_hz: 
     """
     signals = {"original": original, **forecasts}
     rhythms = {name: rhythm_of(x, sample_rate_hz) for name, x in signals.items()}
-    figure, (top, bottom) = new_figure(_title(rhythms), 5.0, 2, 1)
+    figure, (top, bottom) = style.new_figure(_title(rhythms), 5.0, 2, 1)
     loudness, onsets = top[0], bottom[0]
     for index, (name, measured) in enumerate(rhythms.items()):
-        colour = colour_of(name, index - 1) if index else PALE
+        colour = colour_of(name, index - 1) if index else style.PALE
         look: dict[str, Any] = {"color": colour, "linewidth": 1.2 if index else 4.0}
         seconds = (np.arange(len(measured.loudness_db)) + 0.5) * LOUDNESS_SECONDS
         loudness.plot(seconds, measured.loudness_db, label=name, **look)
         times = np.arange(len(measured.onsets)) * measured.hop_seconds
-        onsets.plot(times, measured.onsets, label=f"{name}{_tempo_text(measured)}", **look)
+        tempo = "" if measured.tempo_bpm is None else f", {measured.tempo_bpm:.0f} BPM"
+        onsets.plot(times, measured.onsets, label=name + tempo, **look)
     loudness.set(ylabel="loudness\n(dB re full-scale sine)")
     onsets.set(ylabel="onset strength (dB)", xlabel="time (s)")
     for ax in (loudness, onsets):
         ax.set_xlim(0, len(original) / sample_rate_hz)
     loudness.tick_params(labelbottom=False)
-    legend(figure, *onsets.get_legend_handles_labels())
+    style.legend(figure, *onsets.get_legend_handles_labels())
     return figure
-
-
-def _onset_strength(mono: Floats, sample_rate_hz: int) -> tuple[Floats, int]:
-    """Return onset strength and the frames between its values."""
-    import librosa
-
-    hop = max(1, round(ONSET_SECONDS * sample_rate_hz))
-    window = 2 ** round(np.log2(WINDOW_SECONDS * sample_rate_hz))
-    padded = np.pad(mono, (0, max(0, 2 * window - len(mono))))
-    with warnings.catch_warnings():
-        # At low rates the lowest bands are narrower than a bin and stay empty, which is harmless.
-        warnings.filterwarnings("ignore", "Empty filters detected")
-        strength = librosa.onset.onset_strength(
-            y=padded, sr=sample_rate_hz, hop_length=hop, n_fft=window, n_mels=MEL_BANDS
-        )
-    return np.asarray(strength[: 1 + len(mono) // hop], np.float64), hop
 
 
 def _tempo_bpm(onsets: Floats, hop: int, sample_rate_hz: int) -> float | None:
     import librosa
 
-    if len(onsets) * hop < TEMPO_SECONDS * sample_rate_hz or not np.ptp(onsets):
+    if len(onsets) * hop < TEMPO_SECONDS * sample_rate_hz or not onsets.any():
         return None
     tempo = librosa.feature.tempo(onset_envelope=onsets, sr=sample_rate_hz, hop_length=hop)
     return float(tempo[0])
-
-
-def _tempo_text(measured: Rhythm) -> str:
-    return "" if measured.tempo_bpm is None else f", {measured.tempo_bpm:.0f} BPM"
 
 
 def _title(rhythms: Mapping[str, Rhythm]) -> str:
@@ -110,7 +88,7 @@ def _title(rhythms: Mapping[str, Rhythm]) -> str:
     (_, original), (name, forecast), *_ = rhythms.items()
     difference_db = float(np.median(np.abs(original.loudness_db - forecast.loudness_db)))
     title = f"{name}: loudness within {difference_db:.1g} dB of the song (median)"
-    if np.ptp(original.onsets) and np.ptp(forecast.onsets):
+    if original.onsets.any() and forecast.onsets.any():
         correlation = float(np.corrcoef(original.onsets, forecast.onsets)[0, 1])
         title += f"; onset correlation {correlation:.3f}".replace("-", "−")
     return title

@@ -8,16 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from songcast.report.figures.style import GREEN, INK, PALE, colour_of, legend, new_figure, styled
-from songcast.report.figures.values import (
-    Floats,
-    Samples,
-    below_text,
-    db_text,
-    decibels,
-    mean_gain_db,
-    shortened,
-)
+from songcast.report.figures import style
+from songcast.report.figures.style import Floats, Samples, below_text, colour_of, db_text, decibels
 
 ZOOM_SECONDS = 0.020
 FULL_SCALE_LSB = 32768.0
@@ -31,7 +23,7 @@ MAX_COLUMNS = 1000  # of a spectrogram: the pixels of a figure
 MAX_SEGMENTS = 1000  # of a spectrum: limits memory for long passages
 
 
-@styled
+@style.styled
 def waveforms(
     original: Samples, forecasts: Mapping[str, Samples], sample_rate_hz: int, title_name: str
 ) -> Figure:
@@ -44,21 +36,21 @@ def waveforms(
     means = {name: mean.astype(np.float64) for name, mean in forecasts.items()}
     frames, channels = x.shape
     zoom = _loudest(x, max(1, round(ZOOM_SECONDS * sample_rate_hz)))
-    gains = {name: mean_gain_db(x, mean) for name, mean in means.items()}
+    gains = {name: style.mean_gain_db(x, mean) for name, mean in means.items()}
     best_first = sorted(gains, key=lambda name: -gains[name])
-    title = f"{shortened(title_name, 40)}: prediction gain "
+    title = f"{style.shortened(title_name, 40)}: prediction gain "
     title += ", ".join(f"{db_text(gains[name])} ({name})" for name in best_first)
-    figure, axes = new_figure(title, 6.4, 3, channels, (1.25, 1.25, 0.8))
+    figure, axes = style.new_figure(title, 6.4, 3, channels, (1.25, 1.25, 0.8))
     for c in range(channels):
         whole, near, error = axes[:, c]
         channel = "mono" if channels == 1 else ("left", "right")[c]
         whole.set_title(f"{channel}: the whole passage")
-        _envelope(whole, x[:, c], sample_rate_hz, INK, PALE, "original")
+        _envelope(whole, x[:, c], sample_rate_hz, style.INK, style.PALE, "original")
         start, stop = zoom.start / sample_rate_hz, zoom.stop / sample_rate_hz
-        whole.axvline((start + stop) / 2, color=GREEN, linewidth=1.0)
+        whole.axvline((start + stop) / 2, color=style.GREEN, linewidth=1.0)
         milliseconds = np.arange(zoom.stop - zoom.start) * 1000.0 / sample_rate_hz
         dot = "." if len(milliseconds) < 4 else ""
-        near.plot(milliseconds, x[zoom, c], dot, color=PALE, linewidth=4.0, label="original")
+        near.plot(milliseconds, x[zoom, c], dot, color=style.PALE, linewidth=4.0, label="original")
         near.set_title(
             f"the loudest {(stop - start) * 1000:.2g} ms, from {start:.3f} s (green line)"
         )
@@ -75,20 +67,20 @@ def waveforms(
     for row, label in zip(axes, ("amplitude (LSB)",) * 2 + ("residual (LSB)",), strict=True):
         _same_height(row)
         row[0].set_ylabel(label)
-    legend(figure, *axes[1, 0].get_legend_handles_labels())
+    style.legend(figure, *axes[1, 0].get_legend_handles_labels())
     return figure
 
 
-@styled
+@style.styled
 def spectrograms(original: Samples, forecast: Samples, sample_rate_hz: int) -> Figure:
     """Draw original, forecast and residual on one scale in dB, where a full-scale sine is 0.
 
     Both are (frames, channels) LSB; the power is the mean over channels.
     """
     x, mean = original.astype(np.float64), forecast.astype(np.float64)
-    title = f"The residual is {below_text(mean_gain_db(x, mean))} the original"
+    title = f"The residual is {below_text(style.mean_gain_db(x, mean))} the original"
     title = title if x.any() else "The original is silent"
-    figure, axes = new_figure(title, 6.6, 3, 1)
+    figure, axes = style.new_figure(title, 6.6, 3, 1)
     hop = max(SPECTROGRAM_FRAMES // 4, -(-len(x) // MAX_COLUMNS))
     edge = ((SPECTROGRAM_FRAMES // 2,) * 2, (0, 0))
     starts = np.arange(0, len(x), hop)
@@ -124,7 +116,7 @@ def spectrograms(original: Samples, forecast: Samples, sample_rate_hz: int) -> F
     return figure
 
 
-@styled
+@style.styled
 def residual_spectrum(
     original: Samples, residuals: Mapping[str, Samples], sample_rate_hz: int
 ) -> Figure:
@@ -141,19 +133,23 @@ def residual_spectrum(
     best = min(power, key=lambda name: power[name])
     with np.errstate(divide="ignore"):
         under_noise_db = -10.0 * float(np.log10(power[best] / QUANTISATION_POWER_LSB2))
-    song = f"{below_text(mean_gain_db(x, x - errors[best]))} the song" if x.any() else "of silence"
+    song = (
+        f"{below_text(style.mean_gain_db(x, x - errors[best]))} the song"
+        if x.any()
+        else "of silence"
+    )
     title = f"{best}'s residual: {song}, {below_text(under_noise_db)} 16-bit quantisation noise"
-    figure, axes = new_figure(title, 4.6, 1, 1)
+    figure, axes = style.new_figure(title, 4.6, 1, 1)
     ax = axes[0, 0]
     highest = noise_db
     for index, (name, signal) in enumerate({"song": x, **errors}.items()):
         hz, density = _welch(signal, sample_rate_hz)
         level = np.maximum(decibels(density / FULL_SCALE_LSB**2), noise_db - 60)
         highest = max(highest, float(level.max()))
-        colour = INK if index == 0 else colour_of(name, index - 1)
+        colour = style.INK if index == 0 else colour_of(name, index - 1)
         ax.plot(hz, level, color=colour, linewidth=1.3, label=name)
     noise = "16-bit quantisation noise"
-    ax.axhline(noise_db, color=GREEN, linewidth=1.3, linestyle="--", label=noise)
+    ax.axhline(noise_db, color=style.GREEN, linewidth=1.3, linestyle="--", label=noise)
     ax.set(
         xscale="log",
         xlim=(20.0 if sample_rate_hz > 400 else hz[0], sample_rate_hz / 2),
@@ -164,7 +160,7 @@ def residual_spectrum(
     ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda hz, _: f"{hz:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
-    legend(figure, *ax.get_legend_handles_labels())
+    style.legend(figure, *ax.get_legend_handles_labels())
     return figure
 
 

@@ -9,28 +9,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from songcast.evaluation.summary import CONTINUATION
-from songcast.report.figures.style import (
-    BLUE,
-    COLOURS,
-    GREY,
-    INK,
-    MARKERS,
-    PALE,
-    PURPLE,
-    VERMILION,
-    colour_of,
-    legend,
-    new_figure,
-    rows_height,
-    song_rows,
-    styled,
-)
-from songcast.report.figures.values import less_text
+from songcast.report.figures import style
+from songcast.report.figures.style import INK, MARKERS, less_text, new_figure, rows_height
 
 MEAN_ROW = "mean of songs"  # no slug has spaces
 
 
-@styled
+@style.styled
 def bits_per_song(evaluation: Mapping[str, Any]) -> Figure:
     """Draw bits per sample of every song and forecaster, from ``metrics/evaluation.json``.
 
@@ -50,7 +35,7 @@ def bits_per_song(evaluation: Mapping[str, Any]) -> Figure:
     figure, axes = new_figure(_bits_title(means, len(songs)), rows_height(len(table)), 1, 1)
     ax = axes[0, 0]
     for y, bits in enumerate(table.values()):
-        ax.plot([min(bits.values()), max(bits.values())], [y, y], color=PALE, linewidth=1.5)
+        ax.plot([min(bits.values()), max(bits.values())], [y, y], color=style.PALE, linewidth=1.5)
     for index, name in enumerate(names):
         own = name in MARKERS
         lift = {"cascade": -0.2, "retrain": 0.2}.get(name, 0.0)  # visible beside train
@@ -58,16 +43,16 @@ def bits_per_song(evaluation: Mapping[str, Any]) -> Figure:
             [bits[name] for bits in table.values()],
             [y + lift for y in range(len(table))],
             MARKERS.get(name, "|+12"[(index - len(MARKERS)) % 4]),
-            color=colour_of(name, index) if own else INK,
+            color=style.colour_of(name, index) if own else INK,
             markersize=7 if own else 11,
             markeredgecolor="white" if own else None,
             markeredgewidth=0.6 if own else 1.8,
             label=name,
             zorder=3 + index,
         )
-    song_rows(ax, list(table), {MEAN_ROW})
+    style.song_rows(ax, list(table), {MEAN_ROW})
     ax.set_xlabel("bits per sample (fewer is better)")
-    legend(figure, *ax.get_legend_handles_labels())
+    style.legend(figure, *ax.get_legend_handles_labels())
     return figure
 
 
@@ -85,17 +70,17 @@ def _bits_title(means: Mapping[str, float], songs: int) -> str:
 MEASURE = "log_mel_distance_db"
 # Name in metrics/evaluation.json: label, colour, marker.
 LOOKS = {
-    CONTINUATION: ("songcast", COLOURS[CONTINUATION], "o"),
-    "paste": ("best-matching passage", PURPLE, "s"),
-    "mean": ("mean level of the passages", COLOURS["cascade"], "v"),
-    "blend": ("linear blend", BLUE, "P"),
-    "loop": ("loop of the last second", COLOURS["ridge"], "^"),
-    "burg": ("Burg extrapolation", GREY, "D"),
-    "silence": ("silence", PALE, "X"),
+    CONTINUATION: ("songcast", style.COLOURS[CONTINUATION], "o"),
+    "paste": ("best-matching passage", style.PURPLE, "s"),
+    "mean": ("mean level of the passages", style.COLOURS["cascade"], "v"),
+    "blend": ("linear blend", style.BLUE, "P"),
+    "loop": ("loop of the last second", style.COLOURS["ridge"], "^"),
+    "burg": ("Burg extrapolation", style.GREY, "D"),
+    "silence": ("silence", style.PALE, "X"),
 }
 
 
-@styled
+@style.styled
 def distance_over_horizon(continuation: Mapping[str, Any]) -> Figure:
     """Draw the mean log-mel distance of each continuation from the true song, by horizon.
 
@@ -113,13 +98,13 @@ def distance_over_horizon(continuation: Mapping[str, Any]) -> Figure:
     for entry in continuation["songs"].values():
         values = entry.get(CONTINUATION, {}).get(MEASURE, [])
         dots = [(place, values[i]) for place, i in enumerate(shown) if values[i] is not None]
-        ax.plot(*np.reshape(dots, (-1, 2)).T, ".", color=COLOURS[CONTINUATION], alpha=0.4)
+        ax.plot(*np.reshape(dots, (-1, 2)).T, ".", color=style.COLOURS[CONTINUATION], alpha=0.4)
     ax.set_xticks(range(len(shown)), [f"{horizons[i][0]:g} to {horizons[i][1]:g} s" for i in shown])
     ax.set(xlabel="time after the end of the prompt", ylabel="log-mel distance, dB", yscale="log")
     ticks = (5, 10, 20, 40)
     ax.set_yticks(ticks, [str(tick) for tick in ticks])
     ax.minorticks_off()
-    legend(figure, *ax.get_legend_handles_labels())
+    style.legend(figure, *ax.get_legend_handles_labels())
     return figure
 
 
@@ -137,7 +122,7 @@ def _continuation_title(
     return f"Continuations: songcast has the smallest distance at {', '.join(best)}"
 
 
-@styled
+@style.styled
 def learning_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw bits per sample of validation and training after each epoch; mark the best epoch.
 
@@ -151,7 +136,7 @@ def learning_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
     fewest, best = min(zip(bits["validation"], steps, strict=True))
     title = f"Best at epoch {best:g}: {fewest:.3f} bits per sample on validation"
     figure, axes = new_figure(title, 5.2, 2, 1)
-    looks = (("validation", "validation", BLUE), ("train", "training", GREY))
+    looks = (("validation", "validation", style.BLUE), ("train", "training", style.GREY))
     for ax, (key, name, colour) in zip(axes[:, 0], looks, strict=True):
         ax.plot(steps, bits[key], marker=".", color=colour, linewidth=1.6, label=name)
         ax.set(xlabel="epoch", ylabel=f"bits per sample,\n{name}")
@@ -159,11 +144,11 @@ def learning_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
         ax.set_xlim(min(steps) - 0.5, max(steps) + 0.5)
     ax = axes[0, 0]
     ax.plot(best, fewest, "o", markersize=11, mfc="none", mec=INK, mew=1.5, label="best epoch")
-    legend(figure, *ax.get_legend_handles_labels())
+    style.legend(figure, *ax.get_legend_handles_labels())
     return figure
 
 
-@styled
+@style.styled
 def forgetting(change: Mapping[str, float], new_songs: set[str]) -> Figure:
     """Draw how retraining changed the validation bits per sample of each song, worst first.
 
@@ -175,19 +160,19 @@ def forgetting(change: Mapping[str, float], new_songs: set[str]) -> Figure:
     ax = axes[0, 0]
     ax.axvline(0.0, color=INK, linewidth=1.0)
     for y, slug in enumerate(slugs):
-        colour = VERMILION if change[slug] > 0 else BLUE
+        colour = style.VERMILION if change[slug] > 0 else style.BLUE
         shape = "D" if slug in new_songs else "o"
         ax.plot([0.0, change[slug]], [y, y], color=colour, linewidth=2.2)
         ax.plot(change[slug], y, shape, color=colour, markersize=7)
-    song_rows(ax, slugs, new_songs)
+    style.song_rows(ax, slugs, new_songs)
     ax.set_xlabel("change of bits per sample on validation (fewer is better)")
     looks = {
-        "no worse": {"marker": "o", "color": BLUE},
-        "worse": {"marker": "o", "color": VERMILION},
+        "no worse": {"marker": "o", "color": style.BLUE},
+        "worse": {"marker": "o", "color": style.VERMILION},
         "new song (bold)": {"marker": "D", "color": INK},
     }
     handles = [Line2D([], [], linestyle="", **look) for look in looks.values()]  # type: ignore[arg-type]
-    legend(figure, handles, list(looks))
+    style.legend(figure, handles, list(looks))
     return figure
 
 
