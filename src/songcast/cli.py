@@ -11,34 +11,18 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import songcast
-from songcast.commands import (
-    estimate,
-    inspect,
-    models,
-    monitor,
-    predict,
-    score,
-    serve,
-    summary,
-    sweep,
-    ui,
-    versions,
-)
+from songcast.commands import estimate, inspect, parsers
 from songcast.errors import INVALID_INPUT, run_program
 from songcast.forecasting.keras_backend import prepare_backend
 
 COMMANDS = (
-    score,
-    predict,
-    inspect,
-    models,
-    versions,
-    sweep,
-    serve,
-    monitor,
-    ui,
-    summary,
-    estimate,
+    parsers.add_song_commands,
+    inspect.add,
+    parsers.add_registry_commands,
+    parsers.add_version_commands,
+    parsers.add_pipeline_commands,
+    parsers.add_server_commands,
+    estimate.add,
 )
 
 
@@ -74,8 +58,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"songcast {songcast.__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        command.add(subparsers)
+    for add in COMMANDS:
+        add(subparsers)
     return parser
 
 

@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 import songcast
-from songcast import cli, commands, stages
+from songcast import cli, stages
 from songcast.audio.songs import Song, write_song
-from songcast.commands import estimate, models
+from songcast.commands import estimate, models, parsers
 from songcast.errors import SongcastError
 from songcast.forecasting import keras_backend
 from songcast.report import console
@@ -191,9 +191,9 @@ def test_the_package_offers_its_names_lazily():
 
 
 def test_port_numbers():
-    assert commands.port_number("65535") == 65535
+    assert parsers.port_number("65535") == 65535
     with pytest.raises(argparse.ArgumentTypeError):
-        commands.port_number("five")
+        parsers.port_number("five")
 
 
 # What Jupyter, Colab, terminals and other projects set.

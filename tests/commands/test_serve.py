@@ -4,7 +4,7 @@ import os
 
 from helpers.serving_models import songcast_serve
 from songcast import cli
-from songcast.commands import serve
+from songcast.commands import parsers, serve
 from songcast.serving.jobs import Limits
 
 
@@ -34,6 +34,6 @@ def test_a_server_for_other_machines_without_a_token_is_warned_about(monkeypatch
         monkeypatch.setenv("SONGCAST_TOKEN", token)
         assert cli.main(["serve", "--model", "persistence", "--host", host]) == 0
         ((*where, seconds, opened),) = served
-        assert (where, opened) == ([host, serve.PORT], False)
+        assert (where, opened) == ([host, parsers.SERVER_PORT], False)
         assert seconds >= Limits().request_seconds  # longer for a slow machine
         assert ("set SONGCAST_TOKEN" in capfd.readouterr().err) == warning

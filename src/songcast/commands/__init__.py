@@ -1,10 +1,11 @@
-"""The commands of ``songcast``: each module adds its commands to the parser and runs them.
+"""The commands of ``songcast``: ``parsers`` has their arguments, the other modules run them.
 
-A command takes parsed arguments, prints its result on stdout, and returns its exit code. Heavy
-imports are inside the functions that need them, because `songcast --help` imports all modules.
+A command takes parsed arguments, prints its result on stdout, and returns its exit code. Its module
+is imported when it runs, so that `songcast --help` is quick.
 """
 
 import argparse
+import pkgutil
 import textwrap
 from collections.abc import Callable
 from typing import Any
@@ -19,13 +20,17 @@ BUNDLE_HELP = "models:/songcast@champion (the default), models:/songcast/3, or a
 def add_command(
     subparsers: Subparsers,
     name: str,
-    run: Callable[[argparse.Namespace], int],
+    run: Callable[[argparse.Namespace], int | None] | str,
     summary: str,
     details: str,
     example: str,
     json: bool = True,
 ) -> argparse.ArgumentParser:
-    """Add a command and return its parser. ``run`` returns the exit code; ``json`` adds --json."""
+    """Add a command and return its parser.
+
+    ``run`` returns the exit code; as text, such as ``score:run``, it is imported when it is called.
+    ``json`` adds --json.
+    """
     parser: argparse.ArgumentParser = subparsers.add_parser(
         name,
         help=summary,
@@ -36,29 +41,9 @@ def add_command(
     )
     if json:
         parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.set_defaults(run=run)
+    if isinstance(run, str):
+        place = f"songcast.commands.{run}"
+        parser.set_defaults(run=lambda arguments: pkgutil.resolve_name(place)(arguments))
+    else:
+        parser.set_defaults(run=run)
     return parser
-
-
-def version_uri(text: str) -> str:
-    """Return the URI of a version that is given as ``3``, ``v3``, ``challenger`` or URI.
-
-    Raises ``ArgumentTypeError``.
-    """
-    name = text.removeprefix("models:/songcast/").removeprefix("models:/songcast@")
-    digits = name.removeprefix("v")
-    if digits.isascii() and digits.isdecimal() and len(digits) < 10:
-        return f"models:/songcast/{int(digits)}"
-    if name not in ("champion", "challenger"):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a version number, champion or challenger; "
-            "`songcast models` lists them"
-        )
-    return f"models:/songcast@{name}"
-
-
-def port_number(text: str) -> int:
-    """Parse a TCP port. Raises ``ArgumentTypeError``."""
-    if not (text.isdecimal() and 1 <= int(text) <= 65535):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port: use a number from 1 to 65535")
-    return int(text)

@@ -3,8 +3,8 @@
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from songcast.audio.conversion import Samples
@@ -13,11 +13,9 @@ from songcast.audio.reading import SongReader, open_song
 from songcast.audio.songs import SongWarning
 from songcast.bundle import read_manifest
 from songcast.errors import RegistryError
-from songcast.forecasting.distribution import to_int16
-from songcast.forecasting.forecaster import Forecaster
 from songcast.forecasting.loading import bundle_folder
 from songcast.forecasting.metrics import RunningMeasures
-from songcast.registry.models import REGISTRY_SCHEME, Model, load
+from songcast.registry.models import REGISTRY_SCHEME, Model, load, predictions
 from songcast.registry.versions import CHAMPION, NAME
 from songcast.tracking.embedded import database
 from songcast.tracking.store import tracking_uri
@@ -59,54 +57,42 @@ def require_registry(uri: str = f"{REGISTRY_SCHEME}{NAME}") -> None:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """The measures of a song that was forecast in a stream, and the seconds that it took."""
-
-    name: str
-    channels: int
-    sample_rate_hz: int
-    measures: RunningMeasures
-    seconds: float
+def declared_seconds(paths: Iterable[str]) -> float:
+    """Return the duration of songs by their headers, to reject invalid files before any work."""
+    seconds = 0.0
+    for path in paths:
+        with open_song(path) as reader:
+            seconds += reader.declared_seconds
+    return seconds
 
 
 def forecast(
-    model: Forecaster,
+    model: Model,
     path: str | os.PathLike[str],
     label: str,
     update: Update,
     write: Callable[[Iterator[Samples], SongReader], None] | None = None,
-) -> Measured:
+) -> tuple[SongReader, RunningMeasures, float]:
     """Forecast the song in a file block by block, in memory that does not grow with its length.
 
     Reports each block to ``update``, see ``console.progress``. ``write`` receives the predicted
     blocks and the open song. Gives one ``SongWarning`` as ``read_song`` does; raises
-    ``AudioError``. The seconds include decoding.
+    ``AudioError``. Returns the song, its measures, and the seconds that it took, with decoding.
     """
     start = time.perf_counter()
-    with open_song(path) as reader:
-        measures = RunningMeasures(reader.channels)
-        name = printable(Path(reader.path.name))
+    with open_song(path) as song:
+        measures = RunningMeasures(song.channels)
+        name = printable(Path(song.path.name))
 
         def predicted() -> Iterator[Samples]:
-            blocks = model.stream(reader.blocks(), reader.channels, reader.sample_rate_hz)
-            for block, distribution in blocks:
-                measures.add(block, mean := distribution.mean, distribution.bits(block))
-                seconds = len(block) / reader.sample_rate_hz
-                update(description=f"{name}, {label}", advance=seconds)
-                yield to_int16(mean)
+            for block, mean in predictions(model, song.blocks(), song, measures):
+                update(description=f"{name}, {label}", advance=len(block) / song.sample_rate_hz)
+                yield mean
 
         if write:
-            write(predicted(), reader)
+            write(predicted(), song)
         else:
-            for _ in predicted():
-                pass
-    if reader.damage:
-        warnings.warn(f"{printable(reader.path)}: {reader.damage}", SongWarning, stacklevel=2)
-    return Measured(
-        name=name,
-        channels=reader.channels,
-        sample_rate_hz=reader.sample_rate_hz,
-        measures=measures,
-        seconds=time.perf_counter() - start,
-    )
+            deque(predicted(), maxlen=0)
+    if song.damage:
+        warnings.warn(f"{printable(song.path)}: {song.damage}", SongWarning, stacklevel=2)
+    return song, measures, time.perf_counter() - start

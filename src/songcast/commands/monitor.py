@@ -3,76 +3,44 @@
 import argparse
 import datetime
 import math
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from songcast.commands import Subparsers, add_command
-
-if TYPE_CHECKING:
-    from songcast.registry.live import Record, Shift
-    from songcast.registry.versions import Version
+from songcast.commands.loading import CHAMPION_URI, require_registry
+from songcast.errors import SongcastError
+from songcast.registry.gate import LEAST_SONGS
+from songcast.registry.live import (
+    Record,
+    Shift,
+    is_drift,
+    measured_shift,
+    read_records,
+    records_path,
+)
+from songcast.registry.versions import Version, find_version
+from songcast.report import console
+from songcast.report.console import number
+from songcast.report.results import mean_of
+from songcast.tracking.run_data import send_metrics
+from songcast.tracking.runs import STAGE, create_run
+from songcast.tracking.store import experiment_id, session
 
 DRIFT = 3
 DAY_SECONDS = 86400
-# Measure: its name in a sentence, its unit, its decimals.
+# Measure: its name and unit, its decimals.
 MEASURES = {
-    "bits_per_sample": ("bits per sample", "", 2),
-    "prediction_gain_db": ("prediction gain", " dB", 1),
-    "seconds": ("duration", " s", 1),
+    "bits_per_sample": ("bits per sample", 2),
+    "prediction_gain_db": ("prediction gain, dB", 1),
+    "seconds": ("duration, s", 1),
 }
 WORDS = {"registration": "at registration", "before": "in the window before"}
 
 
-def add(subparsers: Subparsers) -> None:
-    """Add the command."""
-    parser = add_command(
-        subparsers,
-        "monitor",
-        run,
-        "compare the served songs with the champion's evaluation",
-        "Compares the songs of a window with the held-out passages of the champion, and with the "
-        f"window before (Mann-Whitney U test). Exit code {DRIFT}: bits per sample differ, and the "
-        "difference is neither chance nor negligible. A song that was sent several times counts "
-        "once.",
-        "songcast monitor --window 7d --log",
-    )
-    parser.add_argument(
-        "--window",
-        metavar="DAYS|N",
-        type=window,
-        default=(7.0, None),
-        help="the last days, such as 7d, or the last songs, such as 200 (default: 7d)",
-    )
-    parser.add_argument("--plot", metavar="FILE", type=Path, help="write a figure (PNG)")
-    parser.add_argument(
-        "--log",
-        action="store_true",
-        help="add the result to the MLflow run `monitor` of this version, as its next step",
-    )
-
-
-def window(text: str) -> tuple[float | None, int | None]:
-    """Parse ``7d`` to (days, None) and ``200`` to (None, songs). Raises ``ArgumentTypeError``."""
-    match = re.fullmatch(r"(\d{1,5}(?:\.\d+)?)d|([1-9]\d{0,6})", text)
-    if match is None or (match[1] and not float(match[1])):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a window: write days such as 7d, or a number of songs such as 200"
-        )
-    return (float(match[1]), None) if match[1] else (None, int(match[2]))
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Compare and print; return ``DRIFT`` for drift."""
-    from songcast.commands.loading import CHAMPION_URI, require_registry
-    from songcast.errors import SongcastError
-    from songcast.registry.live import is_drift, read_records, records_path
-    from songcast.registry.versions import find_version
-    from songcast.report import console
-
     require_registry()
     champion = find_version(CHAMPION_URI)
     records = read_records(records_path(), champion.uri, shadow=False)
@@ -90,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.log:
         log(champion.number, numbers(shifts, drift))
     if arguments.json:
-        measures = {m: {k: finite(asdict(v)) for k, v in s.items()} for m, s in shifts.items()}
+        measures = {m: {k: as_json(v) for k, v in s.items()} for m, s in shifts.items()}
         document = {"version": champion.number, "drift": drift, "songs": len(now)}
         console.print_json({**document, "verdict": lines, "measures": measures})
     else:
@@ -103,28 +71,25 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def windows(
-    records: Sequence["Record"], days: float | None, songs: int | None, now: float
-) -> tuple[list["Record"], list["Record"]]:
+    records: Sequence[Record], days: float | None, songs: int | None, now: float
+) -> tuple[list[Record], list[Record]]:
     """Return the records of the window and of the one before it, each song once in each."""
     if songs is not None:
         latest = list({record.song: record for record in records}.values())
         latest.sort(key=lambda record: record.time)
         return latest[-songs:], latest[-2 * songs : -songs]
     length = (days or 0.0) * DAY_SECONDS
-    found = []
-    for stop in (math.inf, now - length):
-        start = now - length if stop == math.inf else stop - length
-        inside = {r.song: r for r in records if start <= r.time < stop}
-        found.append(list(inside.values()))
-    return found[0], found[1]
+    latest, earlier = (
+        list({r.song: r for r in records if start <= r.time < stop}.values())
+        for start, stop in ((now - length, math.inf), (now - 2 * length, now - length))
+    )
+    return latest, earlier
 
 
 def compare(
-    measure: str, now: Sequence["Record"], before: Sequence["Record"], champion: "Version"
-) -> dict[str, "Shift"]:
+    measure: str, now: Sequence[Record], before: Sequence[Record], champion: Version
+) -> dict[str, Shift]:
     """Compare a measure with the registered evaluation, if it has it, and the window before."""
-    from songcast.registry.live import measured_shift
-
     values = [getattr(record, measure) for record in now]
     others = {"before": [getattr(record, measure) for record in before]}
     registered = evaluated(champion, measure)
@@ -133,26 +98,20 @@ def compare(
     return {name: measured_shift(values, other) for name, other in others.items()}
 
 
-def evaluated(champion: "Version", measure: str) -> list[float]:
+def evaluated(champion: Version, measure: str) -> list[float]:
     """Return a measure of the held-out passages of a version; a gain is a mean over channels."""
-    values: list[float] = []
-    for song in (champion.evaluation.get("songs") or {}).values():
-        value = song.get(measure)
-        parts = [v for v in (value if isinstance(value, list) else [value]) if v is not None]
-        values += [sum(parts) / len(parts)] if parts else []
-    return [value for value in values if math.isfinite(value)]
+    songs = (champion.evaluation.get("songs") or {}).values()
+    return [v for v in (mean_of(song.get(measure)) for song in songs) if math.isfinite(v)]
 
 
-def verdicts(shifts: dict[str, "Shift"], songs: int) -> list[str]:
+def verdicts(shifts: dict[str, Shift], songs: int) -> list[str]:
     """Return a line for each comparison of the bits per sample."""
-    from songcast.registry.gate import LEAST_SONGS
-
     if songs < LEAST_SONGS:
         return [f"too few songs for a verdict: {songs} in the window, {LEAST_SONGS} are needed"]
     return [sentence(WORDS[name], shift) for name, shift in shifts.items()]
 
 
-def sentence(where: str, shift: "Shift") -> str:
+def sentence(where: str, shift: Shift) -> str:
     """Return one comparison as text.
 
     >>> from songcast.registry.live import Shift
@@ -168,23 +127,20 @@ def sentence(where: str, shift: "Shift") -> str:
     return f"bits per sample {amount} than {where}, {chance}, {shift.songs} songs"
 
 
-def row(measure: str, name: str, shift: "Shift") -> list[str]:
+def row(measure: str, name: str, shift: Shift) -> list[str]:
     """Return one comparison as a row of the table."""
-    from songcast.report.console import number
-
-    words, unit, digits = MEASURES[measure]
-    values = (shift.median, shift.other_median, shift.shift)
-    texts = [number(value, digits) for value in values]
+    words, digits = MEASURES[measure]
+    texts = [number(v, digits) for v in (shift.median, shift.other_median, shift.shift)]
     strength = [number(shift.effect, 2), number(shift.p, 4), str(shift.other_songs)]
-    return [words + unit.replace(" ", ", ", 1), name, *texts, *strength]
+    return [words, name, *texts, *strength]
 
 
-def finite(values: dict[str, Any]) -> dict[str, Any]:
-    """Return ``values`` with None for NaN, which JSON does not have."""
-    return {k: None if v != v else v for k, v in values.items()}
+def as_json(shift: Shift) -> dict[str, Any]:
+    """Return one comparison as an entry of the JSON document, which has no NaN."""
+    return {k: None if v != v else v for k, v in asdict(shift).items()}
 
 
-def numbers(shifts: dict[str, dict[str, "Shift"]], drift: bool) -> dict[str, float]:
+def numbers(shifts: dict[str, dict[str, Shift]], drift: bool) -> dict[str, float]:
     """Return the metrics of the run: medians, and shift, effect and p of every comparison."""
     metrics = {"drift": float(drift), "songs": float(shifts["bits_per_sample"]["before"].songs)}
     for measure, by_name in shifts.items():
@@ -197,57 +153,44 @@ def numbers(shifts: dict[str, dict[str, "Shift"]], drift: bool) -> dict[str, flo
 
 def log(version: int, metrics: dict[str, float]) -> None:
     """Add one step to the run `monitor` of a version, so that MLflow draws drift over time."""
-    from songcast.tracking.run_data import points_of, send_metrics
-    from songcast.tracking.runs import STAGE, create_run
-    from songcast.tracking.store import clear_errors, connect, experiment_id, locked, tracking_uri
-
-    uri = tracking_uri()
-    with clear_errors(uri), locked(uri):
-        client = connect(uri)
+    with session(lock=True) as client:
         query = f"tags.`{STAGE}` = 'monitor' and tags.`songcast.version` = '{version}'"
         found = client.search_runs([experiment_id(client)], query)
         tags = {"songcast.version": version}
         name = f"monitor version {version}"
         run = found[0].info.run_id if found else create_run(client, "monitor", tags, name=name)
         step = len(client.get_metric_history(run, "songs"))
-        send_metrics(client, run, points_of([{"step": step, **metrics}]))
+        send_metrics(client, run, [{"step": step, **metrics}])
         client.set_terminated(run)
 
 
 def plot(
     path: Path,
-    now: Sequence["Record"],
-    before: Sequence["Record"],
-    champion: "Version",
+    now: Sequence[Record],
+    before: Sequence[Record],
+    champion: Version,
     title: str,
 ) -> None:
     """Draw the bits per sample of each served song over time, and the evaluated ones."""
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
-    from songcast.report.figures.style import (
-        BLUE,
-        GREY,
-        VERMILION,
-        legend,
-        new_figure,
-        save_png,
-        styled,
-    )
+    from songcast.report.figures import style
 
+    @style.styled
     def draw() -> None:
-        figure, axes = new_figure(f"Version {champion.number}: {title}", 3.5, 1, 1)
+        figure, axes = style.new_figure(f"Version {champion.number}: {title}", 3.5, 1, 1)
         ax, handles = axes[0, 0], []
-        for records, colour in ((before, GREY), (now, BLUE)):
+        for records, colour in ((before, style.GREY), (now, style.BLUE)):
             when = [datetime.datetime.fromtimestamp(r.time, datetime.UTC) for r in records]
             values = [float(r.bits_per_sample or 0.0) for r in records]
             handles += ax.plot(when, values, "o", markersize=3, alpha=0.6, color=colour)
         expected = evaluated(champion, "bits_per_sample")
-        handles += [ax.axhline(v, color=VERMILION, linewidth=0.8) for v in expected][:1]
+        handles += [ax.axhline(v, color=style.VERMILION, linewidth=0.8) for v in expected][:1]
         locator = AutoDateLocator()  # type: ignore[no-untyped-call]
         ax.xaxis.set_major_locator(locator)
         ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
         ax.set_ylabel("bits per sample")
-        legend(figure, handles, ["window before", "window", "held-out songs"][: len(handles)])
-        save_png(figure, path)
+        style.legend(figure, handles, ["window before", "window", "held-out songs"][: len(handles)])
+        style.save_png(figure, path)
 
-    styled(draw)()
+    draw()

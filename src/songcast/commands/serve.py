@@ -9,70 +9,27 @@ import sys
 import webbrowser
 from typing import Any
 
-from songcast.commands import BUNDLE_HELP, Subparsers, add_command, port_number
-from songcast.commands.ui import check_free
+import uvicorn
 
-HOST, PORT = "127.0.0.1", 8000
-MOST_KEPT = 1000
+from songcast.commands.loading import CHAMPION_URI, check_model
+from songcast.commands.ui import check_free
+from songcast.files import root
+from songcast.registry.live import records_path
+from songcast.registry.models import REGISTRY_SCHEME
+from songcast.registry.versions import NAME
+from songcast.report.console import note
+from songcast.serving.app import create_app
+from songcast.serving.champion import Champion
+from songcast.serving.idle import SurprisingSongs
+from songcast.serving.jobs import Limits
+from songcast.serving.security import is_loopback
+
 TOKEN = "SONGCAST_TOKEN"
 
 
-def add(subparsers: Subparsers) -> None:
-    """Add the command."""
-    parser = add_command(
-        subparsers,
-        "serve",
-        run,
-        "serve a model over HTTP, with a web page",
-        "/invocations and /ping work as in MLflow's scoring server, /continue streams a "
-        "continuation, /docs documents the API. Reloads the model when the alias moves. Listens "
-        f"on this machine only unless --host is given; if {TOKEN} is set, clients must send that "
-        "token.",
-        "songcast serve --port 8001",
-        json=False,
-    )
-    parser.add_argument(
-        "--port", type=port_number, default=PORT, help=f"port to listen on (default: {PORT})"
-    )
-    parser.add_argument("--host", default=HOST, help=f"address to listen on (default: {HOST})")
-    parser.add_argument("--model", metavar="URI", help=BUNDLE_HELP)
-    parser.add_argument(
-        "--shadow",
-        metavar="ALIAS",
-        help="a version, such as challenger, that forecasts the same songs when a worker is idle",
-    )
-    parser.add_argument(
-        "--keep-surprising",
-        metavar="N",
-        type=count,
-        default=0,
-        help="keep the N songs with the most bits per sample; by default no song is kept",
-    )
-    parser.add_argument("--open", action="store_true", help="open the page in a browser")
-
-
-def count(text: str) -> int:
-    """Parse the number of songs to keep. Raises ``ArgumentTypeError``."""
-    if not (text.isdecimal() and 1 <= int(text) <= MOST_KEPT):
-        raise argparse.ArgumentTypeError(f"{text!r}: use a number from 1 to {MOST_KEPT}")
-    return int(text)
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Serve until SIGINT or SIGTERM; finish the requests in progress first."""
     check_free(arguments.port, arguments.host, "serve")
-    from songcast.commands.loading import CHAMPION_URI, check_model
-    from songcast.files import root
-    from songcast.registry.live import records_path
-    from songcast.registry.models import REGISTRY_SCHEME
-    from songcast.registry.versions import NAME
-    from songcast.report.console import note
-    from songcast.serving.app import create_app
-    from songcast.serving.champion import Champion
-    from songcast.serving.idle import SurprisingSongs
-    from songcast.serving.jobs import Limits
-    from songcast.serving.security import is_loopback
-
     logging.basicConfig(format="songcast serve: %(message)s", stream=sys.stderr)
     uri = arguments.model or CHAMPION_URI
     shadow = f"{REGISTRY_SCHEME}{NAME}@{arguments.shadow}" if arguments.shadow else None
@@ -96,12 +53,10 @@ def run(arguments: argparse.Namespace) -> int:
     )
     with contextlib.suppress(KeyboardInterrupt):
         serve(app, arguments.host, arguments.port, limits.request_seconds, arguments.open)
-    return 0
 
 
 def serve(app: Any, host: str, port: int, shutdown_seconds: float, open_page: bool = False) -> None:
     """Run the server until SIGINT or SIGTERM."""
-    import uvicorn
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: Any = None) -> None:
@@ -122,8 +77,5 @@ def serve(app: Any, host: str, port: int, shutdown_seconds: float, open_page: bo
         timeout_graceful_shutdown=round(shutdown_seconds),
     )
     # uvicorn handles the signal and then raises it again, which must not end in a traceback.
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        Server(config).run()
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    Server(config).run()

@@ -4,7 +4,12 @@ import argparse
 import json
 from pathlib import Path
 
-from songcast.commands import Subparsers, add_command
+from songcast import files
+from songcast.errors import SongcastError
+from songcast.registry import versions
+from songcast.registry.models import is_alias, pin
+from songcast.report import results
+from songcast.report.console import print_table
 
 WHERE = (
     ("report.html", "listen: original, predictions, continuation, residual"),
@@ -14,55 +19,26 @@ WHERE = (
 )
 
 
-def add(subparsers: Subparsers) -> None:
-    """Add the command."""
-    parser = add_command(
-        subparsers,
-        "summary",
-        run,
-        "print the results of the pipeline",
-        "Prints the mean prediction gain and bits per sample of every forecaster on held-out "
-        "passages, the champion and the challenger, and the files with details.",
-        "songcast summary",
-        json=False,
-    )
-    parser.add_argument(
-        "--markdown", action="store_true", help="print the table alone, as markdown"
-    )
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Print the summary. Raises ``RegistryError`` before the first evaluation."""
-    from songcast import files
-    from songcast.report.console import print_table
-    from songcast.report.results import (
-        COLUMNS,
-        EVALUATION,
-        markdown_table,
-        read_evaluation,
-        result_rows,
-        retraining_line,
-    )
-
     root = files.root()
-    evaluation = read_evaluation(root / EVALUATION)
-    rows = result_rows(evaluation["summary"])
+    evaluation = results.read_evaluation(root / results.EVALUATION)
+    rows = results.result_rows(evaluation["summary"])
     if arguments.markdown:
-        print(markdown_table(COLUMNS, rows))
-        return 0
+        print(results.markdown_table(results.COLUMNS, rows))
+        return
     registered = registry_line(root / files.REGISTERED)
     songs = len(evaluation.get("songs", ()))
     print(f"Means over the held-out passages of {songs} songs (* best):")
-    print_table(COLUMNS, rows)
+    print_table(results.COLUMNS, rows)
     if evaluation.get("retraining", {}).get("new_songs"):
-        print(f"\n{retraining_line(evaluation['retraining'])}")
+        print(f"\n{results.retraining_line(evaluation['retraining'])}")
     print(f"\n{registered}\n")
     moved = parent_line(root / files.METRICS / "retrain.json")
     if moved is not None:
         print(f"{moved}\n")
     for place, content in WHERE:
         print(f"{place:<25}{content}")
-    return 0
 
 
 def parent_line(path: Path) -> str | None:
@@ -70,9 +46,6 @@ def parent_line(path: Path) -> str | None:
 
     ``path``: of metrics/retrain.json. DVC does not rerun retrain when an alias moves.
     """
-    from songcast.errors import SongcastError
-    from songcast.registry.models import is_alias, pin
-
     try:
         parent = json.loads(path.read_text())["parent"]
         present = pin(parent["name"]) if is_alias(parent["name"]) else parent["uri"]
@@ -91,11 +64,9 @@ def registry_line(path: Path) -> str:
 
     ``path``: of registered.json, which knows the objections of the gate to the last candidate.
     """
-    from songcast.registry.versions import CHALLENGER, CHAMPION, read_registry
-
-    versions, aliases = read_registry()
-    champion, challenger = (aliases.get(alias) for alias in (CHAMPION, CHALLENGER))
-    if not versions:
+    known, aliases = versions.read_registry()
+    champion, challenger = (aliases.get(a) for a in (versions.CHAMPION, versions.CHALLENGER))
+    if not known:
         return "Nothing is registered: run `dvc repro register`."
     try:
         content = json.loads(path.read_text())

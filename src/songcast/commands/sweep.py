@@ -3,15 +3,28 @@
 import argparse
 import json
 import math
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from songcast.commands import Subparsers, add_command
+from pydantic import ValidationError
 
-if TYPE_CHECKING:
-    from songcast.config import Params
+from songcast import files
+from songcast.config import Params, Range, TrainParams
+from songcast.data.corpus import Corpus
+from songcast.distributed import cluster
+from songcast.errors import ParamsError
+from songcast.files import FEATURES, PREPARED
+from songcast.forecasting.keras_backend import import_keras
+from songcast.report import console
+from songcast.tracking.run_data import send_metrics, send_params
+from songcast.tracking.runs import create_run
+from songcast.tracking.store import experiment_id, session
+from songcast.training.checkpoint import Checkpoint, fingerprint
+from songcast.training.setup import CODE, new_model, open_crops, songs_to_train_on
 
 STAGE, SWEEP, TRIAL = "sweep", "songcast.sweep", "songcast.trial"
 
@@ -36,26 +49,8 @@ class Trial:
         return min(filter(math.isfinite, bits), default=math.inf)
 
 
-def add(subparsers: Subparsers) -> None:
-    """Add the command."""
-    add_command(
-        subparsers,
-        "sweep",
-        run,
-        "search for better settings of train",
-        "Draws trials from sweep.space of params.yaml, trains them on Ray (RAY_ADDRESS, or this "
-        "machine), stops the worse ones early, and logs each as an MLflow run. You can interrupt "
-        "it at any time; it resumes where it stopped. Run `dvc repro prepare` first.",
-        "songcast sweep",
-    )
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Run the sweep and print its trials, the best first."""
-    from songcast import files
-    from songcast.config import Params
-    from songcast.report import console
-
     root = files.root()
     params = Params.load(root / files.PARAMS)
     check(params)
@@ -65,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     trials = sorted(trials, key=lambda trial: trial.bits_per_sample)
     if arguments.json:
         console.print_json({"run_id": run_id, "trials": [as_json(trial) for trial in trials]})
-        return 0
+        return
     keys = list(params.sweep.space)
     rows = []
     for t in trials:
@@ -75,19 +70,13 @@ def run(arguments: argparse.Namespace) -> int:
     console.print_table([*keys, "epochs", "bits/sample"], rows)
     if known_bits(trials[0]) is None:
         print("\nAll trials failed or diverged: change sweep.space of params.yaml")
-        return 0
-    best = " ".join(f"-S train.{key}={trials[0].values[key]}" for key in keys)
-    print(f"\nTrain with the best: dvc exp run {best}")
-    return 0
+    else:
+        best = " ".join(f"-S train.{key}={trials[0].values[key]}" for key in keys)
+        print(f"\nTrain with the best: dvc exp run {best}")
 
 
-def check(params: "Params") -> None:
+def check(params: Params) -> None:
     """Raise ``ParamsError`` if sweep.space has a key or a value that train does not accept."""
-    from pydantic import ValidationError
-
-    from songcast.config import Range, TrainParams
-    from songcast.errors import ParamsError
-
     for key, choices in params.sweep.space.items():
         if key not in TrainParams.model_fields:
             known = ", ".join(TrainParams.model_fields)
@@ -125,26 +114,16 @@ def known_bits(trial: Trial) -> float | None:
     return trial.bits_per_sample if math.isfinite(trial.bits_per_sample) else None
 
 
-def sweep_key(root: Path, params: "Params") -> str:
+def sweep_key(root: Path, params: Params) -> str:
     """Return a key of the params, the songs and the code: with another key, trials run again."""
-    from songcast.data.corpus import Corpus
-    from songcast.files import PREPARED
-    from songcast.training.checkpoint import fingerprint
-    from songcast.training.setup import CODE
-
     values = params.model_dump(mode="json", include={"train", "sweep"})
     return fingerprint(values, Corpus.open(root / PREPARED), code=CODE)[:16]
 
 
-def sweep(root: Path, params: "Params", folder: Path) -> list[Trial]:
+def sweep(root: Path, params: Params, folder: Path) -> list[Trial]:
     """Run the trials, except those that ``folder`` already has, and return all of them."""
-    from songcast.distributed import cluster
-
-    def trial(values: dict[str, Any], report: Callable[[dict[str, float]], None]) -> None:
-        train(root, params, values, report)
-
     results = cluster.tune(
-        trial,
+        partial(train, root, params),
         params.sweep.space,
         trials=params.sweep.trials,
         epochs=params.train.epochs,
@@ -165,23 +144,14 @@ def sweep(root: Path, params: "Params", folder: Path) -> list[Trial]:
 
 def train(
     root: Path,
-    params: "Params",
+    params: Params,
     values: dict[str, Any],
     report: Callable[[dict[str, float]], None],
 ) -> None:
     """Train one trial in a worker; ``report`` gets the row of each epoch and may stop the trial."""
-    import tempfile
-
-    from songcast.config import TrainParams
-    from songcast.data.corpus import Corpus
-    from songcast.files import FEATURES, PREPARED
-    from songcast.forecasting.keras_backend import import_keras
-    from songcast.training.checkpoint import Checkpoint
-
     import_keras()
     from songcast.forecasting.network import network_of
     from songcast.training.forecaster import fit_forecaster
-    from songcast.training.setup import new_model, open_crops, songs_to_train_on
 
     tried = TrainParams.model_validate({**params.train.model_dump(), **values})
     songs = songs_to_train_on(Corpus.open(root / PREPARED), tried)
@@ -213,33 +183,18 @@ def log_sweep(key: str, params: Mapping[str, Any], trials: Sequence[Trial]) -> s
 
     Raises ``TrackingError`` if the store cannot be reached.
     """
-    from songcast.tracking.run_data import points_of, send_metrics, send_params
-    from songcast.tracking.runs import create_run
-    from songcast.tracking.store import clear_errors, connect, experiment_id, locked, tracking_uri
-
-    uri = tracking_uri()
-    with clear_errors(uri):
-        client = connect(uri)
-        experiment = experiment_id(client)
-        with locked(uri):
-            known = {
-                run.data.tags.get(TRIAL, ""): str(run.info.run_id)
-                for run in client.search_runs(
-                    [experiment],
-                    f"tags.`{SWEEP}` = '{key}' and attributes.status != 'RUNNING'",
-                    max_results=10_000,
-                )
-            }
-            if "" not in known:
-                known[""] = create_run(client, STAGE, {SWEEP: key})
-                send_params(client, known[""], params)
-                client.set_terminated(known[""], status="FINISHED")
-            for trial in trials:
-                if trial.name in known:
-                    continue
-                tags = {SWEEP: key, TRIAL: trial.name}
-                run_id = create_run(client, STAGE, tags, known[""], name=trial.name)
-                send_params(client, run_id, trial.values)
-                send_metrics(client, run_id, points_of(trial.rows))
-                client.set_terminated(run_id, status="FAILED" if trial.failed else "FINISHED")
-            return known[""]
+    with session(lock=True) as client:
+        query = f"tags.`{SWEEP}` = '{key}' and attributes.status != 'RUNNING'"
+        found = client.search_runs([experiment_id(client)], query, max_results=10_000)
+        known = {run.data.tags.get(TRIAL, ""): str(run.info.run_id) for run in found}
+        if "" not in known:
+            known[""] = create_run(client, STAGE, {SWEEP: key})
+            send_params(client, known[""], params)
+            client.set_terminated(known[""], status="FINISHED")
+        for trial in (trial for trial in trials if trial.name not in known):
+            tags = {SWEEP: key, TRIAL: trial.name}
+            run_id = create_run(client, STAGE, tags, known[""], name=trial.name)
+            send_params(client, run_id, trial.values)
+            send_metrics(client, run_id, trial.rows)
+            client.set_terminated(run_id, status="FAILED" if trial.failed else "FINISHED")
+        return known[""]

@@ -11,35 +11,17 @@ import time
 from collections.abc import Iterator
 from typing import IO
 
-from songcast.commands import Subparsers, add_command, port_number
 from songcast.errors import TrackingError
+from songcast.tracking import store
 
-HOST, PORT = "127.0.0.1", 5000
+HOST = "127.0.0.1"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
-def add(subparsers: Subparsers) -> None:
-    """Add the command."""
-    parser = add_command(
-        subparsers,
-        "ui",
-        run,
-        "open the MLflow UI on the embedded store",
-        "Listens on this machine only, until Ctrl-C.",
-        "songcast ui --port 5001",
-        json=False,
-    )
-    parser.add_argument(
-        "--port", type=port_number, default=PORT, help=f"port to listen on (default: {PORT})"
-    )
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Serve the UI until Ctrl-C."""
     check_free(arguments.port)
-    from songcast.tracking.store import ui_command
-
-    command, environment, url = ui_command(arguments.port)
+    command, environment, url = store.ui_command(arguments.port)
     with tempfile.TemporaryFile() as output, serving(command, environment, output) as server:
         try:
             while not answers(arguments.port):
@@ -49,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"MLflow UI: {url}  (Ctrl-C to stop)", flush=True)
             server.wait()
         except KeyboardInterrupt:
-            return 0
+            return
         raise TrackingError(f"the MLflow UI stopped: {last_line(output)}")
 
 
@@ -65,10 +47,10 @@ def check_free(port: int, host: str = HOST, command: str = "ui") -> None:
         try:
             probe.bind(address)
         except OSError as error:
-            other = port + 1 if port < 65535 else PORT
+            other = max(port % 65535 + 1, 1024)
             raise TrackingError(
                 f"port {port} cannot be used ({error.strerror}): "
-                f"choose another, e.g. `songcast {command} --port {max(other, 1024)}`"
+                f"choose another, e.g. `songcast {command} --port {other}`"
             ) from None
 
 

@@ -3,61 +3,20 @@
 import argparse
 import json
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from songcast.commands import URI_HELP, Subparsers, add_command
-
-if TYPE_CHECKING:
-    from songcast.registry.versions import Version
+from songcast.commands.loading import CHAMPION_URI, require_registry
+from songcast.registry import downloads, reproduction
+from songcast.registry.versions import Version, find_version, list_versions
+from songcast.report import console
+from songcast.tracking.lineage import ORIGIN
 
 UNKNOWN = "not recorded"
 DIFFERENT = 1
 
 
-def add(subparsers: Subparsers) -> None:
-    """Add the commands."""
-    parser = add_command(
-        subparsers,
-        "pull",
-        pull,
-        "copy a registered version into a folder, with its model card",
-        "Verifies the sha256 of the weights; on failure, no folder is written. The folder can be "
-        "used as a model: `--model DIR`, `songcast.load(DIR)`. Without URI: the champion.",
-        "songcast pull models:/songcast/3 my_model",
-    )
-    parser.add_argument("uri", metavar="URI", nargs="?", help=URI_HELP)
-    parser.add_argument("folder", metavar="DIR", type=Path, help="a new folder")
-    parser = add_command(
-        subparsers,
-        "trace",
-        trace,
-        "print the provenance of a version",
-        "Prints weights, run, code, params, environment, machine and songs of the version, and of "
-        "each version that it was retrained from.",
-        "songcast trace models:/songcast@champion",
-    )
-    parser.add_argument("uri", metavar="URI", help=URI_HELP)
-    parser = add_command(
-        subparsers,
-        "reproduce",
-        reproduce,
-        "build a version again and compare weights and metrics",
-        "Checks out its commit into a temporary folder, restores params, songs and environment, "
-        "and runs the pipeline without caches, which takes as long as `make run` did. On the same "
-        "hardware, the weights must be identical; on other hardware, every song must be within "
-        "0.02 bits per sample. Exit code 1: the result is different.",
-        "songcast reproduce models:/songcast@champion",
-    )
-    parser.add_argument("uri", metavar="URI", help=URI_HELP)
-
-
-def pull(arguments: argparse.Namespace) -> int:
+def pull(arguments: argparse.Namespace) -> None:
     """Copy the version."""
-    from songcast.commands.loading import CHAMPION_URI, require_registry
-    from songcast.registry import downloads
-    from songcast.report import console
-
     folder, uri = arguments.folder, arguments.uri or CHAMPION_URI
     require_registry(uri)
     version = downloads.pull(uri, folder)
@@ -67,15 +26,10 @@ def pull(arguments: argparse.Namespace) -> int:
         console.print_json(document)
     else:
         print(f"{folder}: version {number}, sha256 {digest[:12]}…")
-    return 0
 
 
-def trace(arguments: argparse.Namespace) -> int:
+def trace(arguments: argparse.Namespace) -> None:
     """Print the version and its ancestors, newest first."""
-    from songcast.commands.loading import require_registry
-    from songcast.registry.versions import find_version, list_versions
-    from songcast.report import console
-
     require_registry(arguments.uri)
     known = {version.number: version for version in list_versions()}
     version: Version | None = find_version(arguments.uri)
@@ -85,19 +39,16 @@ def trace(arguments: argparse.Namespace) -> int:
         version = known.get(int(version.lineage.get("parent_version") or 0))
     if arguments.json:
         console.print_json({"chain": [as_json(version) for version in chain]})
-        return 0
+        return
     for place, version in enumerate(chain):
         heading = f"{version.uri} ({', '.join([version.kind, *version.aliases])})"
         print(("\nretrained from " if place else "") + heading)
         for name, value in lines(version.lineage, version.run_id):
             print(f"  {name:<12}{value}")
-    return 0
 
 
-def as_json(version: "Version") -> dict[str, Any]:
+def as_json(version: Version) -> dict[str, Any]:
     """Return a version as an entry of the JSON document."""
-    from songcast.tracking.lineage import ORIGIN
-
     keys = ("weights_sha256", *ORIGIN, "params", "seeds", "parent_version")
     return {
         "uri": version.uri,
@@ -143,10 +94,6 @@ def lines(lineage: Mapping[str, Any], run_id: str) -> list[tuple[str, str]]:
 
 def reproduce(arguments: argparse.Namespace) -> int:
     """Build it again and print the verdict and its reasons."""
-    from songcast.commands.loading import require_registry
-    from songcast.registry import reproduction
-    from songcast.report import console
-
     require_registry(arguments.uri)
     result = reproduction.reproduce(arguments.uri, console.note)
     if arguments.json:

@@ -26,11 +26,11 @@ class Comparison:
     """
 
     songs: Mapping[str, float]
-    mean: float
-    low: float
-    high: float
-    first: float
-    second: float
+    mean: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    first: float = math.nan
+    second: float = math.nan
 
 
 def compare(first: Entry, second: Entry) -> Comparison:
@@ -49,20 +49,17 @@ def compare(first: Entry, second: Entry) -> Comparison:
     mine, theirs = bits_of_songs(first), bits_of_songs(second)
     slugs = sorted(mine.keys() & theirs.keys())
     if not slugs or not all(math.isfinite(bits[slug]) for bits in (mine, theirs) for slug in slugs):
-        nothing = math.nan
-        return Comparison(
-            songs={}, mean=nothing, low=nothing, high=nothing, first=nothing, second=nothing
-        )
-    pairs = np.array([[mine[slug], theirs[slug]] for slug in slugs])
-    differences = pairs[:, 0] - pairs[:, 1]
+        return Comparison(songs={})
+    a, b = np.array([[mine[slug], theirs[slug]] for slug in slugs]).T
+    differences = a - b
     low, high = _interval(differences)
     return Comparison(
         songs=dict(zip(slugs, differences.tolist(), strict=True)),
         mean=float(differences.mean()),
         low=low,
         high=high,
-        first=float(pairs[:, 0].mean()),
-        second=float(pairs[:, 1].mean()),
+        first=float(a.mean()),
+        second=float(b.mean()),
     )
 
 

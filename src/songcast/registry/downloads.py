@@ -14,7 +14,7 @@ from typing import Any
 
 from songcast.bundle import MANIFEST, read_manifest
 from songcast.errors import BundleError, RegistryError
-from songcast.files import TEMPORARY_PREFIX, sha256_of_file
+from songcast.files import atomic_folder, sha256_of_file
 from songcast.registry.versions import Version, find_version, read_attached, repository
 from songcast.tracking.embedded import local_path
 from songcast.tracking.run_data import BUNDLE
@@ -57,9 +57,7 @@ def pull(uri: str, folder: Path) -> Version:
     version = find_version(uri)
     bundle = resolve(version.uri)  # by number, because the alias may move meanwhile
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=TEMPORARY_PREFIX) as scratch:
-            copy = Path(scratch) / "bundle"
+        with atomic_folder(target) as copy:
             for name in (MANIFEST, *read_manifest(bundle)["files"]):  # and no other files
                 (copy / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(bundle / name, copy / name)
@@ -67,7 +65,6 @@ def pull(uri: str, folder: Path) -> Version:
             card = read_attached(version, CARD)
             if card is not None:
                 (copy / CARD).write_text(card, encoding="utf-8")
-            copy.replace(target)
     except OSError as error:
         raise RegistryError(f"{folder}: cannot be written ({error.strerror})") from error
     return version

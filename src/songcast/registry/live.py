@@ -10,7 +10,7 @@ import math
 import os
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -69,9 +69,9 @@ class Shift:
     other_songs: int
     median: float
     other_median: float
-    shift: float
-    effect: float
-    p: float
+    shift: float = math.nan
+    effect: float = math.nan
+    p: float = math.nan
 
 
 def records_path() -> Path | None:
@@ -120,8 +120,7 @@ def read_records(path: Path | None, model: str, shadow: bool = True) -> list[Rec
         if "no such table" in str(error):  # the server is creating it
             return []
         raise RegistryError(f"{path}: cannot be read ({error}): restore or move it") from None
-    names = [field.name for field in fields(Record)]
-    return [Record(**dict(zip(names, row, strict=True))) for row in rows]
+    return [Record(**dict(zip(COLUMNS.split(", "), row, strict=True))) for row in rows]
 
 
 def live_comparison(first: str, second: str) -> Comparison:
@@ -145,24 +144,16 @@ def measured_shift(values: Sequence[float], others: Sequence[float]) -> Shift:
     """
     x, y = (np.asarray(side[-MOST_COMPARED:], np.float64) for side in (values, others))
     median, other = (float(np.median(side)) if side.size else math.nan for side in (x, y))
-    shift = effect = p = math.nan
-    if x.size and y.size:
+    found = Shift(songs=x.size, other_songs=y.size, median=median, other_median=other)
+    if not (x.size and y.size):
+        return found
+    shift, effect, p = float(np.median(np.subtract.outer(x, y))), 0.0, 1.0
+    if np.ptp(np.concatenate([x, y])):  # otherwise the variance of the statistic is 0
         from scipy.stats import mannwhitneyu
 
-        shift = float(np.median(np.subtract.outer(x, y)))
-        effect, p = 0.0, 1.0
-        if np.ptp(np.concatenate([x, y])):  # otherwise the variance of the statistic is 0
-            test = mannwhitneyu(x, y, alternative="two-sided")
-            effect, p = 2.0 * float(test.statistic) / (x.size * y.size) - 1.0, float(test.pvalue)
-    return Shift(
-        songs=x.size,
-        other_songs=y.size,
-        median=median,
-        other_median=other,
-        shift=shift,
-        effect=effect,
-        p=p,
-    )
+        test = mannwhitneyu(x, y, alternative="two-sided")
+        effect, p = 2.0 * float(test.statistic) / (x.size * y.size) - 1.0, float(test.pvalue)
+    return replace(found, shift=shift, effect=effect, p=p)
 
 
 def is_drift(shift: Shift, comparisons: int) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from songcast.bundle import read_history, read_manifest
-from songcast.tracking.run_data import flatten, points_of, send_metrics
+from songcast.tracking.run_data import flatten, send_metrics
 
 VALIDATION_BITS = "validation_bits_per_sample"
 PACKAGE = Path(__file__).parent.parent
@@ -98,7 +98,7 @@ def log_model(client: Any, run_id: str, name: str, bundle: Path, tags: Mapping[s
             best = min(rows, key=lambda row: row[VALIDATION_BITS])
             for split in ("train", "validation"):
                 row = {k: v for k, v in best.items() if k == "step" or k.startswith(f"{split}_")}
-                send_metrics(client, run_id, points_of([row]), logged.model_id, split)
+                send_metrics(client, run_id, [row], logged.model_id, split)
     except BaseException:
         with contextlib.suppress(Exception):  # the store may be the cause
             client.finalize_logged_model(logged.model_id, "FAILED")

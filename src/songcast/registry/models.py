@@ -1,14 +1,19 @@
 """From a name to a model: registry URIs, bundle folders and the baselines."""
 
+from collections.abc import Generator, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from songcast.audio.conversion import Samples
+from songcast.audio.reading import SongReader
 from songcast.audio.songs import Song
 from songcast.bundle import CONTINUATION, MANIFEST
 from songcast.errors import ContinuationError
+from songcast.forecasting.distribution import to_int16
 from songcast.forecasting.forecaster import Forecaster, ForecastSession
 from songcast.forecasting.loading import bundle_folder, load_forecaster
+from songcast.forecasting.metrics import RunningMeasures
 
 if TYPE_CHECKING:
     from songcast.continuation.model import ContinuationModel, Stream
@@ -64,6 +69,19 @@ class Model(Forecaster):
                 "such as models/train, or a registered version"
             )
         return ContinuationModel.load(self._continuation_folder)
+
+
+def predictions(
+    model: Forecaster, parts: Iterable[Samples], song: Song | SongReader, measures: RunningMeasures
+) -> Generator[tuple[Samples, Samples]]:
+    """Yield the blocks of ``song``, which arrives in ``parts``, and their predictions as int16.
+
+    Adds each block to ``measures``.
+    """
+    for block, distribution in model.stream(parts, song.channels, song.sample_rate_hz):
+        mean = distribution.mean
+        measures.add(block, mean, distribution.bits(block))
+        yield block, to_int16(mean)
 
 
 def load(uri: str | Path) -> Model:

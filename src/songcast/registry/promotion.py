@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from songcast.errors import RegistryError
-from songcast.registry.comparison import Comparison, compare, summary
+from songcast.registry.comparison import BITS, Comparison, compare, number_in, summary
 from songcast.registry.gate import Gate, gate
 from songcast.registry.live import live_comparison
 from songcast.registry.registration import tag_version
@@ -30,7 +30,7 @@ from songcast.registry.versions import (
 )
 from songcast.tracking.evaluation_log import measured
 from songcast.tracking.lineage import user
-from songcast.tracking.store import clear_errors, connect, locked, tracking_uri
+from songcast.tracking.store import session
 
 HISTORY, GATE = "songcast.history.", "songcast.gate"
 # As JSON, an entry has to fit into 5000 characters, the width of the column in some databases.
@@ -66,16 +66,13 @@ def decide(evaluation: Mapping[str, Any], numbers: Mapping[str, int]) -> Gate:
     the present challenger is as good on their common songs and was not rolled back. Deciding again
     changes nothing.
     """
-    bits = {kind: measured(evaluation, kind)["summary"].get("bits_per_sample") for kind in numbers}
 
     def rank(kind: str) -> tuple[float, int]:
-        known = isinstance(bits[kind], int | float) and math.isfinite(bits[kind])
-        return bits[kind] if known else math.inf, numbers[kind]
+        bits = number_in(measured(evaluation, kind)["summary"], BITS)
+        return bits if math.isfinite(bits) else math.inf, numbers[kind]
 
     best = numbers[min(numbers, key=rank)]
-    uri = tracking_uri()
-    with clear_errors(uri), locked(uri):
-        client = connect(uri)
+    with session(lock=True) as client:
         champion, past = _state(client)
         present = get_alias(CHALLENGER)
         set_alias(client, CHALLENGER, _better(best, present, rolled_back(past)))
@@ -107,9 +104,7 @@ def promote(number: int, why: str = "", force: bool = False, live: bool = False)
     """
     if force and not why.strip():
         raise RegistryError("a forced promotion needs a reason: add --reason TEXT")
-    uri = tracking_uri()
-    with clear_errors(uri), locked(uri):
-        client = connect(uri)
+    with session(lock=True) as client:
         candidate = get_version(number)
         champion, past = _state(client)
         if champion == number:
@@ -136,9 +131,7 @@ def rollback(why: str = "") -> Move:
     A second rollback goes back one more champion. Raises ``RegistryError`` if the history has no
     earlier champion.
     """
-    uri = tracking_uri()
-    with clear_errors(uri), locked(uri):
-        client = connect(uri)
+    with session(lock=True) as client:
         champion, past = _state(client)
         earlier = earlier_champion(past, champion, {v.number for v in list_versions()})
         if earlier is None:
@@ -151,9 +144,8 @@ def rollback(why: str = "") -> Move:
 
 def history() -> list[Move]:
     """Return every move of the champion, oldest first."""
-    uri = tracking_uri()
-    with clear_errors(uri):
-        return _state(connect(uri))[1]
+    with session() as client:
+        return _state(client)[1]
 
 
 def judge(

@@ -30,7 +30,7 @@ from songcast.report.results import bits_per_sample, mean_gain_db
 from songcast.tracking.embedded import database, set_creator
 from songcast.tracking.lineage import ORIGIN, seeds, user
 from songcast.tracking.run_data import BUNDLE, KIND, MODEL, WEIGHTS, send_tags
-from songcast.tracking.store import as_default, clear_errors, connect, locked, tracking_uri
+from songcast.tracking.store import as_default, session
 
 LONGEST_DESCRIPTION = 5000
 LINK = "mlflow.modelVersions"
@@ -49,9 +49,7 @@ def register_bundle(
     manifest = read_manifest(bundle)
     proof = sha256_of_file(bundle / MANIFEST)
     measured = {"evaluation": metrics, "ridge": ridge or {}}
-    uri = tracking_uri()
-    with clear_errors(uri), locked(uri), as_default(uri):
-        client = connect(uri)
+    with session(lock=True) as client, as_default(str(client.tracking_uri)):
         known = list_versions()
         record = {**_record(manifest, kind, known), **measured}
         record["content_sha256"] = content = content_sha256(bundle)
@@ -142,6 +140,5 @@ def _headline(measured: Mapping[str, Entry]) -> dict[str, str]:
 
 def set_description(version: Version, text: str) -> None:
     """Set the markdown that MLflow shows for the version, cut to the width of its column."""
-    uri = tracking_uri()
-    with clear_errors(uri):
-        connect(uri).update_model_version(NAME, str(version.number), text[:LONGEST_DESCRIPTION])
+    with session() as client:
+        client.update_model_version(NAME, str(version.number), text[:LONGEST_DESCRIPTION])

@@ -160,14 +160,11 @@ def read_registry(name: str = NAME) -> tuple[list[Version], Mapping[str, int]]:
                 }
                 for found in client.search_model_versions(f"name = '{name}'")  # up to 10 000
             ]
-    by_version: dict[int, list[str]] = {}
-    for alias, number in sorted(aliases.items()):
-        by_version.setdefault(number, []).append(alias)
     versions = [
         Version(
             name=name,
             kind=record["tags"].get(KIND, "unknown"),
-            aliases=tuple(by_version.get(record["number"], ())),
+            aliases=tuple(sorted(a for a, number in aliases.items() if number == record["number"])),
             **record,
         )
         for record in records

@@ -13,6 +13,7 @@ from fastapi import Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
+from prometheus_client import generate_latest
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
@@ -34,6 +35,7 @@ from songcast.serving.streaming import WavStream, wav_header
 from songcast.serving.tasks import (
     MAX_SEED,
     MAX_TEMPERATURE,
+    Prediction,
     TaskParams,
     continuation_blocks,
     finite_gains_db,
@@ -157,7 +159,7 @@ def _add_information(
         responses=documented(401),
     )
     async def metrics() -> Response:
-        return Response(telemetry.exposition(), media_type="text/plain; version=0.0.4")
+        return Response(generate_latest(telemetry.registry), media_type="text/plain; version=0.0.4")
 
 
 def _add_invocations(
@@ -189,21 +191,20 @@ def _add_invocations(
                 )
             served = champion.current
 
-            def task(decoder: Decoder) -> list[dict[str, Any]]:
+            def task(decoder: Decoder) -> list[Prediction]:
                 predictions = []
                 for index, text in enumerate(songs):
                     name, start = f"song {index}", time.perf_counter()
                     content = sent_bytes(text, name)
                     song = decoder.decode(content, name)
                     row = run_task(served.model, song, params, job.check)
-                    observer.answered(served, content, song, row, time.perf_counter() - start)
+                    result = row.prediction_gain_db, row.bits_per_sample
+                    observer.answered(served, content, song, *result, time.perf_counter() - start)
                     predictions.append(row)
                 return predictions
 
             predictions = await queue.run(job, task, request.is_disconnected)
-            return schemas.InvocationResponse(
-                predictions=[schemas.Prediction(**prediction) for prediction in predictions]
-            )
+            return schemas.InvocationResponse(predictions=predictions)
 
 
 def _add_streams(
@@ -232,11 +233,8 @@ def _add_streams(
                 progress.state = "computing"
                 yield from task(served.model, song, job)
                 progress.state = "finished"
-                row = {
-                    "prediction_gain_db": progress.prediction_gain_db,
-                    "bits_per_sample": progress.bits_per_sample,
-                }
-                observer.answered(served, content, song, row, time.perf_counter() - start)
+                result = progress.prediction_gain_db, progress.bits_per_sample
+                observer.answered(served, content, song, *result, time.perf_counter() - start)
 
             blocks = queue.stream(job, work, request.is_disconnected)
             # Errors of the song occur before the first block: they still get their status code.

@@ -88,16 +88,12 @@ class Champion:
                     log.warning("now serving version %s", self.current.version)
                 previous = ""
             except Exception as error:  # an invalid version must not end the server
-                expected = isinstance(error, SongcastError)
-                message = str(error) if expected else repr(error)
+                is_bug = not isinstance(error, SongcastError)
+                message = repr(error) if is_bug else str(error)
                 if message != previous:  # log it once, not every two seconds
-                    previous = message
-                    log.warning(
-                        "still serving version %s: %s",
-                        self.current.version,
-                        message,
-                        exc_info=not expected,
-                    )
+                    version = self.current.version
+                    log.warning("still serving version %s: %s", version, message, exc_info=is_bug)
+                previous = message
 
 
 def load_served(uri: str) -> ServedModel:

@@ -24,7 +24,11 @@ ERRORS = {
     429: ("RESOURCE_EXHAUSTED", "Too many requests are in progress."),
     503: ("TEMPORARILY_UNAVAILABLE", "The request timed out, or the server is stopping."),
 }
-RETRY_AFTER_SECONDS = {429: "5", 503: "5"}
+HEADERS = {
+    401: {"WWW-Authenticate": "Bearer"},
+    429: {"Retry-After": "5"},
+    503: {"Retry-After": "5"},
+}
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -35,28 +39,19 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def add_error_handlers(app: FastAPI) -> None:
     """Turn every exception of a request into an ``ErrorResponse``."""
 
-    def response(status: int, message: str) -> JSONResponse:
-        code, _ = ERRORS.get(status, ("BAD_REQUEST", ""))
-        headers = {}
-        if status in RETRY_AFTER_SECONDS:
-            headers["Retry-After"] = RETRY_AFTER_SECONDS[status]
-        if status == 401:
-            headers["WWW-Authenticate"] = "Bearer"
+    async def respond(_: Request, error: Exception) -> JSONResponse:
+        status, message = 422, str(error)
+        if isinstance(error, RequestError):
+            status = error.status
+        elif isinstance(error, HTTPException):
+            status, message = error.status_code, str(error.detail)
+        elif isinstance(error, RequestValidationError):
+            message = first_error(error.errors())
+        elif isinstance(error, TooLongError):
+            status = 413
+        code, _description = ERRORS.get(status, ("BAD_REQUEST", ""))
         content = ErrorResponse(error_code=code, message=message).model_dump()
-        return JSONResponse(content, status, headers)
+        return JSONResponse(content, status, HEADERS.get(status))
 
-    @app.exception_handler(RequestError)
-    async def request_error(_: Request, error: RequestError) -> JSONResponse:
-        return response(error.status, str(error))
-
-    @app.exception_handler(SongcastError)
-    async def songcast_error(_: Request, error: SongcastError) -> JSONResponse:
-        return response(413 if isinstance(error, TooLongError) else 422, str(error))
-
-    @app.exception_handler(RequestValidationError)
-    async def validation_error(_: Request, error: RequestValidationError) -> JSONResponse:
-        return response(422, first_error(error.errors()))
-
-    @app.exception_handler(HTTPException)
-    async def http_exception(_: Request, error: HTTPException) -> JSONResponse:
-        return response(error.status_code, str(error.detail))
+    for kind in (RequestError, SongcastError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, respond)

@@ -58,7 +58,7 @@ class IdleWorker:
 
     def _check(self) -> None:
         while not self._jobs.idle:
-            if self._jobs.stopping:
+            if self._jobs.stopping.is_set():
                 raise StoppedError
             time.sleep(POLL_SECONDS)
 
@@ -66,7 +66,7 @@ class IdleWorker:
         if sys.platform == "linux":  # elsewhere it would change the whole process
             with suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
-        while not self._jobs.stopping:
+        while not self._jobs.stopping.is_set():
             try:
                 task = self._tasks.get(timeout=10 * POLL_SECONDS)
                 self._check()
@@ -76,7 +76,7 @@ class IdleWorker:
             except StoppedError:
                 return
             except Exception as error:  # the song was answered; this must not end the thread
-                if not self._jobs.stopping:
+                if not self._jobs.stopping.is_set():
                     log.warning("work on an answered song failed: %r", error)
 
 

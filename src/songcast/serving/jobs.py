@@ -92,22 +92,22 @@ class Progress:
 
 
 class Job:
-    """One request: its deadline, its progress and whether it is cancelled."""
+    """One request: its deadline and its progress.
+
+    ``cancelled`` is set when the client has disconnected or has its response; the job then ends at
+    its next ``check``.
+    """
 
     def __init__(self, seconds: float, stopping: threading.Event) -> None:
         self.seconds = seconds
         self.progress = Progress()
         self._deadline = time.monotonic() + seconds
         self._stopping = stopping
-        self._cancelled = threading.Event()
-
-    def cancel(self) -> None:
-        """End the job at its next ``check``."""
-        self._cancelled.set()
+        self.cancelled = threading.Event()
 
     def check(self) -> None:
         """Raise ``RequestError`` if the job is late or cancelled, or the server is stopping."""
-        if self._cancelled.is_set():
+        if self.cancelled.is_set():
             raise RequestError(503, "cancelled: the client disconnected")
         if self._stopping.is_set():
             raise RequestError(503, "the server is stopping: try again later")
@@ -117,11 +117,6 @@ class Job:
     def late(self) -> RequestError:
         """Return the error for a job that misses its deadline."""
         return RequestError(503, f"not finished within {self.seconds:g} s: try again later")
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether the client has disconnected or has its response."""
-        return self._cancelled.is_set()
 
     @property
     def seconds_left(self) -> float:
@@ -136,7 +131,7 @@ class JobQueue:
         self.limits = limits
         self._jobs = 0
         self._named: dict[str, Job] = {}
-        self._stopping = threading.Event()
+        self.stopping = threading.Event()  # set by ``stop``
         self._local = threading.local()
         self._decoders: list[Decoder] = []
         self._pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="worker")
@@ -144,12 +139,7 @@ class JobQueue:
     @property
     def idle(self) -> bool:
         """Whether a worker has nothing to do."""
-        return self._jobs < self.limits.workers and not self.stopping
-
-    @property
-    def stopping(self) -> bool:
-        """Whether ``stop`` was called."""
-        return self._stopping.is_set()
+        return self._jobs < self.limits.workers and not self.stopping.is_set()
 
     @contextmanager
     def job(self, name: str | None = None) -> Iterator[Job]:
@@ -160,7 +150,7 @@ class JobQueue:
         if self._jobs >= self.limits.max_requests:
             raise RequestError(429, "too many requests in progress: try again in a few seconds")
         self._jobs += 1
-        job = Job(self.limits.request_seconds, self._stopping)
+        job = Job(self.limits.request_seconds, self.stopping)
         if name:
             self._named[name] = job
             while len(self._named) > NAMED_JOBS:
@@ -171,7 +161,7 @@ class JobQueue:
             job.progress.state, job.progress.error = "failed", str(error) or "cancelled"
             raise
         finally:
-            job.cancel()
+            job.cancelled.set()
             self._jobs -= 1
 
     def find(self, name: str) -> Job | None:
@@ -205,7 +195,7 @@ class JobQueue:
 
         def put(item: Item | BaseException | None) -> None:
             pending = asyncio.run_coroutine_threadsafe(queue.put(item), loop)
-            while not (pending.done() or job.cancelled):
+            while not (pending.done() or job.cancelled.is_set()):
                 with suppress(TimeoutError):
                     pending.result(timeout=POLL_SECONDS)
             pending.cancel()
@@ -242,12 +232,12 @@ class JobQueue:
                     raise item
                 yield item
         finally:
-            job.cancel()
+            job.cancelled.set()
             future.add_done_callback(_discard_result)
 
     def stop(self) -> None:
         """End the running jobs at their next check, and the decoder processes."""
-        self._stopping.set()
+        self.stopping.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
         for decoder in self._decoders:
             decoder.close()

@@ -11,10 +11,9 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -88,13 +87,10 @@ class Recorder:
             if str(error) != self._message:  # log it once, not for every song
                 self._message = str(error)
                 log.warning("%s: served songs are not recorded: %s", self.path, error)
-            locked = getattr(error, "sqlite_errorcode", None) in (
-                sqlite3.SQLITE_BUSY,
-                sqlite3.SQLITE_LOCKED,
-            )
-            if not locked:
-                self._lost(1)
-            return not locked
+            code = getattr(error, "sqlite_errorcode", None)
+            if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                return False
+            self._lost(1)
         return True
 
 
@@ -123,11 +119,11 @@ class Observer:
         served: ServedModel,
         content: bytes,
         song: Song,
-        row: Mapping[str, Any],
+        gains_db: list[float] | None,
+        bits_per_sample: float | None,
         work_seconds: float,
     ) -> None:
-        """Record one song. ``content``: as it was sent. ``row``: the result of ``run_task``."""
-        gains = row.get("prediction_gain_db")
+        """Record one song. ``content``: as it was sent. No gains and bits for a continuation."""
         record = Record(
             time=time.time(),
             model=served.pinned_uri,
@@ -136,8 +132,8 @@ class Observer:
             seconds=song.seconds,
             sample_rate_hz=song.sample_rate_hz,
             channels=song.channels,
-            bits_per_sample=row.get("bits_per_sample"),
-            prediction_gain_db=float(np.mean(gains)) if gains else None,
+            bits_per_sample=bits_per_sample,
+            prediction_gain_db=float(np.mean(gains_db)) if gains_db else None,
             work_seconds=work_seconds,
         )
         self._telemetry.song_answered(record)

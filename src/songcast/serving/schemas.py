@@ -3,16 +3,10 @@
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
 from songcast.registry.mlflow_model import EXAMPLE
-from songcast.serving.tasks import STRICT, TaskParams
-
-
-class Schema(BaseModel):
-    """Base of all types."""
-
-    model_config = STRICT
+from songcast.serving.tasks import Prediction, Schema, TaskParams
 
 
 class RawSong(Schema):
@@ -27,12 +21,6 @@ EncodedSong = Annotated[str, Field(examples=[EXAMPLE])] | RawSong
 
 
 class SongRow(Schema):
-    """One song."""
-
-    song: EncodedSong
-
-
-class SongColumn(Schema):
     """One song, or a list of songs."""
 
     song: EncodedSong | list[EncodedSong]
@@ -51,8 +39,8 @@ class Invocation(Schema):
 
     dataframe_split: SplitFrame | None = None
     dataframe_records: list[SongRow] | None = None
-    inputs: SongColumn | list[EncodedSong | SongRow] | str | None = None
-    instances: SongColumn | list[EncodedSong | SongRow] | str | None = None
+    inputs: SongRow | list[EncodedSong | SongRow] | str | None = None
+    instances: SongRow | list[EncodedSong | SongRow] | str | None = None
     params: TaskParams = TaskParams()
 
     @model_validator(mode="after")
@@ -67,23 +55,13 @@ class Invocation(Schema):
     def songs(self) -> list[str]:
         """Return the songs as text; raw samples become JSON text."""
         if self.dataframe_split is not None:
-            return [_text(row[0]) for row in self.dataframe_split.data]
-        forms = (self.dataframe_records, self.inputs, self.instances)
-        content: Any = next(form for form in forms if form is not None)
-        if isinstance(content, SongColumn):
-            content = content.song
-        songs = content if isinstance(content, list) else [content]
-        return [_text(song.song if isinstance(song, SongRow) else song) for song in songs]
-
-
-class Prediction(Schema):
-    """The result for one song. ``audio``: base64 of a file in ``format``."""
-
-    audio: str | None
-    format: str | None
-    prediction_gain_db: list[float] | None
-    bits_per_sample: float | None
-    sample_rate_hz: int
+            content: Any = [row[0] for row in self.dataframe_split.data]
+        else:
+            forms = (self.dataframe_records, self.inputs, self.instances)
+            content = next(form for form in forms if form is not None)
+        rows = [row.song if isinstance(row, SongRow) else row for row in _listed(content)]
+        songs = [song for row in rows for song in _listed(row)]
+        return [s if isinstance(s, str) else json.dumps(s.model_dump()) for s in songs]
 
 
 class InvocationResponse(Schema):
@@ -124,5 +102,5 @@ class ErrorResponse(Schema):
     message: str
 
 
-def _text(song: str | RawSong) -> str:
-    return song if isinstance(song, str) else json.dumps(song.model_dump())
+def _listed(content: Any) -> list[Any]:
+    return content if isinstance(content, list) else [content]

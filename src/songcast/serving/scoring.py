@@ -43,10 +43,9 @@ class ScoringModel(PythonModel):
         songs = [s for cell in model_input["song"] for s in np.atleast_1d(cell).tolist()]
         try:
             task = TaskParams.checked(params or {})
-            return [
-                run_task(self.model, decode_song(song, f"song {i}"), task, lambda: None)
-                for i, song in enumerate(songs)
-            ]
+            decoded = (decode_song(song, f"song {i}") for i, song in enumerate(songs))
+            rows = (run_task(self.model, song, task, lambda: None) for song in decoded)
+            return [row.model_dump() for row in rows]
         except SongcastError as error:
             raise invalid(str(error)) from None
 

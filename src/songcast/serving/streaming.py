@@ -1,8 +1,9 @@
 """A wav response that is sent while its samples are computed."""
 
 import asyncio
+import io
 import logging
-import struct
+import wave
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import ExitStack
 
@@ -13,7 +14,7 @@ from songcast.serving.jobs import Job, RequestError
 
 log = logging.getLogger("songcast.serve")
 
-WAV_HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")
+HEADER_BYTES = 44
 
 
 class WavStream(StreamingResponse):
@@ -34,8 +35,8 @@ class WavStream(StreamingResponse):
             async for block in blocks:
                 yield block
 
-        data_bytes = int.from_bytes(start[WAV_HEADER.size - 4 : WAV_HEADER.size], "little")
-        headers = {"Content-Length": str(WAV_HEADER.size + data_bytes)}
+        data_bytes = int.from_bytes(start[HEADER_BYTES - 4 : HEADER_BYTES], "little")
+        headers = {"Content-Length": str(HEADER_BYTES + data_bytes)}
         super().__init__(content(), media_type="audio/wav", headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,10 +61,8 @@ class WavStream(StreamingResponse):
 
 def wav_header(frames: int, channels: int, sample_rate_hz: int) -> bytes:
     """Return the 44 bytes before the int16 samples of a wav file."""
-    block_align = 2 * channels
-    data_bytes = frames * block_align
-    return WAV_HEADER.pack(
-        *(b"RIFF", 36 + data_bytes, b"WAVE"),
-        *(b"fmt ", 16, 1, channels, sample_rate_hz, sample_rate_hz * block_align, block_align, 16),
-        *(b"data", data_bytes),
-    )
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setparams((channels, 2, sample_rate_hz, frames, "NONE", ""))
+        writer.writeframesraw(b"")
+        return file.getvalue()

@@ -10,17 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from songcast.audio.songs import Song
 from songcast.errors import SongcastError
-from songcast.forecasting.distribution import to_int16
 from songcast.forecasting.forecaster import check_channels
 from songcast.forecasting.metrics import RunningMeasures
 from songcast.registry.mlflow_model import DEFAULTS
-from songcast.registry.models import Model
+from songcast.registry.models import Model, predictions
 from songcast.serving.payload import encode_song
 
 MAX_TEMPERATURE = 10.0
 MAX_SEED = 2**63 - 1
-# Unknown keys and other types than the declared ones are errors.
-STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 Samples = NDArray[np.int16]
 Check = Callable[[], None]
@@ -30,10 +27,29 @@ class TaskError(SongcastError):
     """A param of the request is invalid."""
 
 
-class TaskParams(BaseModel):
-    """The task and its params."""
+class Schema(BaseModel):
+    """Base of requests and responses: other keys and types than the declared ones are errors."""
 
-    model_config = STRICT
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        json_schema_serialization_defaults_required=True,
+    )
+
+
+class Prediction(Schema):
+    """The result for one song. ``audio``: base64 of a file in ``format``."""
+
+    audio: str | None = None
+    format: str | None = None
+    prediction_gain_db: list[float] | None = None
+    bits_per_sample: float | None = None
+    sample_rate_hz: int
+
+
+class TaskParams(Schema):
+    """The task and its params."""
 
     task: Literal["forecast", "continue", "score"] = DEFAULTS["task"]
     seconds: float = Field(
@@ -58,27 +74,19 @@ def first_error(errors: Any) -> str:
     return f"{location}: {errors[0]['msg']}" if location else str(errors[0]["msg"])
 
 
-def run_task(model: Model, song: Song, params: TaskParams, check: Check) -> dict[str, Any]:
-    """Run the task and return one row of the response, made of JSON types.
+def run_task(model: Model, song: Song, params: TaskParams, check: Check) -> Prediction:
+    """Run the task; an exception of ``check``, which is called for each block, ends it.
 
-    ``check`` is called for each block; an exception that it raises ends the task. Raises
-    ``SongcastError`` if the song is invalid.
+    Raises ``SongcastError`` if the song is invalid.
     """
-    row: dict[str, Any] = {
-        "audio": None,
-        "format": None,
-        "prediction_gain_db": None,
-        "bits_per_sample": None,
-        "sample_rate_hz": int(song.sample_rate_hz),
-    }
+    row = Prediction(sample_rate_hz=int(song.sample_rate_hz))
     if params.task == "continue":
         samples = np.concatenate(list(continuation_blocks(model, song, params, check)))
     else:
-        samples, gains, bits = forecast(model, song, check)
-        row |= {"prediction_gain_db": gains, "bits_per_sample": bits}
+        samples, row.prediction_gain_db, row.bits_per_sample = forecast(model, song, check)
     if params.task != "score":
         result = Song(samples=samples, sample_rate_hz=song.sample_rate_hz, name=song.name)
-        row |= {"audio": encode_song(result, params.format), "format": params.format}
+        row.audio, row.format = encode_song(result, params.format), params.format
     return row
 
 
@@ -106,12 +114,10 @@ def forecast_blocks(
 ) -> Generator[tuple[Samples, Samples]]:
     """Yield blocks of the song and of its prediction; ``measures`` are those of all so far."""
     check_channels(song)
-    with closing(model.stream([song.samples], song.channels, song.sample_rate_hz)) as blocks:
-        for block, distribution in blocks:
+    with closing(predictions(model, [song.samples], song, measures)) as blocks:
+        for parts in blocks:
             check()
-            mean = distribution.mean
-            measures.add(block, mean, distribution.bits(block))
-            yield block, to_int16(mean)
+            yield parts
 
 
 def finite_gains_db(measures: RunningMeasures) -> list[float]:

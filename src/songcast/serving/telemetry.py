@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Mapping
+from functools import partial
 
 import psutil
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -28,52 +29,45 @@ MEASURES = {
 
 
 class Telemetry:
-    """The metrics; the public ones are updated where the events are, the others by methods."""
+    """The metrics; the public ones are updated where the events are, the others by methods.
+
+    ``registry``: holds all of them, for ``generate_latest``.
+    """
 
     def __init__(self, champion: Champion) -> None:
-        registry = self._registry = CollectorRegistry()
-        self._requests = Counter(
-            "songcast_requests", "Number of responses", ["path", "status"], registry=registry
-        )
-        self._seconds = Histogram(
+        registry = self.registry = CollectorRegistry()
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        histogram = partial(Histogram, registry=registry)
+        self._requests = counter("songcast_requests", "Number of responses", ["path", "status"])
+        self._seconds = histogram(
             "songcast_request_seconds",
             "Seconds from a request to the end of its response",
             ["path"],
             buckets=BUCKETS_SECONDS,
-            registry=registry,
         )
-        self._song_seconds = Counter(
-            "songcast_song_seconds", "Seconds of audio processed", registry=registry
-        )
-        self.records_lost = Counter(
-            "songcast_records_lost", "Records that were not written", registry=registry
-        )
-        self.shadow_songs = Counter(
+        self._song_seconds = counter("songcast_song_seconds", "Seconds of audio processed")
+        self.records_lost = counter("songcast_records_lost", "Records that were not written")
+        self.shadow_songs = counter(
             "songcast_shadow_songs",
             "Songs that the shadow forecast (compared), or that were dropped because others waited",
             ["result"],
-            registry=registry,
         )
-        self.shadow_difference_bits = Histogram(
+        self.shadow_difference_bits = histogram(
             "songcast_shadow_difference_bits",
             "Bits per sample of the shadow minus those of the served version",
             buckets=DIFFERENCES,
-            registry=registry,
         )
         self._measures = {
-            field: Histogram(
+            field: histogram(
                 f"songcast_answered_{field}",
                 f"{text} of an answered song",
                 ["version"],
                 buckets=buckets,
-                registry=registry,
             )
             for field, (text, buckets) in MEASURES.items()
         }
-        self.requests_in_progress = Gauge(
-            "songcast_requests_in_progress",
-            "Requests that are received, queued or processed",
-            registry=registry,
+        self.requests_in_progress = gauge(
+            "songcast_requests_in_progress", "Requests that are received, queued or processed"
         )
         for name, description, value in (
             ("model_version", "Version served", lambda: champion.current.version or 0),
@@ -89,11 +83,7 @@ class Telemetry:
                 lambda: psutil.Process().memory_info().rss,
             ),
         ):
-            Gauge(f"songcast_{name}", description, registry=registry).set_function(value)
-
-    def exposition(self) -> bytes:
-        """Return all metrics in Prometheus's text format."""
-        return generate_latest(self._registry)
+            gauge(f"songcast_{name}", description).set_function(value)
 
     def song_answered(self, record: Record) -> None:
         """Count an answered song."""

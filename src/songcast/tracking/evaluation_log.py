@@ -18,9 +18,9 @@ from songcast.data.corpus import TEST
 from songcast.errors import RegistryError
 from songcast.report.results import best_of, bits_per_sample, mean_gain_db
 from songcast.tracking.descriptions import NOTE, note_of_pipeline, note_of_run
-from songcast.tracking.run_data import MODEL, Row, points_of, send_file, send_metrics
+from songcast.tracking.run_data import MODEL, Row, send_file, send_metrics
 from songcast.tracking.runs import ensure_parent
-from songcast.tracking.store import clear_errors, connect, tracking_uri
+from songcast.tracking.store import session
 
 EVALUATION = "songcast.evaluation_sha256"
 KINDS = ("train", "retrain")
@@ -65,17 +65,15 @@ def log_evaluation(
     name. ``description``: markdown, shown above the run. Raises ``TrackingError`` if the store
     cannot be reached or a file is missing.
     """
-    uri = tracking_uri()
-    with clear_errors(uri):
+    with session() as client:
         content = [dict(metrics), description] if description else dict(metrics)
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
         for artifact in sorted(files):
             digest.update(artifact.encode() + hashlib.sha256(files[artifact].read_bytes()).digest())
-        client = connect(uri)
         tags = client.get_run(run_id).data.tags
         if tags.get(EVALUATION) == digest.hexdigest():
             return
-        send_metrics(client, run_id, points_of([{"step": 0, **metrics}]), tags.get(MODEL), TEST)
+        send_metrics(client, run_id, [{"step": 0, **metrics}], tags.get(MODEL), TEST)
         for artifact, path in files.items():
             parent = str(PurePosixPath(artifact).parent)
             send_file(client, run_id, path, None if parent == "." else parent)

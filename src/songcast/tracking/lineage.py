@@ -84,19 +84,18 @@ def user() -> str:
 
 def git_state(folder: Path) -> tuple[str | None, bool | None]:
     """Return the commit of ``folder``, None outside git, and whether its sources differ from it."""
-    commit = _first_output(["git", "-C", str(folder), "rev-parse", "HEAD"])
+    commit = _output(["git", "-C", str(folder), "rev-parse", "HEAD"])
     if not commit:
         return None, None
     status = _output(["git", "-C", str(folder), "status", "--porcelain", "--", *SOURCES])
-    return commit, None if status is None else bool(status.strip())
+    return commit, None if status is None else bool(status)
 
 
 def data_hash(folder: Path) -> str | None:
     """Return the md5 of all songs together from ``data.dvc``, None without such a file."""
     try:
-        content = yaml.safe_load((folder / "data.dvc").read_text())
-        return str(content["outs"][0]["md5"])
-    except (OSError, yaml.YAMLError, KeyError, IndexError, TypeError):
+        return str(_mapping(folder / "data.dvc")["outs"][0]["md5"])
+    except (KeyError, IndexError, TypeError):
         return None
 
 
@@ -110,8 +109,13 @@ def lock_hash(folder: Path) -> str | None:
 
 def params(folder: Path) -> dict[str, Any]:
     """Return the content of params.yaml, empty if it is missing or invalid."""
+    return _mapping(folder / "params.yaml")
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    """Return the content of a YAML file, empty if it is missing or no mapping."""
     try:
-        content = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -197,7 +201,8 @@ def unused_gpu() -> str | None:
     """Return the name of this machine's GPU if Keras does not use it; None if hidden on purpose."""
     if device() != CPU or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return None
-    return _first_output(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]) or None
+    names = _output(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
+    return names.partition("\n")[0] if names else None
 
 
 def backend() -> str:
@@ -210,16 +215,10 @@ def backend() -> str:
         return str(name)
 
 
-def _first_output(command: list[str]) -> str | None:
-    """Return the first line of the output of ``command``, None if there is none."""
-    output = _output(command)
-    return output.strip().partition("\n")[0] if output else None
-
-
 def _output(command: list[str]) -> str | None:
     """Return the output of ``command``, None if it is missing, slow or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout if done.returncode == 0 else None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -22,7 +22,6 @@ LONGEST_PARAM = 6000
 SPLITS = {TRAIN: "train", VALIDATION: "validation", TEST: "held-out"}
 
 Row = Mapping[str, float]
-Point = tuple[str, float, int, int]  # key, value, step, milliseconds since 1970
 
 
 def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -50,25 +49,14 @@ def send_params(client: Any, run_id: str, params: Mapping[str, Any]) -> None:
         client.log_batch(run_id, params=new[start : start + BATCH])
 
 
-def points_of(rows: Iterable[Row]) -> list[Point]:
-    """Return the metrics of rows that each have a ``step``, with the present time."""
-    now = time.time_ns() // 1_000_000
-    return [
-        (key, float(value), int(row["step"]), now)
-        for row in rows
-        for key, value in row.items()
-        if key != "step"
-    ]
-
-
 def send_metrics(
     client: Any,
     run_id: str | None,
-    points: list[Point],
+    rows: Iterable[Row],
     model_id: str | None = None,
     split: str | None = None,
 ) -> None:
-    """Log metrics in as few requests as possible, also for the packaged model ``model_id``.
+    """Log the numbers of rows that each have a ``step``, also for the packaged model ``model_id``.
 
     ``split``: the part of the songs on which they were measured.
     """
@@ -78,7 +66,13 @@ def send_metrics(
     dataset = datasets().get(split) if model_id and split else None
     if dataset:
         measured |= {"dataset_name": dataset.name, "dataset_digest": dataset.digest}
-    metrics = [Metric(key, value, ms, step, **measured) for key, value, step, ms in points]
+    now = time.time_ns() // 1_000_000
+    metrics = [
+        Metric(key, float(value), now, int(row["step"]), **measured)
+        for row in rows
+        for key, value in row.items()
+        if key != "step"
+    ]
     for start in range(0, len(metrics), 10 * BATCH):
         client.log_batch(run_id, metrics=metrics[start : start + 10 * BATCH])
 

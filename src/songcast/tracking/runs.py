@@ -24,13 +24,12 @@ from songcast.files import PARAMS
 from songcast.tracking import lineage
 from songcast.tracking.run_data import (
     WEIGHTS,
-    points_of,
     send_bundle,
     send_datasets,
     send_metrics,
     send_params,
 )
-from songcast.tracking.store import clear_errors, connect, experiment_id, locked, tracking_uri
+from songcast.tracking.store import experiment_id, locked, session
 
 PARENT, STAGE = "mlflow.parentRunId", "songcast.stage"
 PIPELINE = "pipeline"
@@ -128,34 +127,27 @@ def ensure_run(stage: str, bundle: Path) -> str:
     """
     manifest = read_manifest(bundle)
     origin = manifest.get("provenance") or {}
-    trained_ms = _milliseconds(origin.get("time"))
-    uri = tracking_uri()
-    with clear_errors(uri):
-        client = connect(uri)
+    trained = datetime.datetime.fromisoformat(origin["time"]) if origin.get("time") else None
+    trained_ms = round(trained.timestamp() * 1000) if trained else None
+    with session(lock=True) as client:
         experiment = experiment_id(client)
-        with locked(uri):
-            found = finished_run(client, experiment, stage, str(manifest["weights_sha256"]))
-            if found:
-                return found
-            parent = open_parent(client, experiment, stage)
-            tags = {"songcast.rebuilt": "true"}
-            run_id = create_run(client, stage, tags, parent, start_ms=trained_ms, origin=origin)
-            mark_running(client, experiment, run_id, parent)
-            status = "FAILED"
-            try:
-                send_params(client, run_id, manifest.get("params") or {})
-                send_metrics(client, run_id, points_of(read_history(bundle)))
-                send_bundle(client, run_id, bundle)
-                status = "FINISHED"
-            finally:
-                client.set_terminated(run_id, status=status, end_time=trained_ms)
-                client.set_terminated(parent, status=status)
-            return run_id
-
-
-def _milliseconds(time: str | None) -> int | None:
-    """Return an ISO time in milliseconds since 1970."""
-    return round(datetime.datetime.fromisoformat(time).timestamp() * 1000) if time else None
+        found = finished_run(client, experiment, stage, str(manifest["weights_sha256"]))
+        if found:
+            return found
+        parent = open_parent(client, experiment, stage)
+        tags = {"songcast.rebuilt": "true"}
+        run_id = create_run(client, stage, tags, parent, start_ms=trained_ms, origin=origin)
+        mark_running(client, experiment, run_id, parent)
+        status = "FAILED"
+        try:
+            send_params(client, run_id, manifest.get("params") or {})
+            send_metrics(client, run_id, read_history(bundle))
+            send_bundle(client, run_id, bundle)
+            status = "FINISHED"
+        finally:
+            client.set_terminated(run_id, status=status, end_time=trained_ms)
+            client.set_terminated(parent, status=status)
+        return run_id
 
 
 def ensure_parent(runs: Iterable[str] = ()) -> str:
@@ -164,9 +156,7 @@ def ensure_parent(runs: Iterable[str] = ()) -> str:
     Runs that another user logged for the same models have the parent of that user's execution.
     Raises ``TrackingError`` if the store cannot be reached.
     """
-    uri = tracking_uri()
-    with clear_errors(uri):
-        client = connect(uri)
+    with session() as client:
         children = sorted(map(client.get_run, runs), key=lambda run: -run.info.start_time)
         parents = (active_run(client, run.data.tags.get(PARENT, "")) for run in children)
         parent = next(filter(None, parents), None)

@@ -7,14 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from songcast.tracking.run_data import (
-    Row,
-    points_of,
-    send_bundle,
-    send_file,
-    send_metrics,
-    send_params,
-)
+from songcast.tracking.run_data import Row, send_bundle, send_file, send_metrics, send_params
 from songcast.tracking.runs import PARENT, active_run, create_run, mark_running, open_parent
 from songcast.tracking.store import connect, experiment_id, explain, tracking_uri
 
@@ -38,16 +31,15 @@ class StageRun:
 
     def log_metrics(self, metrics: Row, step: int) -> None:
         """Log numbers of one step (an epoch)."""
-        points = points_of([{**metrics, "step": step}])
-        self._try(lambda: send_metrics(self._client, self.run_id, points))
+        self._try(send_metrics, self._client, self.run_id, [{**metrics, "step": step}])
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Log a file, or all of a directory, into ``folder`` of the run's artifacts."""
-        self._try(lambda: send_file(self._client, self.run_id, path, folder))
+        self._try(send_file, self._client, self.run_id, path, folder)
 
     def log_bundle(self, bundle: Path) -> None:
         """Log the finished bundle. Call it last: it marks the run as complete."""
-        self._try(lambda: send_bundle(self._client, self.run_id, bundle))
+        self._try(send_bundle, self._client, self.run_id, bundle)
 
     def start(
         self,
@@ -57,7 +49,7 @@ class StageRun:
         start_ms: int | None,
     ) -> None:
         """Create the run, or resume the run ``resume_id`` if this store has it."""
-        self._try(lambda: self._start(params, tags, resume_id, start_ms))
+        self._try(self._start, params, tags, resume_id, start_ms)
 
     def finish(self, status: str) -> None:
         """Set the final status of the run and of its parent."""
@@ -66,17 +58,15 @@ class StageRun:
             stop = threading.Thread(target=self._monitor.finish, daemon=True)
             stop.start()
             stop.join(0.0 if self._is_lost else None)
-        self._try(lambda: self._end(status))
-
-    def _end(self, status: str) -> None:
         for run_id in (self.run_id, self._parent):
-            self._client.set_terminated(run_id, status=status)
+            self._try(lambda ended: self._client.set_terminated(ended, status), run_id)
 
-    def _try(self, request: Callable[[], None]) -> None:
+    def _try(self, request: Callable[..., None], *arguments: Any) -> None:
+        """Call ``request`` with ``arguments``, unless one has failed before."""
         if self._is_lost:
             return
         try:
-            request()
+            request(*arguments)
         except Exception as error:
             # MLflow, the network and the disk raise many types; none may end a training.
             self._is_lost = True

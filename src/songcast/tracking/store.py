@@ -32,7 +32,6 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
 VARIABLE = "MLFLOW_TRACKING_URI"
-_LOCKS = threading.local()
 # SQLite's messages, and what the user can do about each.
 SQLITE_MESSAGE = re.compile(r"\(sqlite3\.\w+\) ([^\n]+)")
 SQLITE_ADVICE = {
@@ -47,6 +46,16 @@ SQLITE_ADVICE = {
 REFUSED = re.compile(r"failed with error code (?:401|403) .*?Response body: '([^\n.']+)")
 
 
+class _Held(threading.local):
+    """The databases whose lock this thread holds."""
+
+    def __init__(self) -> None:
+        self.files: set[Path] = set()
+
+
+_HELD = _Held()
+
+
 def tracking_uri() -> str:
     """Return ``MLFLOW_TRACKING_URI``, or the embedded store of this repository."""
     return os.environ.get(VARIABLE) or sqlite_uri(home() / "mlflow.db")
@@ -57,15 +66,10 @@ def home() -> Path:
     return root() / "mlruns"
 
 
-def prepare_environment() -> None:
-    """Set the options of MLflow that the user has not set: no telemetry, short timeouts."""
+def import_mlflow() -> Any:
+    """Import MLflow (4 s) and return it; set its options that the user has not set."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-
-
-def import_mlflow() -> Any:
-    """Import MLflow (4 s) with its options set, and return it."""
-    prepare_environment()
     with warnings.catch_warnings():
         # MLflow's modules warn about themselves while they are imported.
         warnings.simplefilter("ignore")
@@ -98,6 +102,17 @@ def connect(uri: str | None = None) -> Any:
     return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
+@contextlib.contextmanager
+def session(lock: bool = False) -> Iterator[Any]:
+    """Yield a client of the store; an exception within the block becomes a ``TrackingError``.
+
+    ``lock``: hold the store's lock, see ``locked``.
+    """
+    uri = tracking_uri()
+    with clear_errors(uri), locked(uri) if lock else contextlib.nullcontext():
+        yield connect(uri)
+
+
 def experiment_id(client: Any) -> str:
     """Return the id of the experiment ``songcast``, created or restored if necessary."""
     uri = str(client.tracking_uri)
@@ -123,17 +138,17 @@ def locked(uri: str) -> Iterator[None]:
     The operating system frees the lock of a process that dies.
     """
     file = database(uri)
-    if file is None or file in _held():
+    if file is None or file in _HELD.files:
         yield
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     with (file.parent / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        _held().add(file)
+        _HELD.files.add(file)
         try:
             yield
         finally:
-            _held().discard(file)
+            _HELD.files.discard(file)
 
 
 @contextlib.contextmanager
@@ -193,9 +208,7 @@ def ui_command(port: int = 5000) -> tuple[list[str], dict[str, str], str]:
     file = database(uri)
     if file is None:
         raise TrackingError(f"MLFLOW_TRACKING_URI is set: open the UI of the server, {uri}")
-    prepare_environment()
-    client = connect(uri)
-    with clear_errors(uri):
+    with session() as client:
         experiment = experiment_id(client)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     command += ["--default-artifact-root", artifact_root(file), "--workers", "1"]
@@ -204,14 +217,6 @@ def ui_command(port: int = 5000) -> tuple[list[str], dict[str, str], str]:
     page = f"#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
     environment = {k: v for k, v in os.environ.items() if k != VARIABLE}
     return command, environment, f"http://127.0.0.1:{port}/{page}"
-
-
-def _held() -> set[Path]:
-    """Return the databases whose lock this thread holds."""
-    if not hasattr(_LOCKS, "files"):
-        _LOCKS.files = set()
-    files: set[Path] = _LOCKS.files
-    return files
 
 
 def _create_database(file: Path) -> None:
