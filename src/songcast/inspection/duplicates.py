@@ -58,7 +58,7 @@ def _hits(items: Items, owners: NDArray[Any], at: NDArray[Any]) -> NDArray[np.in
     """
     order = np.argsort(items, kind="stable")  # by item, then by song
     items, owners, at = items[order], owners[order], at[order]
-    ends = np.flatnonzero(np.append(items[1:] != items[:-1], True)) + 1
+    ends = np.flatnonzero(np.append(items[1:] != items[:-1], True)[: len(items)]) + 1
     counts = np.diff(ends, prepend=0)
     rare = np.repeat(counts <= COMMON, counts)
     left = (np.repeat(ends, counts) - np.arange(len(items)))[rare]
