@@ -65,7 +65,7 @@ def test_a_rebuilt_run_has_the_origin_of_its_bundle(repository, monkeypatch):
 def interrupted(loss, *, run_by="train"):
     """Log one epoch; the end of the run never reaches the store."""
     run = StageRun(run_by)
-    run.start({"seed": 1}, {}, None)
+    run.start({"seed": 1}, {}, None, None)
     run.log_metrics({"loss": loss}, 0)
     run.finish("KILLED")
     return run.run_id
