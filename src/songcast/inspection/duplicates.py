@@ -1,6 +1,6 @@
 """Recordings that occur twice among songs, by their fingerprints, and what leaks between splits."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from songcast.audio.meters import ITEM_SECONDS
 
 Items = NDArray[np.uint32]
+Places = NDArray[np.int64]
 
 # Items that differ in fewer of their 32 bits are alike; unrelated ones differ in 16.
 NEAR_BITS = 10
@@ -43,33 +44,33 @@ def candidates(fingerprints: Mapping[str, Items]) -> list[tuple[str, str]]:
     # A held note repeats an item: the first one stands for all.
     kept = np.flatnonzero((at == 0) | (items != np.roll(items, 1)))
     items, owners, at = items[kept], owners[kept], at[kept]
-    hits = [_hits(items & ~np.uint32(0xFF << 8 * byte), owners, at) for byte in range(4)]
-    found, counts = np.unique(np.concatenate(hits, axis=1), axis=1, return_counts=True)
-    beside = np.all(np.diff(found, axis=1) == [[0], [0], [1]], axis=0)
-    counts[:-1] += np.where(beside, counts[1:], 0)
-    pairs = np.unique(found[:2, counts >= SHARED_ITEMS], axis=1)
-    return [(names[a], names[b]) for a, b in pairs.T.tolist()]
+    # A pair of items as one number: the songs and, in the last place, the shift.
+    width = 2 * int(places.max(initial=0)) + 1
+    hits = [
+        (owners[a] * len(names) + owners[b]) * width + at[b] - at[a] + width // 2
+        for byte in range(4)
+        for a, b in _equal_items(items & ~np.uint32(0xFF << 8 * byte), owners)
+    ]
+    found, counts = np.unique(np.concatenate([np.zeros(0, np.int64), *hits]), return_counts=True)
+    counts[:-1] += np.where(np.diff(found) == 1, counts[1:], 0)
+    pairs = np.unique(found[counts >= SHARED_ITEMS] // width)
+    return [(names[pair // len(names)], names[pair % len(names)]) for pair in pairs.tolist()]
 
 
-def _hits(items: Items, owners: NDArray[Any], at: NDArray[Any]) -> NDArray[np.int64]:
-    """Return the pairs of equal items: songs a < b, and how much later the item is in b.
+def _equal_items(items: Items, owners: NDArray[Any]) -> Iterator[tuple[Places, Places]]:
+    """Yield the places of equal items of two songs, those of the first song first.
 
     An item that occurs more than ``COMMON`` times says nothing.
     """
     order = np.argsort(items, kind="stable")  # by item, then by song
-    items, owners, at = items[order], owners[order], at[order]
+    items, owners = items[order], owners[order]
     ends = np.flatnonzero(np.append(items[1:] != items[:-1], True)[: len(items)]) + 1
     counts = np.diff(ends, prepend=0)
-    rare = np.repeat(counts <= COMMON, counts)
-    left = (np.repeat(ends, counts) - np.arange(len(items)))[rare]
-    owners, at = owners[rare], at[rare]
-    found = [np.zeros((3, 0), np.int64)]
+    left = np.repeat(np.where(counts <= COMMON, ends, 0), counts) - np.arange(len(items))
     for step in range(1, COMMON):
         first = np.flatnonzero(left > step)
         first = first[owners[first] != owners[first + step]]
-        second = first + step
-        found.append(np.stack([owners[first], owners[second], at[second] - at[first]]))
-    return np.concatenate(found, axis=1)
+        yield order[first], order[first + step]
 
 
 def duplicates(
