@@ -13,6 +13,7 @@ little; training is measured by the wall clock.
 import argparse
 import json
 import logging
+import math
 import multiprocessing
 import os
 import shutil
@@ -229,11 +230,11 @@ def do_start(what: str) -> None:
 def do_features(_: str) -> None:
     """Compute the features of the songs, as train does before its first epoch."""
     from songcast.data.corpus import Budget, Corpus
-    from songcast.training.feature_cache import budgeted
+    from songcast.training.feature_cache import budgeted, compute_features
 
-    opened("warm", 1)  # compiles
+    compute_features(opened("warm", 1)[0])  # compiles
     start = time.process_time()
-    opened()
+    compute_features(opened()[0])
     spent = time.process_time() - start
     songs, budget = Corpus.open("prepared").songs[:TRAINING_SONGS], Budget.of(network()[0])
     spans = [span for song in songs for part in budgeted(song, budget).values() for span in part]
@@ -251,6 +252,7 @@ def do_train(group: str) -> None:
     # Ray does not pin its workers: without this a single worker would use all cores.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:workers])
     _, sampler = opened(batch_size=batch_size)
+    cache = Path("features").absolute()
     params, model = network()
     changed = {"epochs": 2, "steps_per_epoch": STEPS, "batch_size": batch_size}
     settings = params.model_copy(update=changed)
@@ -260,8 +262,8 @@ def do_train(group: str) -> None:
     checkpoint = Checkpoint(Path("checkpoints").absolute(), "")
     # Without validation, only the steps of the second epoch lie between the ends of both epochs.
     fit_on_cluster(
-        model, sampler, [], settings, checkpoint, workers,
-        lambda *_: ends.append(time.perf_counter()),
+        model, lambda _: ([], sampler), settings, checkpoint, workers,
+        lambda *_: ends.append(time.perf_counter()), cache, math.inf,
     )  # fmt: skip
     ray.shutdown()
     shutil.rmtree("checkpoints")

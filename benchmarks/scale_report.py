@@ -16,6 +16,8 @@ ALBUM = DOCS / "album.json"
 # Written by benchmarks/memory.py.
 MEMORY = DOCS / "memory.json"
 SIZES = ("data", "prepared")
+# Written by benchmarks/two_machines.py.
+MACHINES = DOCS / "two_machines.json"
 # Of the songs in the extrapolation, and of each song that train reads, with the warm-ups.
 SONG_SECONDS, READ_SECONDS, PROCESSED_SECONDS = 180, 20, 35
 
@@ -36,6 +38,8 @@ def markdown(results: Results) -> str:
         _start(results["start"]),
         "## train with Ray workers of one core each",
         _training(results["training"]),
+        "## Two machines",
+        _two_machines(json.loads(MACHINES.read_text())),
         "## Memory by length of the song",
         _memory(json.loads(MEMORY.read_text())),
         "## sweep",
@@ -100,14 +104,41 @@ def _training(rows: list[Results]) -> str:
         f"{crops_per_second(row):.0f} | {efficiency(row, rows[0]):.0%} |"
         for row in rows
     ]
-    megabytes = rows[0]["weights"] * 4 / 1e6
     lines += [
         "",
-        f"Each step sends {megabytes:.2f} MB of gradients. Two workers either split the batch of "
-        "one worker, which gives the same training in less time, or use a larger batch. This and "
-        "the sweep were measured with songs of 10 s.",
+        "Two workers either split the batch of one worker, which gives the same training in less "
+        "time, or use a larger batch. This and the sweep were measured with songs of 10 s, and "
+        f"this with a larger network than the present one ({rows[0]['weights']} weights).",
     ]
     return "\n".join(lines)
+
+
+def _two_machines(measured: Results) -> str:
+    own, other = measured["features_mb"]
+    both = ", ".join(measured["on_both"]) or "no song"
+    half = measured["read_mb_per_step"] / 2
+    rest = measured["wire_mb_per_run"] - measured["steps"] * measured["wire_mb_per_step"]
+    return "\n".join(
+        [
+            "`train` on the demo songs with two workers on two machines: network namespaces of "
+            "one, joined by a virtual cable on which the bytes of both directions are counted. "
+            "Written by `benchmarks/two_machines.py`.",
+            "",
+            "| what | MB |",
+            "|---|--:|",
+            f"| features computed and kept by each machine | {own:.0f} and {other:.0f} |",
+            f"| features that each worker reads from its own disk, per step | {half:.2f} |",
+            f"| on the cable, per step | {measured['wire_mb_per_step']:.2f} |",
+            f"| on the cable, whole run of {measured['steps']} steps "
+            f"| {measured['wire_mb_per_run']:.0f} |",
+            "",
+            "A step sends each gradient once in both directions; the rest of the run is "
+            f"{rest:.0f} MB. No features pass the network. If the second machine read them from a "
+            f"shared folder, it would add {half:.2f} MB to each step. In the folders of both "
+            f"machines: {both}. The prepared songs, which each machine reads for its features, are "
+            "not counted: both have the disk in common.",
+        ]
+    )
 
 
 def trial_seconds(rows: list[Results], cores: int) -> tuple[float, float]:
@@ -186,8 +217,9 @@ def _extrapolation(results: Results) -> str:
     steps = seconds * RATE_HZ * CHANNELS / (BATCH_SIZE * CROP_FRAMES)
     # Of each song that train reads, the samples that the filters process.
     read = songs * PROCESSED_SECONDS * RATE_HZ * CHANNELS * 2 / 1e12
-    epoch = terabytes * TRAIN_SHARE / (TRAIN_SHARE + VALIDATION_SHARE)
-    gradients = 2 * results["training"][0]["weights"] * 4 / 1e6
+    # Two workers send the gradients twice per step, eight of them 14 times.
+    gradients = (WORKERS - 1) * json.loads(MACHINES.read_text())["wire_mb_per_step"]
+    epoch = steps / WORKERS * gradients / 1e6
     alone, *_, grown = results["training"]
     lost = max(1 / efficiency(grown, alone) - 1, 0.0)
     share = 1 / (1 + (WORKERS - 1) * lost)
@@ -195,24 +227,21 @@ def _extrapolation(results: Results) -> str:
         [
             f"{songs:,.0f} songs of {SONG_SECONDS // 60} minutes, of which train reads "
             f"{READ_SECONDS} s each; they are mp3s of 128 kbit/s and take {sources:.2f} TB. All "
-            "machines share the folder, so what is read and written passes the network.".replace(
-                ",", " ", 1
-            ),
+            "machines share the folder, so songs and arrays pass the network.".replace(",", " ", 1),
             "",
             "| step | work | with | hours | TB of disk | TB over the network |",
             "|---|--:|---|--:|--:|--:|",
             f"| prepare | {prepare:.1f} core hours | {CORES} cores | {prepare / CORES:.2f} "
             f"| {arrays:.2f} | {sources + arrays:.2f} |",
             f"| features | {features:.0f} core hours | {CORES} cores | {features / CORES:.1f} "
-            f"| {terabytes:.2f} | {read + terabytes:.2f} |",
+            f"| {terabytes:.2f} | {read:.2f} |",
             f"| one epoch over all data | {steps / 1e6:.2f} million steps | {WORKERS} GPUs of "
             f"G steps per second | {steps / WORKERS / share / 3600:.0f} / G | | {epoch:.2f} |",
             "",
-            f"The gradients add {gradients:.1f} MB per step and worker. Features pass the network "
-            "twice: a machine computes them and writes them to the shared folder, and the workers "
-            "read them from there. They are not computed where they are used, because every worker "
-            "draws crops from all songs; on one machine nothing is sent. Two machines were not "
-            "measured: a test runs two nodes of Ray on one machine.",
+            "Each worker computes the features of its share of the songs "
+            f"({terabytes / WORKERS:.2f} TB) and keeps them on the disk of its machine, so they do "
+            "not pass the network. In an "
+            f"epoch, the gradients do: {gradients / WORKERS:.2f} MB per step and worker.",
             "",
             "Assumptions: CPU time per hour of audio stays that of the last row above; the "
             "disk can be read as fast as the GPUs learn; songs are stereo. In one "

@@ -127,14 +127,15 @@ def train_ours(seconds: float, batch_size: int | None) -> Results:
     from songcast.forecasting.forecaster import prefetch
     from songcast.forecasting.network import network_of
     from songcast.training.batches import CropSampler
-    from songcast.training.feature_cache import open_features
+    from songcast.training.feature_cache import compute_features, song_features
     from songcast.training.forecaster import compile_trainer
     from songcast.training.setup import new_model
 
     params = Params.load(root() / PARAMS).train
     prepared = list(Corpus.open(root() / PREPARED))
     model = new_model(params, prepared)
-    songs = open_features(prepared, model.front_end, params.step_frames, root() / FEATURES)
+    songs = song_features(prepared, model.front_end, params.step_frames, root() / FEATURES)
+    compute_features(songs)
     batch_size = batch_size or params.batch_size
     sampler = CropSampler(
         songs,
@@ -201,14 +202,14 @@ def time_features() -> float:
     from songcast.data.corpus import Corpus
     from songcast.files import PARAMS, PREPARED, root
     from songcast.forecasting.front_end import FrontEndSettings
-    from songcast.training.feature_cache import open_features, training_frames
+    from songcast.training.feature_cache import compute_features, song_features, training_frames
 
     params = Params.load(root() / PARAMS).train
     songs = list(Corpus.open(root() / PREPARED))
     settings = FrontEndSettings(kind=params.front_end)
     with tempfile.TemporaryDirectory() as scratch:
         start = time.perf_counter()
-        open_features(songs, settings, params.step_frames, Path(scratch))
+        compute_features(song_features(songs, settings, params.step_frames, Path(scratch)))
         spent = time.perf_counter() - start
     return sum(training_frames(song) * song.channels for song in songs) / spent
 

@@ -136,6 +136,11 @@ def sha256_of_file(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def user_cache() -> Path:
+    """Return the folder of this user and machine for what can be fetched or computed again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "songcast"
+
+
 def root() -> Path:
     """Return the repository root, absolute.
 

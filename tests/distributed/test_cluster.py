@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
+from helpers.features import open_features
 from helpers.mlflow_store import use_repository
 from helpers.prepare_params import prepare_params
 from helpers.small_continuation import continuation_model
@@ -23,13 +24,12 @@ from songcast.errors import AudioError, CorpusError, ParamsError
 from songcast.evaluation.songs import BASELINES
 from songcast.files import write_json
 from songcast.forecasting.front_end import FrontEndSettings
+from songcast.stages import forecaster as stage
 from songcast.stages.evaluate import BASELINES_FILE, evaluate, evaluate_forecasters
-from songcast.stages.forecaster import train_forecaster
 from songcast.stages.prepare import prepare
 from songcast.tracking.store import connect, experiment_id
-from songcast.training import setup
 from songcast.training.batches import CropSampler
-from songcast.training.feature_cache import open_features
+from songcast.training.setup import open_crops
 
 pytest.importorskip("ray")
 
@@ -250,23 +250,28 @@ def test_two_workers_train_the_same_weights_even_if_one_is_killed(
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().batch(epoch, index, rank, workers)
 
+    def open_deadly_crops(*args, **more):
+        features, sampler = open_crops(*args, **more)
+        sampler.__class__ = Deadly
+        return features, sampler
+
     home = use_repository(tmp_path, monkeypatch)
     prepare(data, home / "prepared", PARAMS)
     songs = list(Corpus.open(home / "prepared"))
 
-    def train(stage, workers):
+    def train(name, workers):
         who = "ray" if workers > 1 else "local"
         model = untrained("none")
         settings = Params.load(REPOSITORY / "params.yaml")
         settings = settings.model_copy(update={"engine": who, "workers": workers})
-        trained, _ = train_forecaster(
-            stage, FIT, model, songs, fingerprint="same", details={}, settings=settings
+        trained, _ = stage.train_forecaster(
+            name, FIT, model, songs, fingerprint="same", details={}, settings=settings
         )
-        rows = (home / "plots" / f"{stage}.csv").read_text().splitlines()[1:]
+        rows = (home / "plots" / f"{name}.csv").read_text().splitlines()[1:]
         return np.array([row.split(",") for row in rows], float), trained.weights
 
     alone, weights = train("alone", 1)
-    monkeypatch.setattr(setup, "CropSampler", Deadly)
+    monkeypatch.setattr(stage, "open_crops", open_deadly_crops)
     shared, results = train("shared", 2)
     assert marker.exists()
     # Two halves of a gradient are summed in another order than the whole.

@@ -1,11 +1,13 @@
 """Ten thousand songs: cost grows at most linearly, and finished work is kept."""
 
+import itertools
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -35,13 +37,21 @@ def streams(tmp_path_factory):
 
 def song_of(folder, number, splits):
     return SongFeatures(
-        slug=f"s{number}", channels=2, experts=3, step_frames=16, splits=splits, folder=folder
+        slug=f"s{number}",
+        channels=2,
+        experts=3,
+        step_frames=16,
+        splits=splits,
+        folder=folder,
+        write=lambda _: None,
     )
 
 
-def sampler_of(folder, songs):
+def sampler_of(folder, songs, batch_size=8, shares=None):
     features = [song_of(folder, number, {"train": (0, 640)}) for number in range(songs)]
-    return CropSampler(features, batch_size=8, frames=64, look_back=8, seed=1)
+    return CropSampler(
+        features, batch_size=batch_size, frames=64, look_back=8, seed=1, shares=shares
+    )
 
 
 def cpu_seconds(work, times=30):
@@ -81,14 +91,41 @@ def test_validation_songs_are_evenly_spread_over_those_with_a_passage(streams):
 
 
 def test_the_parts_of_all_workers_are_the_whole_batch(streams):
-    sampler = sampler_of(streams, 50)
+    sampler = sampler_of(streams, 50, batch_size=12)
     _, whole = sampler.batch(3, 4)
-    for workers in (1, 2, 3):
+    for workers in (1, 2, 3, 4, 12):
         parts = [sampler.batch(3, 4, rank, workers)[1] for rank in range(workers)]
-        joined = np.empty_like(whole)
-        for rank, part in enumerate(parts):
-            joined[rank::workers] = part
-        np.testing.assert_array_equal(joined, whole)
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_a_worker_reads_all_songs_of_its_share_and_no_other(streams, monkeypatch):
+    """The shares of all workers are the songs; only one on a border is in two of them."""
+    read = set()
+
+    def record(places, *_):
+        read.update(song.slug for song, _, _ in places)
+        return {}, np.zeros(1)
+
+    monkeypatch.setattr("songcast.training.batches.network_inputs", record)
+    rng = np.random.default_rng(0)
+    uneven = rng.permutation([0.0, 0.0, *rng.uniform(0.2, 2, 28)]).tolist()
+    for shares, workers in itertools.product((None, uneven), (1, 2, 3, 4)):
+        sampler = sampler_of(streams, 30, 12, shares)
+        counts, validated = Counter(), Counter()
+        for rank in range(workers):
+            read.clear()
+            for index in range(300):
+                sampler.batch(0, index, rank, workers)
+            to_read, to_validate = sampler.share(rank, workers)
+            assert read == {song.slug for song in to_read}
+            counts.update(read)
+            validated.update(song.slug for song in to_validate)
+        drawn = [f"s{n}" for n in range(30) if not shares or shares[n]]
+        assert sorted(counts) == sorted(drawn)
+        border = sum(counts.values()) - len(counts)
+        # Thirty equal songs divide by two and by three, but not by four.
+        assert border == (0 if workers == 1 else (workers - 1) if shares else 2 * (workers == 4))
+        assert validated == Counter(f"s{n}" for n in range(30))
 
 
 def test_opening_ten_thousand_songs_takes_seconds(tmp_path):

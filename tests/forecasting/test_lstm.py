@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from helpers.features import open_features
 from helpers.small_models import BANK, RATE_HZ, distributions, music, randomised, song, untrained
 from songcast.data.corpus import Budget, PreparedSong
 from songcast.errors import CorpusError
@@ -25,7 +26,7 @@ from songcast.forecasting.network import build_network, network_of, network_weig
 from songcast.forecasting.network_engine import NetworkSession, NetworkSettings
 from songcast.training import feature_cache
 from songcast.training.batches import CropSampler, network_inputs, passage_batches
-from songcast.training.feature_cache import budgeted, open_features
+from songcast.training.feature_cache import budgeted
 from songcast.training.feature_streams import LEVELS, dequantised, quantised
 
 # TensorFlow's variables do not support NumPy 2's copy keyword, which Keras uses to save.
@@ -526,6 +527,16 @@ def test_songs_are_drawn_by_their_positions_channels_and_shares(two_songs, monke
         weights = places * [2, 1] * (shares or [1.0, 1.0])
         share = sum(slug == "stereo" for slug, _, _ in crops) / len(crops)
         assert share == pytest.approx(weights[0] / weights.sum(), abs=0.03)
+
+
+def test_every_batch_is_spread_over_the_songs_by_their_shares(two_songs, monkeypatch):
+    weights = np.array([191 * 2, 89])
+    for size in (2, 8, 40):
+        crops = drawn(sampler_of(two_songs, batch_size=size), monkeypatch)
+        slugs = np.array([slug for slug, _, _ in crops]).reshape(-1, size)
+        counts = np.sum(slugs == "stereo", axis=1)
+        # A song has all crops of the parts inside its own, and some of those of two at its ends.
+        assert np.abs(counts - size * weights[0] / weights.sum()).max() < 2
 
 
 def test_songs_without_room_are_skipped_and_none_with_room_is_a_clear_error(two_songs, monkeypatch):

@@ -14,16 +14,19 @@ import pytest
 import yaml
 from numpy.testing import assert_allclose, assert_array_equal
 
+from helpers.features import open_features
 from helpers.small_continuation import continuation_model
 from helpers.small_models import RATE_HZ, music, randomised, untrained
 from songcast.config import FitParams
-from songcast.data.corpus import PreparedSong, write_index
+from songcast.data.corpus import Corpus, PreparedSong, write_index
+from songcast.distributed.data_parallel import WorkerGroup
 from songcast.errors import ParamsError
 from songcast.forecasting.network import code_length_bits, network_of
+from songcast.stages.retrain import before_and_after
 from songcast.training import forecaster
 from songcast.training.batches import CropSampler
 from songcast.training.checkpoint import Checkpoint
-from songcast.training.feature_cache import open_features
+from songcast.training.feature_cache import song_features
 from songcast.training.forecaster import compile_trainer, fit_forecaster
 from songcast.training.validation import absolute_mixture, song_bits, validation_measures
 
@@ -69,7 +72,9 @@ def corpus(tmp_path_factory):
     return songs, open_features(songs, untrained("none").front_end, 16, folder / "f")
 
 
-def train(corpus, folder, fingerprint="f", seed=0, params=PARAMS, on_epoch=None, on_step=None):
+def train(
+    corpus, folder, fingerprint="f", seed=0, params=PARAMS, on_epoch=None, on_step=None, **group
+):
     """Train a small network without a front end; return it and its rows."""
     model = untrained("none", seed)
     sampler = CropSampler(
@@ -89,6 +94,7 @@ def train(corpus, folder, fingerprint="f", seed=0, params=PARAMS, on_epoch=None,
         checkpoint,
         on_epoch or (lambda epoch, row: None),
         on_step,
+        **group,
     )
     return network, rows
 
@@ -121,6 +127,44 @@ def finished(corpus, tmp_path_factory):
     """Weights and rows of an uninterrupted training."""
     model, rows = train(corpus, tmp_path_factory.mktemp("whole"))
     return weights_of(model), rows
+
+
+def test_a_worker_computes_the_features_of_its_share_alone_and_only_to_train(tmp_path):
+    """Four songs of one length: two for each of two workers."""
+    songs = [prepared(tmp_path / "songs", slug, 1, seed) for seed, slug in enumerate("abcd")]
+    computed = {}
+    for rank in (0, 1):
+        folder = tmp_path / f"machine {rank}"
+
+        class Worker(WorkerGroup):
+            workers = 2
+
+        Worker.rank = rank
+        features = song_features(songs, untrained("none").front_end, 16, folder)
+        short = PARAMS.model_copy(update={"epochs": 1})
+        _, rows = train((songs, features), tmp_path / f"c{rank}", params=short, group=Worker())
+        assert len(rows) == 1
+        computed[rank] = {path.parent.name[0] for path in folder.glob("*/done")}
+    assert computed == {0: {"a", "b"}, 1: {"c", "d"}}
+    # A training that has ended needs no features.
+    features = song_features(songs, untrained("none").front_end, 16, tmp_path / "none")
+    _, again = train((songs, features), tmp_path / "c0", params=short)
+    assert len(again) == 1
+    assert not (tmp_path / "none").exists()
+
+
+def test_retrain_measures_the_same_where_features_are_missing(corpus, tmp_path, monkeypatch):
+    songs, features = corpus
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    measured = (
+        Corpus(folder=tmp_path, sample_rate_hz=RATE_HZ, songs=tuple(songs)),
+        untrained("none"),
+        randomised("none", spread=0.1),
+    )
+    missing = song_features(songs, measured[1].front_end, 16, tmp_path / "features")
+    results = before_and_after(*measured, missing)
+    assert results == before_and_after(*measured, features)
+    assert results.keys() == {"stereo", "mono"}
 
 
 def test_training_lowers_the_code_length_on_validation_passages(corpus, finished):

@@ -151,13 +151,14 @@ def train(
     """Train one trial in a worker; ``report`` gets the row of each epoch and may stop the trial."""
     import_keras()
     from songcast.forecasting.network import network_of
+    from songcast.training.feature_cache import in_use
     from songcast.training.forecaster import fit_forecaster
 
     tried = TrainParams.model_validate({**params.train.model_dump(), **values})
     songs = songs_to_train_on(Corpus.open(root / PREPARED), tried)
     model = new_model(tried, songs)
     features, sampler = open_crops(songs, model, tried, root / FEATURES)
-    with tempfile.TemporaryDirectory() as scratch:
+    with in_use(root / FEATURES), tempfile.TemporaryDirectory() as scratch:
         fit_forecaster(
             network_of(model.settings, model.weights),
             sampler,

@@ -113,20 +113,22 @@ def each(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Resu
 
 
 def train(
-    work: Callable[[int, Callable[[Any], None]], None],
+    work: Callable[[int, bool, Callable[[Any], None]], None],
     *,
     workers: int,
     folder: Path,
     on_report: Callable[[Any], None],
 ) -> None:
-    """Run ``work(rank, report)`` in ``workers`` processes at once, of ranks 0, 1, ...
+    """Run ``work(rank, here, report)`` in ``workers`` processes at once, of ranks 0, 1, ...
 
-    Each has ``TF_CONFIG``, a share of the cluster's cores, and a GPU if there are enough. Their
-    reports are passed to ``on_report`` here. If one dies, all are restarted, at most three
-    times; ``work`` keeps its own checkpoints. ``folder``: scratch space that every node sees.
-    Raises ``CorpusError`` if they die too often, ``ParamsError`` if the cluster is too small.
+    ``here`` is true on the node of the caller. Each has ``TF_CONFIG``, a share of the cluster's
+    cores, and a GPU if there are enough. Their reports are passed to ``on_report`` here. If one
+    dies, all are restarted, at most three times; ``work`` keeps its own checkpoints. ``folder``:
+    scratch space that every node sees. Raises ``CorpusError`` if they die too often,
+    ``ParamsError`` if the cluster is too small.
     """
     with connected() as ray:
+        from ray import get_runtime_context
         from ray.train import (
             FailureConfig,
             RunConfig,
@@ -141,9 +143,11 @@ def train(
             [node["Resources"] for node in ray.nodes() if node["Alive"]], workers
         )
         reported = Queue(actor_options={"num_cpus": 0})
+        node = get_runtime_context().get_node_id()
 
         def loop() -> None:
-            work(get_context().get_world_rank(), reported.put)
+            here = get_runtime_context().get_node_id() == node
+            work(get_context().get_world_rank(), here, reported.put)
 
         def receive() -> None:
             for report in iter(reported.get, None):

@@ -4,7 +4,6 @@ Paths from a server are checked: one that would leave its folder is refused. The
 bundle.json, which holds that of every other file, must be the registered one.
 """
 
-import os
 import re
 import shutil
 import tempfile
@@ -14,7 +13,7 @@ from typing import Any
 
 from songcast.bundle import MANIFEST, read_manifest
 from songcast.errors import BundleError, RegistryError
-from songcast.files import atomic_folder, sha256_of_file
+from songcast.files import atomic_folder, sha256_of_file, user_cache
 from songcast.registry.versions import Version, find_version, read_attached, repository
 from songcast.tracking.embedded import local_path
 from songcast.tracking.run_data import BUNDLE
@@ -80,7 +79,7 @@ def _fetch(version: Version) -> Path:
         if folder:  # in place, without a copy
             return _only_bundle(folder / BUNDLES)
         source = repository(version)
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "songcast"
+        cache = user_cache()
         target = cache / proof
         if _is_complete(target, version):
             return target

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from songcast.report.console import progress
 from songcast.tracking.lineage import provenance, unused_gpu
 from songcast.tracking.stage_run import stage_run
 from songcast.training.checkpoint import Checkpoint
-from songcast.training.feature_cache import SongFeatures, in_use
+from songcast.training.feature_cache import SongFeatures, compute_features, in_use
 from songcast.training.setup import open_crops
 
 log = logging.getLogger("songcast.fit")
@@ -56,9 +57,10 @@ def train_forecaster(
         log.warning("%s: this machine has a %s, unused: `make gpu` enables it", stage, gpu)
     checkpoint = Checkpoint(Path(CHECKPOINTS).absolute() / stage, fingerprint)
     resume_id = checkpoint.peek_run_id()
-    values, cache = params.model_dump(mode="json"), root() / FEATURES
+    values = params.model_dump(mode="json")
+    cache, cache_bytes = root() / FEATURES, settings.cache_gb * 1e9
     with (
-        in_use(cache, settings.cache_gb * 1e9),
+        in_use(cache, cache_bytes),
         stage_run(stage, values, tags=tags, resume_id=resume_id) as run,
         progress(stage, params.epochs * params.steps_per_epoch, "steps") as update,
     ):
@@ -74,12 +76,16 @@ def train_forecaster(
             run.log_metrics({key: row[key] for key in (TRAIN_BITS, VALIDATION_BITS)}, epoch)
 
         log.info("%s: computing features of %d songs ...", stage, len(songs))
-        features, sampler = open_crops(songs, model, params, cache, settings.engine, shares)
-        fit = (sampler, features, params, checkpoint)
+        opened = partial(open_crops, songs, model, params, shares=shares)
+        features, sampler = opened(cache)
         if settings.workers > 1:
-            fit_on_cluster(model, *fit, settings.workers, on_epoch)
+            how = (settings.workers, on_epoch, cache, cache_bytes)
+            fit_on_cluster(model, opened, params, checkpoint, *how)
+        elif settings.engine == "ray":
+            compute_features(features, "ray")
         network = network_of(model.settings, model.weights)
-        rows = fit_forecaster(network, *fit, on_epoch, lambda step: update(completed=step))
+        fit = (sampler, features, params, checkpoint, on_epoch)
+        rows = fit_forecaster(network, *fit, lambda step: update(completed=step))
         trained = LstmForecaster(network_weights(network), model.settings, model.front_end)
         history = history_csv(rows)
         bundle = Path(MODELS) / stage

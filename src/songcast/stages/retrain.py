@@ -13,7 +13,7 @@ from songcast.bundle import read_manifest
 from songcast.config import Params
 from songcast.data.corpus import VALIDATION, Budget, Corpus
 from songcast.errors import ParamsError
-from songcast.files import METRICS, PREPARED, write_json
+from songcast.files import FEATURES, METRICS, PREPARED, root, write_json
 from songcast.forecasting.keras_backend import import_keras
 from songcast.forecasting.loading import load_bundle
 from songcast.forecasting.lstm import LstmForecaster
@@ -21,7 +21,7 @@ from songcast.registry.models import locate, pin
 from songcast.stages import run_stage
 from songcast.stages.forecaster import train_forecaster
 from songcast.training.checkpoint import fingerprint
-from songcast.training.feature_cache import SongFeatures
+from songcast.training.feature_cache import SongFeatures, compute_features, in_use
 from songcast.training.setup import CODE, replay_shares, select_songs, warm_start
 
 
@@ -80,14 +80,16 @@ def before_and_after(
     from songcast.training.validation import validation_measures
 
     before, after = (network_of(model.settings, model.weights) for model in (parent, child))
-    return {
-        song.slug: {
-            "before": validation_measures(before, song, corpus[song.slug].samples),
-            "after": validation_measures(after, song, corpus[song.slug].samples),
+    measured = [song for song in songs if VALIDATION in song.splits]
+    with in_use(root() / FEATURES):
+        compute_features(measured)  # those that other machines have computed for themselves
+        return {
+            song.slug: {
+                "before": validation_measures(before, song, corpus[song.slug].samples),
+                "after": validation_measures(after, song, corpus[song.slug].samples),
+            }
+            for song in measured
         }
-        for song in songs
-        if VALIDATION in song.splits
-    }
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Batches for training: random crops of the songs' features, reproducible by their number."""
 
 from collections.abc import Iterator, Sequence
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -69,9 +70,12 @@ def _fill(inputs: dict[str, Rows], target: Rows, place: Place) -> None:
 class CropSampler:
     """Draws batch number i of epoch j: the same numbers give the same crops, in any order.
 
-    Crops are uniform over the frames of all songs' ``split``; ``shares`` weighs songs
-    (retraining replays old ones). A crop never crosses a split or a song. Raises
-    ``CorpusError`` if no song has a passage of ``frames``.
+    The songs lie side by side on a line from 0 to 1, each as long as its share of all crops: the
+    frames of its ``split`` times its channels, times its weight in ``shares`` (retraining replays
+    old songs). Row r of a batch of B is uniform over the r-th of B equal parts of the line. So
+    crops are uniform over all frames, and a worker that has some rows needs the songs of its part
+    alone. A crop never crosses a split or a song. Raises ``CorpusError`` if no song has a passage
+    of ``frames``.
     """
 
     def __init__(
@@ -91,43 +95,54 @@ class CropSampler:
         # Crops begin at a step of the network.
         self._first = [-(-s.splits.get(split, (0, 0))[0] // s.step_frames) for s in songs]
         stops = [s.splits.get(split, (0, 0))[1] for s in songs]
-        places = [
+        self._places = [
             max((stop - frames) // s.step_frames - first + 1, 0)
             for s, first, stop in zip(songs, self._first, stops, strict=True)
         ]
-        self._places = places
-        weights = np.array(
-            [
-                p * s.channels * w
-                for p, s, w in zip(places, songs, shares or [1.0] * len(songs), strict=True)
-            ],
-            np.float64,
-        )
-        if not weights.sum() > 0:
+        weights = [
+            float(places * song.channels * share)
+            for places, song, share in zip(
+                self._places, songs, shares or [1.0] * len(songs), strict=True
+            )
+        ]
+        ends = np.cumsum([0.0, *weights])
+        if not ends[-1] > 0:
             raise CorpusError(
                 f"no song has {frames} frames in its {split} passage: "
                 "add longer songs, or lower crop_frames in params.yaml"
             )
-        ends = np.cumsum(weights / weights.sum())
-        self._ends = ends / ends[-1]
+        self._begins, self._ends = ends[:-1] / ends[-1], ends[1:] / ends[-1]
 
     def batch(self, epoch: int, index: int, rank: int = 0, workers: int = 1) -> Batch:
         """Return inputs, each (batch_size, …), and targets (batch_size, frames, 2) float32.
 
         ``workers`` may share a batch: the worker of this ``rank`` (from 0) gets its part of the
-        rows, and all parts together are the whole batch. The cost grows with the logarithm of
-        the number of songs.
+        rows, and all parts, one after another, are the whole batch. The cost grows with the
+        logarithm of the number of songs.
         """
-        rng = np.random.default_rng([self._seed, epoch, index])
+        rng, size = np.random.default_rng([self._seed, epoch, index]), self.batch_size
+        rows = np.arange(size)
+        # Rounding must not move a row into the next part, of which another worker has the songs.
+        line = np.minimum((rows + rng.random(size)) / size, np.nextafter((rows + 1) / size, 0.0))
         places: list[Place] = []
-        owners = np.searchsorted(self._ends, rng.random(self.batch_size), side="right")
-        for number, i in enumerate(owners):
-            song = self._songs[i]
-            channel = int(rng.integers(song.channels))
-            start = (self._first[i] + int(rng.integers(self._places[i]))) * song.step_frames
-            if number % workers == rank:
-                places.append((song, channel, start))
+        for position in line[rank * size // workers : (rank + 1) * size // workers]:
+            i = int(np.searchsorted(self._ends, position, side="right"))
+            song, count = self._songs[i], self._places[i] * self._songs[i].channels
+            part = (position - self._begins[i]) / (self._ends[i] - self._begins[i])
+            channel, place = divmod(min(int(part * count), count - 1), self._places[i])
+            places.append((song, channel, (self._first[i] + place) * song.step_frames))
         return network_inputs(places, self._frames, self._look_back)
+
+    def share(self, rank: int, workers: int) -> tuple[list[SongFeatures], list[SongFeatures]]:
+        """Return the songs that a worker's batches read, and those to validate on there.
+
+        Each song is validated by one worker, which reads it for its batches too, if any does.
+        """
+        middles = np.minimum((self._begins + self._ends) / 2 * workers, workers - 1)
+        read = (self._begins < (rank + 1) / workers) & (self._ends > rank / workers)
+        read &= self._begins < self._ends
+        own = middles.astype(int) == rank
+        return list(compress(self._songs, read)), list(compress(self._songs, own))
 
 
 def passage_batches(song: SongFeatures, split: str, frames: int, look_back: int) -> Iterator[Batch]:

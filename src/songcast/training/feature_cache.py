@@ -3,7 +3,7 @@
 ``features/<song>-<key>/`` holds one array per stream, of the song up to the end of its validation
 passage, or of one passage of a longer song. The key covers the samples, the settings and the code
 that computes the features, so a change recomputes only what it affects. The folder is a cache: it
-may be deleted at any time.
+may be deleted at any time. Each machine that trains has its own.
 """
 
 import fcntl
@@ -12,10 +12,10 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
 from pathlib import Path
@@ -34,6 +34,7 @@ from songcast.data.corpus import (
     Budget,
     PreparedSong,
     Span,
+    Splits,
     open_array,
 )
 from songcast.distributed.engine import each, free_cores
@@ -55,11 +56,11 @@ BYTES_PER_SAMPLE = 25.6
 
 @dataclass(frozen=True, kw_only=True)
 class SongFeatures:
-    """Streams of one song, or of a passage of it, on disk (see ``features.Features``).
+    """Streams of one song, or of a passage of it (see ``features.Features``).
 
     ``first``: the frame of the song at which the streams begin. ``splits``: train and validation,
     in frames of the streams. ``step_frames``: frames per step of the LSTM. ``folder``: of the
-    arrays.
+    arrays, which ``write`` computes (see ``compute_features``).
     """
 
     slug: str
@@ -69,6 +70,7 @@ class SongFeatures:
     splits: dict[str, tuple[int, int]]
     folder: Path
     first: int = 0
+    write: Callable[[Path], None] = field(compare=False, repr=False)
 
     def read(self, name: str, channel: int, start: int, stop: int) -> Array:
         """Return the rows from ``start`` to ``stop`` of a channel in a stream.
@@ -93,53 +95,60 @@ def _layout(folder: Path, name: str) -> tuple[Path, tuple[int, ...], int]:
     return path, array.shape, array.offset
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Passage:
-    """Samples to compute features of: a part of a song.
-
-    ``warm_up``: frames at the beginning of which nothing is kept. ``first``: the first one kept, in
-    frames of the song. ``splits`` count from there.
-    """
-
-    slug: str
-    key: str
-    channels: int
-    splits: dict[str, tuple[int, int]]
-    read: Callable[[], NDArray[np.int16]]
-    warm_up: int = 0
-    first: int = 0
-
-
-def open_features(
+def song_features(
     songs: Iterable[PreparedSong],
     settings: FrontEndSettings,
     step_frames: int,
     folder: Path,
     *,
     budget: Budget = WHOLE,
-    engine: Engine = "local",
 ) -> list[SongFeatures]:
-    """Return the features of ``songs``, computing those that ``folder`` does not have yet.
+    """Return what the features of ``songs`` are, kept in ``folder``; nothing is computed.
 
     Songs without a train or validation passage are left out. Of a song that is longer than
     ``budget`` there is one entry per passage; those of the train split are named ``SLUG+1``, ``+2``
     and so on.
     """
-    wanted = [song for song in songs if training_frames(song)]
-    passages = [passage for song in wanted for passage in _song_passages(song, budget)]
+    taps = {n: t.tolist() for n, t in (settings.taps or {}).items()}
+    code, fixed = code_digest(*CODE), [settings.to_json(), taps, step_frames]
 
-    code = code_digest(*CODE)
+    def entry(
+        song: PreparedSong, slug: str, first: int, warm_up: int, splits: Splits
+    ) -> SongFeatures:
+        """Describe a part of a song from frame ``first``, with ``splits`` in frames of the song.
 
-    def work(passage: _Passage) -> SongFeatures:
-        return _open_passage(passage, settings, step_frames, folder, code)
+        Nothing is kept of ``warm_up`` frames at its beginning.
+        """
+        last = max(stop for _, stop in splits.values())
+        begin = first + warm_up
+        part = f"{song.sha256} {song.sample_rate_hz} {first} {begin} {last}"
+        key = hashlib.sha256(json.dumps([code, part, *fixed]).encode()).hexdigest()[:16]
+        return SongFeatures(
+            slug=slug,
+            channels=song.channels,
+            experts=len(settings.expert_names),
+            step_frames=step_frames,
+            splits={k: (start - begin, stop - begin) for k, (start, stop) in splits.items()},
+            folder=folder / f"{slug}-{key}",
+            first=begin,
+            write=lambda scratch: write_streams(
+                song.samples[first:last], settings, step_frames, scratch, warm_up
+            ),
+        )
 
-    with in_use(folder):
-        if engine == "ray":
-            by_slug = {song.slug: song for song in each(engine, work, passages)}
-            return [by_slug[passage.slug] for passage in passages]
-        # The filters release the interpreter lock: threads keep all cores busy.
-        with ThreadPoolExecutor(free_cores()) as pool:
-            return list(pool.map(work, passages))
+    wanted = (song for song in songs if training_frames(song))
+    return [entry(song, *part) for song in wanted for part in _parts(song, budget)]
+
+
+def compute_features(features: Sequence[SongFeatures], engine: Engine = "local") -> None:
+    """Compute those that are not in their folder yet, on all cores or on a Ray cluster."""
+    wanted = list({song.folder: song for song in features}.values())
+    if engine == "ray":
+        list(each(engine, _compute, wanted))
+        return
+    # The filters release the interpreter lock: threads keep all cores busy.
+    with ThreadPoolExecutor(free_cores()) as pool:
+        list(pool.map(_compute, wanted))
 
 
 @contextmanager
@@ -207,64 +216,34 @@ def budgeted(song: PreparedSong, budget: Budget) -> dict[str, list[Span]]:
     return spans
 
 
-def _song_passages(song: PreparedSong, budget: Budget) -> list[_Passage]:
+def _parts(song: PreparedSong, budget: Budget) -> Iterator[tuple[str, int, int, Splits]]:
+    """Yield slug, first frame, frames of warm-up and splits of each part to compute."""
     spans = budgeted(song, budget)
     if all(first == 0 for parts in spans.values() for first, _, _ in parts):
-        splits = {k: (start, stop) for k, [(_, start, stop)] in spans.items()}
-        return [_part(song, song.slug, 0, 0, splits)]
-    passages = []
+        yield song.slug, 0, 0, {k: (start, stop) for k, [(_, start, stop)] in spans.items()}
+        return
     for split, parts in spans.items():
         for number, (first, start, stop) in enumerate(parts, 1):
             slug = f"{song.slug}+{number}" if split == TRAIN else song.slug
             # A block before the passage is kept: the network's inputs look back.
             kept = max((start - first) // BLOCK_FRAMES - 1, 0) * BLOCK_FRAMES
-            passages.append(_part(song, slug, first, kept, {split: (start, stop)}))
-    return passages
+            yield slug, first, kept, {split: (start, stop)}
 
 
-def _part(
-    song: PreparedSong, slug: str, first: int, warm_up: int, splits: Mapping[str, tuple[int, int]]
-) -> _Passage:
-    """Return a part of a song from frame ``first``, with ``splits`` in frames of the song."""
-    last = max(stop for _, stop in splits.values())
-    begin = first + warm_up
-    return _Passage(
-        slug=slug,
-        key=f"{song.sha256} {song.sample_rate_hz} {first} {begin} {last}",
-        channels=song.channels,
-        splits={k: (start - begin, stop - begin) for k, (start, stop) in splits.items()},
-        read=lambda: song.samples[first:last],
-        warm_up=warm_up,
-        first=begin,
-    )
-
-
-def _open_passage(
-    passage: _Passage, settings: FrontEndSettings, step_frames: int, folder: Path, code: str
-) -> SongFeatures:
-    target = folder / f"{passage.slug}-{_key(passage, settings, step_frames, code)}"
+def _compute(song: SongFeatures) -> None:
+    with suppress(FileNotFoundError):
+        os.utime(song.folder / "done")
+        return
+    scratch = song.folder.with_name(f".{song.folder.name}-{secrets.token_hex(4)}")
+    scratch.mkdir(parents=True)
     try:
-        os.utime(target / "done")
-    except FileNotFoundError:
-        scratch = folder / f".{target.name}-{secrets.token_hex(4)}"
-        scratch.mkdir(parents=True)
-        try:
-            write_streams(passage.read(), settings, step_frames, scratch, passage.warm_up)
-            for stream in scratch.iterdir():  # `done` must not survive a power cut without them
-                sync_file(stream)
-            (scratch / "done").touch()
-            _publish(scratch, target)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    return SongFeatures(
-        slug=passage.slug,
-        channels=passage.channels,
-        experts=len(settings.expert_names),
-        step_frames=step_frames,
-        splits=passage.splits,
-        folder=target,
-        first=passage.first,
-    )
+        song.write(scratch)
+        for stream in scratch.iterdir():  # `done` must not survive a power cut without them
+            sync_file(stream)
+        (scratch / "done").touch()
+        _publish(scratch, song.folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _publish(scratch: Path, target: Path) -> None:
@@ -279,9 +258,3 @@ def _publish(scratch: Path, target: Path) -> None:
     except OSError:
         if not (target / "done").is_file():
             raise
-
-
-def _key(passage: _Passage, settings: FrontEndSettings, step_frames: int, code: str) -> str:
-    taps = {n: t.tolist() for n, t in (settings.taps or {}).items()}
-    parts = [code, passage.key, settings.to_json(), taps, step_frames]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

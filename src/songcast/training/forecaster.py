@@ -7,6 +7,7 @@ epoch with the best validation code length.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,13 @@ from songcast.config import FitParams
 from songcast.distributed import cluster
 from songcast.distributed.data_parallel import TensorflowWorkerGroup, WorkerGroup
 from songcast.errors import ParamsError
+from songcast.files import FEATURES, user_cache
 from songcast.forecasting.forecaster import prefetch
 from songcast.forecasting.lstm import LstmForecaster
 from songcast.forecasting.network import code_length_bits, network_of
 from songcast.training.batches import CropSampler
 from songcast.training.checkpoint import Checkpoint
-from songcast.training.feature_cache import SongFeatures
+from songcast.training.feature_cache import SongFeatures, compute_features, in_use
 from songcast.training.validation import song_bits, validation_songs
 
 # The learning rate rises from FIRST_SHARE of its peak and falls along a cosine to LAST_SHARE.
@@ -47,19 +49,23 @@ def fit_forecaster(
     """Train ``network`` in place on crops from ``sampler``; return one row per epoch.
 
     Rows hold ``step`` (the epoch), ``train_bits_per_sample`` and ``validation_bits_per_sample``,
-    measured on ``songs``. Each epoch ends with a checkpoint. A training that was interrupted in
-    any way resumes from the last one and ends with the same weights as an uninterrupted one. In a
-    ``group``, each worker has its share of the batches and songs, and only the first one writes
-    checkpoints, reports, and ends with the best weights. Raises ``ParamsError`` if the training
-    diverged in every epoch.
+    measured on ``songs``. Missing features are computed first. Each epoch ends with a checkpoint. A
+    training that was interrupted in any way resumes from the last one and ends with the same
+    weights as an uninterrupted one. In a ``group``, each worker has its share of the batches and
+    songs, and computes their features alone; only the first one writes checkpoints, reports, and
+    ends with the best weights. Raises ``ParamsError`` if the training diverged in every epoch.
     """
     trainer = compile_trainer(network, params, group)
-    own_songs = validation_songs(songs)[group.rank :: group.workers]
+    to_read, to_measure = sampler.share(group.rank, group.workers)
+    own = {song.slug for song in to_measure}
+    own_songs = [song for song in validation_songs(songs) if song.slug in own]
     # A crop starts without a past: the state of the LSTM is zero.
     crops = sampler.batch_size // group.workers
     state = np.zeros((crops, *network.input_shape[-1][1:]), np.float32)
     rows = checkpoint.restore(trainer)
     best = min((row[VALIDATION_BITS] for row in rows), default=math.inf)
+    if len(rows) < params.epochs:
+        compute_features([*to_read, *own_songs])
     for epoch in range(len(rows), params.epochs):
         losses = []
 
@@ -135,25 +141,33 @@ def averaged_weights(trainer: Any) -> Iterator[None]:
 
 def fit_on_cluster(
     model: LstmForecaster,
-    sampler: CropSampler,
-    songs: Sequence[SongFeatures],
+    opened: Callable[[Path], tuple[list[SongFeatures], CropSampler]],
     params: FitParams,
     checkpoint: Checkpoint,
     workers: int,
     on_epoch: Callable[[int, Row], None],
+    cache: Path,
+    cache_bytes: float,
 ) -> None:
     """Train the model's network in ``workers`` processes of a Ray cluster.
 
-    The result is the checkpoint: ``fit_forecaster`` finds all epochs done there.
+    ``opened`` returns songs and sampler with the features in a folder: ``cache`` on this machine, a
+    folder of the user's cache on others, where it is limited to ``cache_bytes``. So features are
+    computed where they are read. The result is the checkpoint: ``fit_forecaster`` finds all epochs
+    done there.
     """
     weights, shape = model.weights, model.settings
 
-    def work(rank: int, report: Callable[[Row], None]) -> None:
+    def work(rank: int, here: bool, report: Callable[[Row], None]) -> None:
         group = TensorflowWorkerGroup(rank, workers)
-        copy = network_of(shape, weights)
-        fit_forecaster(
-            copy, sampler, songs, params, checkpoint, lambda _, row: report(row), group=group
-        )
+        folder = cache if here else user_cache() / FEATURES
+        with in_use(folder, cache_bytes):
+            songs, sampler = opened(folder)
+            fit_forecaster(
+                network_of(shape, weights),
+                *(sampler, songs, params, checkpoint, lambda _, row: report(row)),
+                group=group,
+            )
 
     cluster.train(
         work,

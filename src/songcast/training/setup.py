@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from songcast.config import Engine, FitParams, TrainParams
+from songcast.config import FitParams, TrainParams
 from songcast.data.corpus import TRAIN, WHOLE, Budget, Corpus, PreparedSong
 from songcast.forecasting.front_end import FrontEndSettings
 from songcast.forecasting.lstm import LstmForecaster
 from songcast.training import feature_cache
 from songcast.training.batches import CropSampler
-from songcast.training.feature_cache import SongFeatures, budgeted, open_features
+from songcast.training.feature_cache import SongFeatures, budgeted, song_features
 
 # The modules that train a forecaster: a checkpoint depends on their code.
 CODE = ("songcast.training.setup", "songcast.training.forecaster", *feature_cache.CODE)
@@ -104,21 +104,15 @@ def open_crops(
     model: LstmForecaster,
     params: FitParams,
     folder: Path,
-    engine: Engine = "local",
     shares: Mapping[str, float] | None = None,
 ) -> tuple[list[SongFeatures], CropSampler]:
-    """Return the features of ``songs``, kept in ``folder``, and a sampler of crops from them.
+    """Return the features of ``songs``, in ``folder``, and a sampler of crops from them.
 
-    ``shares``: how often each song is drawn, by slug; 1 for a song that it does not name.
+    They are not computed yet. ``shares``: how often each song is drawn, by slug; 1 for a song that
+    it does not name.
     """
-    features = open_features(
-        songs,
-        model.front_end,
-        model.settings.step_frames,
-        folder,
-        budget=Budget.of(params),
-        engine=engine,
-    )
+    step_frames, budget = model.settings.step_frames, Budget.of(params)
+    features = song_features(songs, model.front_end, step_frames, folder, budget=budget)
     sampler = CropSampler(
         features,
         batch_size=params.batch_size,
