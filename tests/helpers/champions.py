@@ -18,8 +18,8 @@ def use_champion(monkeypatch, evaluation=None):
     )
     version.__dict__["lineage"] = {"weights_sha256": "ab", "evaluation": evaluation}
     monkeypatch.setattr(loading, "has_registry", lambda: True)
-    monkeypatch.setattr("songcast.registry.versions.get_alias", {"champion": 3}.get)
-    monkeypatch.setattr("songcast.registry.versions.list_versions", lambda: [version])
+    found = [version], {"champion": 3}
+    monkeypatch.setattr("songcast.registry.versions.read_registry", lambda *_: found)
     load = songcast.load
 
     def load_fake(uri):

@@ -20,7 +20,7 @@ from songcast.audio.songs import Song, read_song, write_song
 from songcast.data import decoding, digests
 from songcast.data.corpus import Corpus
 from songcast.distributed import engine
-from songcast.errors import AudioError, CorpusError, ParamsError
+from songcast.errors import AudioError, CorpusError, ParamsError, disk_fault
 from songcast.files import sha256_of_file
 from songcast.stages import prepare as stage
 from songcast.stages.prepare import prepare
@@ -275,8 +275,10 @@ def test_a_full_disk_is_one_line(data, home, monkeypatch, step):
         raise OSError(28, "No space left on device", str(home / "mono.npy"))
 
     monkeypatch.setattr(*step, full)
-    with pytest.raises(CorpusError, match=r"mono\.npy: No space left on device; check space"):
+    with pytest.raises(OSError) as caught:
         prepare(data, home, prepare_params())
+    line = disk_fault(caught.value)
+    assert line == f"{home / 'mono.npy'}: the disk is full; free some space and run it again"
     assert snapshot(home) == {}
 
 

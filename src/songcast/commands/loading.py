@@ -12,7 +12,6 @@ from songcast.audio.formats import printable
 from songcast.audio.reading import SongReader, open_song
 from songcast.audio.songs import SongWarning
 from songcast.bundle import read_manifest
-from songcast.errors import RegistryError
 from songcast.forecasting.loading import bundle_folder
 from songcast.forecasting.metrics import RunningMeasures
 from songcast.registry.models import REGISTRY_SCHEME, Model, load, predictions
@@ -30,31 +29,16 @@ def load_model(uri: str) -> Model:
 
     Raises ``SongcastError`` as ``songcast.load`` does. Does not create a registry.
     """
-    check_model(uri)
-    return load(uri)
-
-
-def check_model(uri: str) -> None:
-    """Raise ``SongcastError`` for a model that does not exist, without loading anything."""
-    if uri.startswith(REGISTRY_SCHEME):
-        require_registry(uri)
     folder = bundle_folder(uri)
     if folder.is_dir():
         read_manifest(folder)
+    return load(uri)
 
 
 def has_registry() -> bool:
     """Return whether a tracking store exists, without creating one."""
     file = database(tracking_uri())
     return file is None or file.is_file()
-
-
-def require_registry(uri: str = f"{REGISTRY_SCHEME}{NAME}") -> None:
-    """Raise ``RegistryError`` if there is no tracking store."""
-    if not has_registry():
-        raise RegistryError(
-            f"{uri}: no model is registered yet: `make demo` or `make run` registers models"
-        )
 
 
 def declared_seconds(paths: Iterable[str]) -> float:

@@ -21,9 +21,7 @@ EMPTY = "no model is registered yet: `make demo` fetches and `make run` trains t
 
 def list_models(arguments: argparse.Namespace) -> None:
     """List the versions, newest first."""
-    entries = [
-        as_json(version) for version in (versions.list_versions() if loading.has_registry() else ())
-    ]
+    entries = [as_json(version) for version in versions.list_versions()]
     if arguments.json:
         console.print_json({"versions": entries})
     elif not entries:
@@ -74,7 +72,6 @@ def age(seconds: float) -> str:
 
 def compare_versions(arguments: argparse.Namespace) -> None:
     """Compare the versions."""
-    loading.require_registry()
     a, b = find_version(arguments.a), find_version(arguments.b)
     live = arguments.live
     result = live_comparison(a.uri, b.uri) if live else compare(a.evaluation, b.evaluation)
@@ -104,7 +101,6 @@ def verdict(result: Comparison, a: int, b: int) -> str:
 
 def promote(arguments: argparse.Namespace) -> None:
     """Promote the version."""
-    loading.require_registry()
     number = find_version(arguments.version).number
     move = promotion.promote(number, arguments.reason, arguments.force, arguments.live)
     print_move(move, arguments.json)
@@ -112,7 +108,6 @@ def promote(arguments: argparse.Namespace) -> None:
 
 def rollback(arguments: argparse.Namespace) -> None:
     """Restore the previous champion."""
-    loading.require_registry()
     print_move(promotion.rollback(arguments.reason), arguments.json)
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from songcast.commands.loading import CHAMPION_URI, require_registry
+from songcast.commands.loading import CHAMPION_URI
 from songcast.errors import SongcastError
 from songcast.registry.gate import LEAST_SONGS
 from songcast.registry.live import (
@@ -41,7 +41,6 @@ WORDS = {"registration": "at registration", "before": "in the window before"}
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare and print; return ``DRIFT`` for drift."""
-    require_registry()
     champion = find_version(CHAMPION_URI)
     records = read_records(records_path(), champion.uri, shadow=False)
     days, songs = arguments.window

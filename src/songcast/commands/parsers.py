@@ -2,15 +2,10 @@
 
 import argparse
 import re
+from functools import partial
 from pathlib import Path
 
-from songcast.commands import (
-    BUNDLE_HELP,
-    SONG_HELP,
-    URI_HELP,
-    Subparsers,
-    add_command,
-)
+from songcast.commands import BUNDLE_HELP, SONG_HELP, URI_HELP, Subparsers, add_command
 
 SERVER_HOST, SERVER_PORT, UI_PORT = "127.0.0.1", 8000, 5000
 MOST_KEPT = 1000
@@ -18,8 +13,8 @@ MOST_KEPT = 1000
 
 def add_song_commands(subparsers: Subparsers) -> None:
     """Add score, predict and continue."""
-    parser = add_command(
-        subparsers,
+    add = partial(add_command, subparsers)
+    parser = add(
         "score",
         "score:run",
         "forecast songs and print prediction gain and bits per sample",
@@ -35,8 +30,7 @@ def add_song_commands(subparsers: Subparsers) -> None:
         help="models:/songcast@champion, models:/songcast/3, a bundle folder, cascade, ridge, "
         "notebook or persistence; can be repeated",
     )
-    parser = add_command(
-        subparsers,
+    parser = add(
         "predict",
         "predict:predict",
         "write the teacher-forced predicted song",
@@ -48,8 +42,7 @@ def add_song_commands(subparsers: Subparsers) -> None:
     _add_song_and_output(parser)
     others = "also cascade, ridge, notebook or persistence"
     parser.add_argument("--model", metavar="URI", help=f"{BUNDLE_HELP}; {others}")
-    parser = add_command(
-        subparsers,
+    parser = add(
         "continue",
         "predict:continue_song",
         "write the song followed by its continuation",
@@ -82,8 +75,8 @@ def _add_song_and_output(parser: argparse.ArgumentParser) -> None:
 
 def add_registry_commands(subparsers: Subparsers) -> None:
     """Add models, compare, promote, rollback and history."""
-    add_command(
-        subparsers,
+    add = partial(add_command, subparsers)
+    add(
         "models",
         "models:list_models",
         "list the versions in the registry",
@@ -91,8 +84,7 @@ def add_registry_commands(subparsers: Subparsers) -> None:
         "champion; the challenger is the best candidate.",
         "songcast models --json",
     )
-    parser = add_command(
-        subparsers,
+    parser = add(
         "compare",
         "models:compare_versions",
         "compare two versions song by song",
@@ -111,8 +103,7 @@ def add_registry_commands(subparsers: Subparsers) -> None:
         help="compare them on the songs that a server answered with one and its shadow forecast "
         "with the other, see `songcast serve --shadow`",
     )
-    parser = add_command(
-        subparsers,
+    parser = add(
         "promote",
         "models:promote",
         "make a version the champion, if it passes the gate",
@@ -128,8 +119,7 @@ def add_registry_commands(subparsers: Subparsers) -> None:
     parser.add_argument("--reason", metavar="TEXT", default="", help=reason)
     text = "promote it although the gate rejects it; requires --reason, and is recorded"
     parser.add_argument("--force", action="store_true", help=text)
-    parser = add_command(
-        subparsers,
+    parser = add(
         "rollback",
         "models:rollback",
         "make the previous champion the champion again",
@@ -138,8 +128,7 @@ def add_registry_commands(subparsers: Subparsers) -> None:
         "songcast rollback --reason 'clicks in quiet passages'",
     )
     parser.add_argument("--reason", metavar="TEXT", default="", help=reason)
-    add_command(
-        subparsers,
+    add(
         "history",
         "models:history",
         "list all changes of the champion",
@@ -151,8 +140,8 @@ def add_registry_commands(subparsers: Subparsers) -> None:
 
 def add_version_commands(subparsers: Subparsers) -> None:
     """Add pull, trace and reproduce."""
-    parser = add_command(
-        subparsers,
+    add = partial(add_command, subparsers)
+    parser = add(
         "pull",
         "versions:pull",
         "copy a registered version into a folder, with its model card",
@@ -162,8 +151,7 @@ def add_version_commands(subparsers: Subparsers) -> None:
     )
     parser.add_argument("uri", metavar="URI", nargs="?", help=URI_HELP)
     parser.add_argument("folder", metavar="DIR", type=Path, help="a new folder")
-    parser = add_command(
-        subparsers,
+    parser = add(
         "trace",
         "versions:trace",
         "print the provenance of a version",
@@ -172,8 +160,7 @@ def add_version_commands(subparsers: Subparsers) -> None:
         "songcast trace models:/songcast@champion",
     )
     parser.add_argument("uri", metavar="URI", help=URI_HELP)
-    parser = add_command(
-        subparsers,
+    parser = add(
         "reproduce",
         "versions:reproduce",
         "build a version again and compare weights and metrics",
@@ -188,8 +175,8 @@ def add_version_commands(subparsers: Subparsers) -> None:
 
 def add_server_commands(subparsers: Subparsers) -> None:
     """Add serve, monitor and ui."""
-    parser = add_command(
-        subparsers,
+    add = partial(add_command, subparsers)
+    parser = add(
         "serve",
         "serve:run",
         "serve a model over HTTP, with a web page",
@@ -209,8 +196,7 @@ def add_server_commands(subparsers: Subparsers) -> None:
     text = "keep the N songs with the most bits per sample; by default no song is kept"
     parser.add_argument("--keep-surprising", metavar="N", type=count, default=0, help=text)
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
-    parser = add_command(
-        subparsers,
+    parser = add(
         "monitor",
         "monitor:run",
         "compare the served songs with the champion's evaluation",
@@ -225,8 +211,7 @@ def add_server_commands(subparsers: Subparsers) -> None:
     parser.add_argument("--plot", metavar="FILE", type=Path, help="write a figure (PNG)")
     text = "add the result to the MLflow run `monitor` of this version, as its next step"
     parser.add_argument("--log", action="store_true", help=text)
-    parser = add_command(
-        subparsers,
+    parser = add(
         "ui",
         "ui:run",
         "open the MLflow UI on the embedded store",
@@ -285,8 +270,8 @@ def port_number(text: str) -> int:
 
 def add_pipeline_commands(subparsers: Subparsers) -> None:
     """Add sweep and summary."""
-    add_command(
-        subparsers,
+    add = partial(add_command, subparsers)
+    add(
         "sweep",
         "sweep:run",
         "search for better settings of train",
@@ -295,8 +280,7 @@ def add_pipeline_commands(subparsers: Subparsers) -> None:
         "it at any time; it resumes where it stopped. Run `dvc repro prepare` first.",
         "songcast sweep",
     )
-    parser = add_command(
-        subparsers,
+    parser = add(
         "summary",
         "summary:run",
         "print the results of the pipeline",

@@ -44,7 +44,7 @@ def load_models(named: list[str] | None) -> dict[str, Model]:
     if named:
         return {uri: loading.load_model(uri) for uri in dict.fromkeys(named)}
     uris = {CHAMPION: loading.CHAMPION_URI} | {n: n for n in ("cascade", "ridge", "persistence")}
-    if not (loading.has_registry() and versions.get_alias(CHAMPION)):
+    if not versions.get_alias(CHAMPION):
         note("no champion is registered yet, skipped: `make run` registers one")
         del uris[CHAMPION]
     if not (bundle_folder("ridge") / MANIFEST).is_file():

@@ -11,7 +11,7 @@ from typing import Any
 
 import uvicorn
 
-from songcast.commands.loading import CHAMPION_URI, check_model
+from songcast.commands.loading import CHAMPION_URI
 from songcast.commands.ui import check_free
 from songcast.files import root
 from songcast.registry.live import records_path
@@ -31,15 +31,12 @@ def run(arguments: argparse.Namespace) -> None:
     """Serve until SIGINT or SIGTERM; finish the requests in progress first."""
     check_free(arguments.port, arguments.host, "serve")
     logging.basicConfig(format="songcast serve: %(message)s", stream=sys.stderr)
-    uri = arguments.model or CHAMPION_URI
+    champion = Champion(arguments.model or CHAMPION_URI)
     shadow = f"{REGISTRY_SCHEME}{NAME}@{arguments.shadow}" if arguments.shadow else None
-    for wanted in filter(None, (uri, shadow)):
-        check_model(wanted)
     token = os.environ.get(TOKEN) or None
     local = is_loopback(arguments.host)
     if token is None and not local:
         note(f"anyone who can reach {arguments.host} can use the model: set {TOKEN} to prevent it")
-    champion = Champion(uri)
     limits = Limits.for_speed(champion.current.frames_per_second)
     keep = arguments.keep_surprising
     app = create_app(

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from songcast.commands.loading import CHAMPION_URI, require_registry
+from songcast.commands.loading import CHAMPION_URI
 from songcast.registry import downloads, reproduction
 from songcast.registry.versions import Version, find_version, list_versions
 from songcast.report import console
@@ -18,7 +18,6 @@ DIFFERENT = 1
 def pull(arguments: argparse.Namespace) -> None:
     """Copy the version."""
     folder, uri = arguments.folder, arguments.uri or CHAMPION_URI
-    require_registry(uri)
     version = downloads.pull(uri, folder)
     number, digest = version.number, version.weights_sha256
     if arguments.json:
@@ -30,7 +29,6 @@ def pull(arguments: argparse.Namespace) -> None:
 
 def trace(arguments: argparse.Namespace) -> None:
     """Print the version and its ancestors, newest first."""
-    require_registry(arguments.uri)
     known = {version.number: version for version in list_versions()}
     version: Version | None = find_version(arguments.uri)
     chain: list[Version] = []
@@ -94,7 +92,6 @@ def lines(lineage: Mapping[str, Any], run_id: str) -> list[tuple[str, str]]:
 
 def reproduce(arguments: argparse.Namespace) -> int:
     """Build it again and print the verdict and its reasons."""
-    require_registry(arguments.uri)
     result = reproduction.reproduce(arguments.uri, console.note)
     if arguments.json:
         console.print_json(result)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.audio.formats import printable
 from songcast.audio.meters import FFmpegMeter
 from songcast.audio.reading import SongReader, open_song
 from songcast.data.decoding import decode
@@ -80,8 +79,8 @@ def decode_task(task: DecodeTask) -> tuple[DecodeTask, str]:
     """Decode and measure one song in a single pass, in any process.
 
     The record is written before the array, and each appears when it is complete. Returns the task
-    and one line about a song that cannot be decoded, else an empty one. Raises ``CorpusError``
-    for a full disk.
+    and one line about a song that cannot be decoded, else an empty one. Raises ``OSError`` for a
+    full disk.
     """
     try:
         with (
@@ -97,8 +96,6 @@ def decode_task(task: DecodeTask) -> tuple[DecodeTask, str]:
             write_json(task.record, record)
     except AudioError as error:
         return task, str(error)
-    except OSError as error:
-        raise CorpusError(disk_line(error, task.array)) from error
     return task, ""
 
 
@@ -111,12 +108,6 @@ def read_record(path: Path) -> dict[str, Any]:
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     items = np.frombuffer(base64.b64decode(record["fingerprint"]), "<u4")
     return {**record, "fingerprint": items}
-
-
-def disk_line(error: OSError, place: Path) -> str:
-    """Return the system's error in one line; ``place`` stands in for a missing file name."""
-    where = printable(Path(error.filename)) if error.filename else str(place)
-    return f"{where}: {error.strerror}; check space and permissions"
 
 
 def warnings_of(entry: Mapping[str, Any], expect: "ExpectParams | None") -> list[str]:

@@ -21,6 +21,7 @@ from songcast.registry.versions import (
     CHALLENGER,
     CHAMPION,
     NAME,
+    NO_MODEL,
     Version,
     get_alias,
     get_version,
@@ -131,9 +132,12 @@ def rollback(why: str = "") -> Move:
     A second rollback goes back one more champion. Raises ``RegistryError`` if the history has no
     earlier champion.
     """
+    there = {version.number for version in list_versions()}
+    if not there:
+        raise RegistryError(NO_MODEL)
     with session(lock=True) as client:
         champion, past = _state(client)
-        earlier = earlier_champion(past, champion, {v.number for v in list_versions()})
+        earlier = earlier_champion(past, champion, there)
         if earlier is None:
             raise RegistryError(
                 "there is no earlier champion: `songcast history` lists every move, "

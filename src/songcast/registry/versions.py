@@ -19,6 +19,7 @@ from songcast.tracking.store import clear_errors, connect, import_mlflow, tracki
 
 NAME = "songcast"
 CHAMPION, CHALLENGER = "champion", "challenger"
+NO_MODEL = "no model is registered yet: `make demo` or `make run` registers models"
 URI = re.compile(r"models:/(?P<name>[^/@'\"]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 # The record of a version, an artifact beside its model, and the tag with its digest.
 LINEAGE, LINEAGE_SHA256 = "lineage.json", "songcast.lineage_sha256"
@@ -124,6 +125,8 @@ def find_version(uri: str) -> Version:
             f"{uri}: not a registered model: write models:/{NAME}@{CHAMPION} or models:/{NAME}/1"
         )
     versions, aliases = read_registry(match["name"])
+    if not versions:
+        raise RegistryError(f"{uri}: {NO_MODEL}")
     number = aliases.get(match["alias"]) if match["alias"] else int(match["version"])
     for version in versions:
         if version.number == number:

@@ -149,7 +149,7 @@ def _add_information(
         responses=documented(401),
     )
     async def progress(name: str) -> Progress:
-        job = queue.find(name)
+        job = queue.named.get(name)
         return job.progress if job else Progress(state="unknown")
 
     @app.get(

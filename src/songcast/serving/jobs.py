@@ -130,7 +130,7 @@ class JobQueue:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._jobs = 0
-        self._named: dict[str, Job] = {}
+        self.named: dict[str, Job] = {}  # the last ``NAMED_JOBS`` of them, also finished ones
         self.stopping = threading.Event()  # set by ``stop``
         self._local = threading.local()
         self._decoders: list[Decoder] = []
@@ -143,7 +143,7 @@ class JobQueue:
 
     @contextmanager
     def job(self, name: str | None = None) -> Iterator[Job]:
-        """Count a request as in progress within the block; ``find`` returns it by ``name``.
+        """Count a request as in progress within the block; ``named`` has it by ``name``.
 
         Raises ``RequestError`` (429) when ``max_requests`` are in progress already.
         """
@@ -152,9 +152,9 @@ class JobQueue:
         self._jobs += 1
         job = Job(self.limits.request_seconds, self.stopping)
         if name:
-            self._named[name] = job
-            while len(self._named) > NAMED_JOBS:
-                del self._named[next(iter(self._named))]
+            self.named[name] = job
+            while len(self.named) > NAMED_JOBS:
+                del self.named[next(iter(self.named))]
         try:
             yield job
         except BaseException as error:
@@ -163,10 +163,6 @@ class JobQueue:
         finally:
             job.cancelled.set()
             self._jobs -= 1
-
-    def find(self, name: str) -> Job | None:
-        """Return one of the last ``NAMED_JOBS`` jobs with a name; it may be finished."""
-        return self._named.get(name)
 
     async def run(
         self,

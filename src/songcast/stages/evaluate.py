@@ -128,7 +128,10 @@ def measure_songs(
     with progress(work.__name__, len(corpus), "songs") as update:
         for result in each_song(engine, work, corpus.songs):
             measures[result.slug] = result.measures
-            write_tracks(result, corpus.sample_rate_hz, folder / result.slug, suffix)
+            (folder / result.slug).mkdir(parents=True, exist_ok=True)
+            for name, samples in result.tracks.items():
+                track = Song(samples=samples, sample_rate_hz=corpus.sample_rate_hz, name=name)
+                write_song(track, (folder / result.slug / name).with_suffix(suffix))
             log.info("%s: %s", result.slug, ", ".join(result.tracks))
             update(advance=1)
     return {song.slug: measures[song.slug] for song in corpus}
@@ -150,14 +153,6 @@ def each_song(
     longest_first = sorted(songs, key=lambda song: -song.frames * song.channels)
     with ThreadPoolExecutor(free_cores()) as pool:
         yield from pool.map(work, longest_first)
-
-
-def write_tracks(result: SongEvaluation, sample_rate_hz: int, folder: Path, suffix: str) -> None:
-    """Write the tracks of a song."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, samples in result.tracks.items():
-        song = Song(samples=samples, sample_rate_hz=sample_rate_hz, name=result.slug)
-        write_song(song, (folder / file).with_suffix(suffix))
 
 
 def _bits(measures: Mapping[str, Mapping[str, Any]]) -> str:

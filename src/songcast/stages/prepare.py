@@ -50,7 +50,6 @@ from songcast.inspection.report import (
     check_leaks,
     data_report,
     decode_task,
-    disk_line,
     headline,
     read_record,
 )
@@ -96,49 +95,46 @@ def prepare(
     check_held_out(settings.held_out, wanted)
     checkpoints, rate = prepared.parent / CHECKPOINTS, settings.sample_rate_hz
     made_by = checkpoints / "prepared_by"
-    try:
-        digests = digests_of(sources, checkpoints / "digests.json")
-        warn_about_copies(sources, digests)
-        code, tasks = code_digest(*CODE), dict[str, DecodeTask]()
-        for source, digest in zip(sources, digests, strict=True):
-            slug, key = wanted[source.name], f"{digest[:32]}-{rate}-{code[:16]}"
-            tasks[slug] = DecodeTask(
-                slug=slug,
-                source=source,
-                sha256=digest,
-                sample_rate_hz=rate,
-                array=prepared / INCOMING / f"{slug}-{key}.npy",
-                record=checkpoints / INSPECTED / f"{key}.json",
-            )
-        known = {song.slug: song.sha256 for song in _reusable(prepared, rate)}
-        is_current = made_by.is_file() and made_by.read_text() == code
-        new = {
-            slug: task
-            for slug, task in tasks.items()
-            if not (is_current and known.get(slug) == task.sha256 and task.record.is_file())
-        }
-        for folder in (prepared / INCOMING, checkpoints / INSPECTED):
-            folder.mkdir(parents=True, exist_ok=True)
-        problems += _decode_all(new.values(), engine)
-        records = {
-            slug: read_record(task.record)
-            for slug, task in tasks.items()
-            if task.record.is_file()  # it is missing for a song that cannot be decoded
-        }
-        songs = [_song(tasks[slug], record, prepared, settings) for slug, record in records.items()]
-        problems += _report_damage(songs, new, settings.on_damage)
-        if problems:
-            raise _all_problems(problems, data)
-        report = inspected(songs, records, settings)
-        arrays = {task.array: prepared / f"{slug}.npy" for slug, task in new.items()}
-        kept = [song for song in songs if song.slug not in new]
-        _publish(prepared, rate, arrays, kept, songs)
-        write_text(made_by, code)
-        write_json(prepared.parent / DATA_REPORT, report)
-        for path in {*(checkpoints / INSPECTED).iterdir()} - {t.record for t in tasks.values()}:
-            path.unlink()
-    except OSError as error:
-        raise CorpusError(disk_line(error, prepared)) from error
+    digests = digests_of(sources, checkpoints / "digests.json")
+    warn_about_copies(sources, digests)
+    code, tasks = code_digest(*CODE), dict[str, DecodeTask]()
+    for source, digest in zip(sources, digests, strict=True):
+        slug, key = wanted[source.name], f"{digest[:32]}-{rate}-{code[:16]}"
+        tasks[slug] = DecodeTask(
+            slug=slug,
+            source=source,
+            sha256=digest,
+            sample_rate_hz=rate,
+            array=prepared / INCOMING / f"{slug}-{key}.npy",
+            record=checkpoints / INSPECTED / f"{key}.json",
+        )
+    known = {song.slug: song.sha256 for song in _reusable(prepared, rate)}
+    is_current = made_by.is_file() and made_by.read_text() == code
+    new = {
+        slug: task
+        for slug, task in tasks.items()
+        if not (is_current and known.get(slug) == task.sha256 and task.record.is_file())
+    }
+    for folder in (prepared / INCOMING, checkpoints / INSPECTED):
+        folder.mkdir(parents=True, exist_ok=True)
+    problems += _decode_all(new.values(), engine)
+    records = {
+        slug: read_record(task.record)
+        for slug, task in tasks.items()
+        if task.record.is_file()  # it is missing for a song that cannot be decoded
+    }
+    songs = [_song(tasks[slug], record, prepared, settings) for slug, record in records.items()]
+    problems += _report_damage(songs, new, settings.on_damage)
+    if problems:
+        raise _all_problems(problems, data)
+    report = inspected(songs, records, settings)
+    arrays = {task.array: prepared / f"{slug}.npy" for slug, task in new.items()}
+    kept = [song for song in songs if song.slug not in new]
+    _publish(prepared, rate, arrays, kept, songs)
+    write_text(made_by, code)
+    write_json(prepared.parent / DATA_REPORT, report)
+    for path in {*(checkpoints / INSPECTED).iterdir()} - {t.record for t in tasks.values()}:
+        path.unlink()
     log.info(
         "%d songs: %d decoded, %d as before, %d removed",
         *(len(songs), len(new), len(kept), len(known.keys() - tasks.keys())),

@@ -26,15 +26,18 @@ EVALUATION = "songcast.evaluation_sha256"
 KINDS = ("train", "retrain")
 SONGS, CONTINUATION = "songs.csv", "continuation.csv"
 COMPARED = ("prediction_gain_db", "bits_per_sample")
-# The listening files and the pictures that each run gets.
-LISTENING_FILES = {
-    "train": ("original.wav", "pred_song.wav", "continuation.wav"),
-    "retrain": ("original.wav", "pred_song_updated.wav"),
-}
-PICTURES = {
-    "train": ("learning_train.png", "waveforms/*", "spectrograms/*", "residuals/*", "rhythm/*"),
-    "retrain": ("learning_retrain.png", "forgetting.png"),
-    "pipeline": ("*.png",),
+# The files that each run gets, as patterns; plots/report/ becomes plots/ among its artifacts.
+FILES = {
+    "train": (
+        *("listening/*/original.wav", "listening/*/pred_song.wav", "listening/*/continuation.wav"),
+        *("plots/report/learning_train.png", "plots/report/waveforms/*", "plots/report/rhythm/*"),
+        *("plots/report/spectrograms/*", "plots/report/residuals/*"),
+    ),
+    "retrain": (
+        *("listening/*/original.wav", "listening/*/pred_song_updated.wav"),
+        *("plots/report/learning_retrain.png", "plots/report/forgetting.png"),
+    ),
+    "pipeline": ("report.html", "plots/report/*.png"),
 }
 
 
@@ -92,10 +95,8 @@ def evaluation_log(
     ``tables``: the folder for its tables. Raises ``RegistryError`` if ``kind`` was not evaluated.
     """
     measured(evaluation, kind)
-    found = sorted(folder.glob("listening/*/*.wav"))
-    wavs = {p.relative_to(folder).as_posix(): p for p in found if p.name in LISTENING_FILES[kind]}
     songs = {SONGS: song_table(evaluation, [kind], tables / SONGS)}
-    return headline(evaluation["summary"], kind), songs | wavs | _pictures(kind, folder)
+    return headline(evaluation["summary"], kind), songs | _files(kind, folder)
 
 
 def pipeline_log(
@@ -111,12 +112,10 @@ def pipeline_log(
     for name in summary:
         numbers = headline(summary, name)
         metrics |= {f"{name}/{key}": numbers[key] for key in COMPARED if key in numbers}
-    page = folder / "report.html"
     files = {
-        **({page.name: page} if page.is_file() else {}),
         SONGS: song_table(evaluation, list(summary), tables / SONGS),
         CONTINUATION: continuation_table(evaluation, tables / CONTINUATION),
-        **_pictures("pipeline", folder),
+        **_files("pipeline", folder),
     }
     return metrics, files
 
@@ -179,8 +178,7 @@ def measured(evaluation: Mapping[str, Any], kind: str) -> dict[str, Any]:
         ) from None
 
 
-def _pictures(kind: str, folder: Path) -> dict[str, Path]:
-    """Return the pictures of a run: artifact path to file."""
-    plots = folder / "plots" / "report"
-    found = sorted(path for pattern in PICTURES[kind] for path in plots.glob(pattern))
-    return {f"plots/{path.relative_to(plots).as_posix()}": path for path in found}
+def _files(kind: str, folder: Path) -> dict[str, Path]:
+    """Return the files of a run: artifact path to file."""
+    found = sorted(path for pattern in FILES[kind] for path in folder.glob(pattern))
+    return {p.relative_to(folder).as_posix().replace("plots/report/", "plots/"): p for p in found}

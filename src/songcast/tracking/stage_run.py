@@ -49,7 +49,31 @@ class StageRun:
         start_ms: int | None,
     ) -> None:
         """Create the run, or resume the run ``resume_id`` if this store has it."""
-        self._try(self._start, params, tags, resume_id, start_ms)
+
+        def request() -> None:
+            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+            self._client = client = connect()
+            experiment = experiment_id(client)
+            earlier = active_run(client, resume_id) if resume_id else None
+            if earlier:
+                self.run_id, self._parent = str(earlier.info.run_id), earlier.data.tags.get(PARENT)
+                client.update_run(self.run_id, status="RUNNING")
+            self._parent = self._parent or open_parent(client, experiment, self.stage)
+            self.run_id = self.run_id or create_run(
+                client, self.stage, tags, self._parent, start_ms=start_ms
+            )
+            mark_running(client, experiment, self.run_id, self._parent)
+            send_params(client, self.run_id, params)
+            self._monitor = SystemMetricsMonitor(
+                self.run_id,
+                sampling_interval=SYSTEM_METRICS_SECONDS,
+                resume_logging=earlier is not None,
+                tracking_uri=client.tracking_uri,
+            )
+            self._monitor.start()
+
+        self._try(request)
 
     def finish(self, status: str) -> None:
         """Set the final status of the run and of its parent."""
@@ -75,35 +99,6 @@ class StageRun:
                 f"again: {explain(tracking_uri(), error)}",
                 file=sys.stderr,
             )
-
-    def _start(
-        self,
-        params: Mapping[str, Any],
-        tags: Mapping[str, Any],
-        resume_id: str | None,
-        start_ms: int | None,
-    ) -> None:
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-        self._client = client = connect()
-        experiment = experiment_id(client)
-        earlier = active_run(client, resume_id) if resume_id else None
-        if earlier:
-            self.run_id, self._parent = str(earlier.info.run_id), earlier.data.tags.get(PARENT)
-            client.update_run(self.run_id, status="RUNNING")
-        self._parent = self._parent or open_parent(client, experiment, self.stage)
-        self.run_id = self.run_id or create_run(
-            client, self.stage, tags, self._parent, start_ms=start_ms
-        )
-        mark_running(client, experiment, self.run_id, self._parent)
-        send_params(client, self.run_id, params)
-        self._monitor = SystemMetricsMonitor(
-            self.run_id,
-            sampling_interval=SYSTEM_METRICS_SECONDS,
-            resume_logging=earlier is not None,
-            tracking_uri=client.tracking_uri,
-        )
-        self._monitor.start()
 
 
 @contextlib.contextmanager
