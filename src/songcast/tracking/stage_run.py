@@ -46,7 +46,7 @@ class StageRun:
         params: Mapping[str, Any],
         tags: Mapping[str, Any],
         resume_id: str | None,
-        start_ms: int | None,
+        start_ms: int | None = None,
     ) -> None:
         """Create the run, or resume the run ``resume_id`` if this store has it."""
 
