@@ -11,18 +11,16 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import songcast
-from songcast.commands import estimate, inspect, parsers
+from songcast.commands import parsers
 from songcast.errors import INVALID_INPUT, run_program
 from songcast.forecasting.keras_backend import prepare_backend
 
 COMMANDS = (
     parsers.add_song_commands,
-    inspect.add,
     parsers.add_registry_commands,
     parsers.add_version_commands,
     parsers.add_pipeline_commands,
     parsers.add_server_commands,
-    estimate.add,
 )
 
 

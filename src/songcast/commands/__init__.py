@@ -7,7 +7,6 @@ is imported when it runs, so that `songcast --help` is quick.
 import argparse
 import pkgutil
 import textwrap
-from collections.abc import Callable
 from typing import Any
 
 Subparsers = Any  # argparse's own class for them is private
@@ -20,7 +19,7 @@ BUNDLE_HELP = "models:/songcast@champion (the default), models:/songcast/3, or a
 def add_command(
     subparsers: Subparsers,
     name: str,
-    run: Callable[[argparse.Namespace], int | None] | str,
+    run: str,
     summary: str,
     details: str,
     example: str,
@@ -28,8 +27,8 @@ def add_command(
 ) -> argparse.ArgumentParser:
     """Add a command and return its parser.
 
-    ``run`` returns the exit code; as text, such as ``score:run``, it is imported when it is called.
-    ``json`` adds --json.
+    ``run``: the module and its function, such as ``score:run``, which returns the exit code or
+    None. ``json`` adds --json.
     """
     parser: argparse.ArgumentParser = subparsers.add_parser(
         name,
@@ -41,9 +40,6 @@ def add_command(
     )
     if json:
         parser.add_argument("--json", action="store_true", help="print one JSON document")
-    if isinstance(run, str):
-        place = f"songcast.commands.{run}"
-        parser.set_defaults(run=lambda arguments: pkgutil.resolve_name(place)(arguments))
-    else:
-        parser.set_defaults(run=run)
+    place = f"songcast.commands.{run}"
+    parser.set_defaults(run=lambda arguments: pkgutil.resolve_name(place)(arguments))
     return parser

@@ -8,13 +8,25 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from songcast.commands import Subparsers, add_command
+import yaml
 
-if TYPE_CHECKING:
-    from songcast.config import FitParams, Params
-    from songcast.data.corpus import PreparedSong
+from songcast import files
+from songcast.audio.reading import open_song
+from songcast.config import FitParams, Params
+from songcast.data.corpus import VALIDATION, Budget, PreparedSong, read_index, usable_frames
+from songcast.data.digests import digests_of
+from songcast.data.slugs import slugs
+from songcast.distributed.engine import free_cores
+from songcast.errors import AudioError, CorpusError
+from songcast.evaluation.songs import held_out
+from songcast.files import CHECKPOINTS, DATA, FEATURES, PREPARED
+from songcast.report.console import note, print_json, print_table
+from songcast.stages import ESTIMATES
+from songcast.stages.prepare import find_songs, splits_of
+from songcast.training.continuation import LONGEST_SECONDS
+from songcast.training.feature_cache import BYTES_PER_SAMPLE, budgeted, training_frames
 
 # CPU seconds per second of stereo music, on a core that needs REFERENCE_SECONDS in `measure_speed`.
 DECODE, BANK, NETWORK, CASCADE, NOTEBOOK, SIMPLE = 0.012, 0.64, 0.42, 0.35, 0.75, 0.12
@@ -44,28 +56,8 @@ class StageCost:
     disk_bytes: float = 0.0
 
 
-def add(subparsers: Subparsers) -> None:
-    """Add the command."""
-    add_command(
-        subparsers,
-        "estimate",
-        run,
-        "print what `make run` will cost",
-        "Prints the songs and hours of music in data/, and the CPU time and disk of each stage "
-        "that is not up to date. The speed of this machine is measured once; each run of a "
-        "stage corrects its estimate.",
-        "songcast estimate",
-    )
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Print the estimate. Raises ``CorpusError`` without songs, ``ParamsError``."""
-    from songcast import files
-    from songcast.config import Params
-    from songcast.distributed.engine import free_cores
-    from songcast.report.console import note, print_json, print_table
-    from songcast.stages import ESTIMATES
-
     root = files.root()
     params = Params.load(root / files.PARAMS)
     songs, new = songs_of(root, params)
@@ -107,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{len(songs)} songs ({len(new)} new), {hours:.2f} hours of music, {cores} cores")
         if not costs:
             print("all stages are up to date")
-            return 0
+            return
         rows = [
             [name, f"{c.seconds:.0f}", f"{c.cpu_seconds:.0f}", f"{c.disk_bytes / 1e6:.0f}"]
             for name, c in {**costs, "all": total}.items()
@@ -119,22 +111,13 @@ def run(arguments: argparse.Namespace) -> int:
     if total.disk_bytes * MARGIN > free:
         needed, have = total.disk_bytes / 1e9, free / 1e9
         note(f"warning: {root}: needs {needed:.1f} GB of disk, and {have:.1f} GB are free")
-    return 0
 
 
-def songs_of(root: Path, params: "Params") -> tuple[list["PreparedSong"], set[str]]:
+def songs_of(root: Path, params: Params) -> tuple[list[PreparedSong], set[str]]:
     """Return the songs in data/ with their splits, and the slugs of those that are not prepared.
 
     The length of a new song is that of its header, or guessed from its last page or its size.
     """
-    from songcast.audio.reading import open_song
-    from songcast.data.corpus import PreparedSong, read_index
-    from songcast.data.digests import digests_of
-    from songcast.data.slugs import slugs
-    from songcast.errors import AudioError, CorpusError
-    from songcast.files import CHECKPOINTS, DATA, PREPARED
-    from songcast.stages.prepare import find_songs, splits_of
-
     sources, problems = find_songs(root / DATA)
     if problems:
         raise AudioError(problems[0])
@@ -181,21 +164,15 @@ def _guessed_seconds(source: Path, sample_rate_hz: int) -> float:
 
 
 def stage_costs(
-    root: Path, params: "Params", songs: Sequence["PreparedSong"], new: set[str]
+    root: Path, params: Params, songs: Sequence[PreparedSong], new: set[str]
 ) -> dict[str, StageCost]:
     """Return the cost of each stage, at the reference speed; features that exist cost nothing."""
-    from songcast.data.corpus import VALIDATION, Budget, usable_frames
-    from songcast.evaluation.songs import held_out
-    from songcast.files import FEATURES
-    from songcast.training.continuation import LONGEST_SECONDS
-    from songcast.training.feature_cache import BYTES_PER_SAMPLE, budgeted, training_frames
-
     rate = params.prepare.sample_rate_hz
 
-    def stereo_seconds(song: "PreparedSong", frames: int) -> float:
+    def stereo_seconds(song: PreparedSong, frames: int) -> float:
         return frames / rate * song.channels / 2
 
-    def training(section: "FitParams", chosen: Sequence["PreparedSong"]) -> StageCost:
+    def training(section: FitParams, chosen: Sequence[PreparedSong]) -> StageCost:
         used, stored, budget = 0.0, 0.0, Budget.of(section)
         for song in chosen:
             if song.slug not in new and any((root / FEATURES).glob(f"{song.slug}[-+]*")):
@@ -267,8 +244,6 @@ def outdated(root: Path, order: Iterable[str]) -> set[str]:
 
     ``order``: all stages, in the order in which they run.
     """
-    import yaml
-
     try:
         stages = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
         command = [sys.executable, "-m", "dvc", "status", "--json"]

@@ -2,60 +2,32 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from songcast.commands import SONG_HELP, Subparsers, add_command
+import numpy as np
+
+from songcast import files
+from songcast.audio.formats import printable
+from songcast.audio.reading import open_song
+from songcast.commands import loading
+from songcast.commands.loading import CHAMPION_URI, Update, has_registry, load_model
+from songcast.config import ExpectParams, Params
 from songcast.errors import SongcastError
-
-if TYPE_CHECKING:
-    from songcast.commands.loading import Update
-    from songcast.config import ExpectParams
-    from songcast.forecasting.forecaster import Forecaster
-    from songcast.inspection.events import Overview
+from songcast.inspection.events import BIN_FRAMES, EventFinder, Overview, joined, labels
+from songcast.inspection.report import InspectionMeter, warnings_of
+from songcast.registry.models import Model
+from songcast.registry.versions import CHAMPION, get_alias
+from songcast.report import console
+from songcast.report.console import number, print_table
+from songcast.report.results import PROPERTY_COLUMNS, property_cells
 
 EVENT_NUMBERS = (("seconds", 4), ("channel", 0), ("strength", 1))
 
 
-def add(subparsers: Subparsers) -> None:
-    """Add the command."""
-    parser = add_command(
-        subparsers,
-        "inspect",
-        run,
-        "print properties, damage and surprising moments of recordings",
-        "It warns about what prepare.expect in params.yaml does not allow. Clicks and splices are "
-        "moments where the samples cost a model many bits.",
-        "songcast inspect song.mp3 --labels song.txt --plot song.png",
-    )
-    parser.add_argument("songs", metavar="SONG", nargs="+", help=SONG_HELP)
-    parser.add_argument(
-        "--model",
-        metavar="URI",
-        help="models:/songcast/3, a bundle folder, cascade, ...; default: the champion of the "
-        "registry, otherwise cascade",
-    )
-    parser.add_argument(
-        "--labels", metavar="FILE", type=Path, help="write the events as labels for Audacity"
-    )
-    parser.add_argument("--plot", metavar="FILE", type=Path, help="write a figure (PNG)")
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Inspect the songs. Prints and writes nothing if one of them fails."""
-    from songcast import files
-    from songcast.audio.formats import printable
-    from songcast.audio.reading import open_song
-    from songcast.commands.loading import CHAMPION_URI, has_registry, load_model
-    from songcast.config import Params
-    from songcast.inspection.events import labels
-    from songcast.registry.versions import CHAMPION, get_alias
-    from songcast.report import console
-
     check_outputs(arguments)
-    seconds = 0.0
-    for path in arguments.songs:  # headers only, to reject invalid files early
-        with open_song(path) as reader:
-            seconds += reader.declared_seconds
+    seconds = loading.declared_seconds(arguments.songs)
     champion = not arguments.model and has_registry() and get_alias(CHAMPION)
     model = load_model(CHAMPION_URI if champion else arguments.model or "cascade")
     params = files.root() / files.PARAMS
@@ -77,7 +49,6 @@ def run(arguments: argparse.Namespace) -> int:
         console.print_json({"songs": songs})
     else:
         print_songs(songs)
-    return 0
 
 
 def check_outputs(arguments: argparse.Namespace) -> None:
@@ -98,16 +69,12 @@ def check_outputs(arguments: argparse.Namespace) -> None:
 
 def inspected(
     path: str,
-    model: "Forecaster",
-    expect: "ExpectParams | None",
-    update: "Update",
+    model: Model,
+    expect: ExpectParams | None,
+    update: Update,
     with_overview: bool,
-) -> tuple[dict[str, Any], "Overview"]:
+) -> tuple[dict[str, Any], Overview]:
     """Measure and forecast a song in one pass; return its entry in the document, and its curve."""
-    from songcast.audio.reading import open_song
-    from songcast.inspection.events import EventFinder, Overview, joined
-    from songcast.inspection.report import InspectionMeter, warnings_of
-
     with open_song(path) as reader, InspectionMeter(reader) as meter:
         blocks = meter.measured(reader.blocks())
         finder = EventFinder(reader.sample_rate_hz, reader.channels)
@@ -126,10 +93,6 @@ def inspected(
 
 def print_songs(songs: list[dict[str, Any]]) -> None:
     """Print a table of properties, then the warnings and the events of each song."""
-    from songcast.audio.formats import printable
-    from songcast.report.console import number, print_table
-    from songcast.report.results import PROPERTY_COLUMNS, property_cells
-
     rows = [[printable(Path(song["path"])), *property_cells(song)] for song in songs]
     print_table(["song", *PROPERTY_COLUMNS], rows, left=2)
     for row, song in zip(rows, songs, strict=True):
@@ -145,12 +108,9 @@ def print_songs(songs: list[dict[str, Any]]) -> None:
         print_table(["song", "event", *(key for key, _ in EVENT_NUMBERS)], events, left=2)
 
 
-def plot(path: Path, song: dict[str, Any], overview: "Overview") -> None:
+def plot(path: Path, song: dict[str, Any], overview: Overview) -> None:
     """Draw the envelope and the code length over time, with the events as vertical lines."""
-    import numpy as np
-
-    from songcast.audio.formats import printable
-    from songcast.inspection.events import BIN_FRAMES
+    # Matplotlib takes a second to import.
     from songcast.report.figures.style import (
         BLUE,
         GREY,

@@ -12,7 +12,7 @@ MOST_KEPT = 1000
 
 
 def add_song_commands(subparsers: Subparsers) -> None:
-    """Add score, predict and continue."""
+    """Add score, predict, continue and inspect."""
     add = partial(add_command, subparsers)
     parser = add(
         "score",
@@ -65,6 +65,20 @@ def add_song_commands(subparsers: Subparsers) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help=text)
     parser.add_argument("--model", metavar="URI", help=BUNDLE_HELP)
     parser.add_argument("--only", action="store_true", help="write the continuation alone")
+    parser = add(
+        "inspect",
+        "inspect:run",
+        "print properties, damage and surprising moments of recordings",
+        "It warns about what prepare.expect in params.yaml does not allow. Clicks and splices are "
+        "moments where the samples cost a model many bits.",
+        "songcast inspect song.mp3 --labels song.txt --plot song.png",
+    )
+    parser.add_argument("songs", metavar="SONG", nargs="+", help=SONG_HELP)
+    text = "models:/songcast/3, a bundle folder, cascade, ...; default: the champion of the "
+    parser.add_argument("--model", metavar="URI", help=f"{text}registry, otherwise cascade")
+    text = "write the events as labels for Audacity"
+    parser.add_argument("--labels", metavar="FILE", type=Path, help=text)
+    parser.add_argument("--plot", metavar="FILE", type=Path, help="write a figure (PNG)")
 
 
 def _add_song_and_output(parser: argparse.ArgumentParser) -> None:
@@ -269,8 +283,17 @@ def port_number(text: str) -> int:
 
 
 def add_pipeline_commands(subparsers: Subparsers) -> None:
-    """Add sweep and summary."""
+    """Add estimate, sweep and summary."""
     add = partial(add_command, subparsers)
+    add(
+        "estimate",
+        "estimate:run",
+        "print what `make run` will cost",
+        "Prints the songs and hours of music in data/, and the CPU time and disk of each stage "
+        "that is not up to date. The speed of this machine is measured once; each run of a "
+        "stage corrects its estimate.",
+        "songcast estimate",
+    )
     add(
         "sweep",
         "sweep:run",
