@@ -238,7 +238,8 @@ def test_command_writes_only_the_continuation_and_json(wav, bundle, capsys):
 
 
 def test_the_memory_of_the_command_does_not_grow_with_the_song(tmp_path, bundle, monkeypatch):
-    monkeypatch.setattr("songcast.continuation.prompt.LONGEST_SECONDS", 2.0)
+    for module in ("continuation.prompt", "commands.predict"):
+        monkeypatch.setattr(f"songcast.{module}.LONGEST_SECONDS", 2.0)
 
     def peak_bytes(seconds):
         write_song(piece(8000 * seconds), tmp_path / "song.wav")

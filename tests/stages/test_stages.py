@@ -457,6 +457,28 @@ def test_a_bug_in_a_stage_keeps_its_traceback(own_process):
         run_stage(lambda: 1 // 0)
 
 
+@pytest.mark.slow
+def test_a_stage_that_trains_logs_its_run_without_pandas(home):
+    script = (
+        "import sys; from songcast.stages import run_stage\n"
+        "def main():\n"
+        "    from songcast.forecasting.keras_backend import import_keras\n"
+        "    from songcast.tracking.stage_run import stage_run\n"
+        "    import songcast.training.continuation\n"
+        "    import_keras()\n"
+        "    with stage_run('train', {'seed': 1}) as run: pass\n"
+        "    from sklearn.linear_model import Ridge\n"
+        "    loaded = {name for name, module in sys.modules.items() if module}\n"
+        "    print(bool(run.run_id), loaded & {'h5py', 'pandas', 'pyarrow', 'scipy.signal'})\n"
+        "run_stage(main, trains=True)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=home, capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("True set()\n", "")
+
+
+@pytest.mark.slow
 def test_an_evaluation_needs_no_tensorflow_and_train_no_optional_package(home):
     script = (
         "import sys; from pathlib import Path\n"

@@ -131,7 +131,10 @@ def model_inputs(
     sources = np.empty((hops, bands, SOURCES), np.float32)
     followed = np.take_along_axis(passages, np.argmax(known, axis=0)[None, :, None], 0)[0]
     means = [mean(filled, number) for number in range(len(weights))]
-    spread = mean(np.where(known[:, :, None], np.abs(passages - means[0]), 0.0), 0)[inner]
+    filled -= means[0]
+    np.abs(filled, out=filled)
+    filled *= known[:, :, None]
+    spread = mean(filled, 0)[inner]
     for number, levels in enumerate((followed, *means)):
         levels[~np.any(known, axis=0)] = np.nan
         levels = _filled(levels)

@@ -7,7 +7,6 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import lfilter
 
 from songcast.continuation.levels import BANDS, band_levels, window_frames
 from songcast.continuation.retrieval import Place, Retrieval, mono
@@ -121,6 +120,8 @@ def burg(signal: F64, order: int) -> F64:
 
 def extrapolated(signal: F64, order: int, frames: int) -> F64:
     """Return the next ``frames`` of ``signal`` (past,) by linear prediction without input."""
+    from scipy.signal import lfilter
+
     coefficients = burg(signal, order)
     denominator = np.concatenate([[1.0], -coefficients])
     order = len(coefficients)

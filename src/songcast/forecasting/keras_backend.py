@@ -26,9 +26,9 @@ ENVIRONMENT = {
     "TF_FORCE_GPU_ALLOW_GROWTH": "true",  # take GPU memory as needed, not all of it
 }
 BACKENDS = ("tensorflow", "jax")
-# Keras and TensorFlow import these for functions that are not used here, if they are installed: 240
+# Keras and TensorFlow import these for functions that are not used here, if they are installed: 260
 # MB and half of the CPU time of the import.
-OPTIONAL = ("jax", "matplotlib", "pandas", "sklearn")
+OPTIONAL = ("PIL", "h5py", "jax", "matplotlib", "pandas", "pydot", "sklearn")
 # A log line of Google's libraries, old style or absl's, below fatal severity.
 _STARTUP_MESSAGE = re.compile(
     rb"WARNING: All log messages before absl::InitializeLog\(\)"

@@ -5,12 +5,15 @@ in its working directory: `dvc exp run --temp` and `--queue` run it in a copy of
 Only the MLflow store and the feature cache, whose keys are digests, are those of the repository.
 """
 
+import ctypes
 import json
 import logging
 import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import TextIO
 
@@ -21,14 +24,23 @@ from songcast.files import CHECKPOINTS, METRICS, PLOTS, root, sweep, write_json
 
 # What `songcast estimate` expects of each stage, and how far the last runs were from it.
 ESTIMATES = f"{CHECKPOINTS}/estimates.json"
+# MLflow and scikit-learn import these for functions that training does not use: 70 MB.
+UNUSED = ("pandas", "pyarrow", "pygments")
+M_ARENA_MAX = -8  # of malloc.h
 
 
-def run_stage(main: Callable[[], int | None]) -> None:
+def run_stage(main: Callable[[], int | None], trains: bool = False) -> None:
     """Run a stage's ``main`` as a program, with log lines on stderr, and exit.
 
-    The exit codes are those of ``errors.run_program``; SIGTERM counts as an interruption.
+    ``trains``: keep its memory low, which TensorFlow takes most of. The exit codes are those of
+    ``errors.run_program``; SIGTERM counts as an interruption.
     """
     stage = Path(main.__code__.co_filename).stem
+    if trains:
+        sys.meta_path.insert(0, _NotInstalled())
+        # One heap for all threads, so that each uses again what others have freed.
+        with suppress(OSError, AttributeError):  # not glibc
+            ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
     logging.basicConfig(format="%(message)s", handlers=[_Stderr()])
     logging.getLogger("songcast").setLevel(logging.INFO)
     # Songs are processed in parallel. BLAS threads would only wait for each other.
@@ -61,6 +73,14 @@ def _compare(stage: str, cpu_seconds: float) -> None:
         write_json(path, record)
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
         pass  # not announced
+
+
+class _NotInstalled(MetaPathFinder):
+    """Makes the packages ``UNUSED`` look as if they were not installed."""
+
+    def find_spec(self, fullname: str, *_: object) -> None:
+        if fullname in UNUSED:
+            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
 
 
 class _Stderr(logging.StreamHandler[TextIO]):

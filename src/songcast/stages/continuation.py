@@ -73,4 +73,4 @@ def train(params: ContinuationParams, corpus: Corpus) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, trains=True)

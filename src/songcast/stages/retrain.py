@@ -93,4 +93,4 @@ def before_and_after(
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, trains=True)

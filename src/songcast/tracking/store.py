@@ -74,8 +74,10 @@ def import_mlflow() -> Any:
         # MLflow's modules warn about themselves while they are imported.
         warnings.simplefilter("ignore")
         import mlflow
-        import mlflow.pyfunc
         import mlflow.store.tracking.sqlalchemy_store
+
+        with contextlib.suppress(ImportError):  # without pandas: a stage that trains
+            import mlflow.pyfunc
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])

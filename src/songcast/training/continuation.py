@@ -79,7 +79,10 @@ class Cut:
         count = min(round(PAST_SECONDS * self.hops_per_second), self.hop - 1)
         past = self._rows(self.hop - 1 - count, self.hop - 1)
         before = np.stack([self._rows(hop - 1 - count, hop - 1) for hop, _ in places])
-        after = np.stack([self._passage(hop, hops) for hop, _ in places])
+        # Up to 14 MB: changed in place below.
+        after = np.empty((len(places), hops + 2 * SMOOTH, self.table.shape[1]), np.float32)
+        for rows, (hop, _) in zip(after, places, strict=True):
+            rows[:] = self._passage(hop, hops)
         distances = np.array([distance for _, distance in places], np.float32)
         if nearer is not None and nearer.random() < NEARER_SHARE:
             share = float(nearer.random())
@@ -88,7 +91,9 @@ class Cut:
                 -np.maximum(time, 0.0) / nearer.exponential(NEARER_SECONDS)
             )
             truth = self._rows(self.hop - SMOOTH, self.stop + SMOOTH)
-            after = truth + (after - truth) * left[:, None].astype(np.float32)
+            after -= truth
+            after *= left[:, None].astype(np.float32)
+            after += truth
             before = past + np.float32(share) * (before - past)
             distances = distances * np.float32(share)
         known = ~np.isnan(after[:, SMOOTH : SMOOTH + hops, 0]).all(axis=0)
@@ -135,8 +140,10 @@ def make_cuts(
         rng = np.random.default_rng([seed, index])
         cuts = song_cuts(samples, song.sample_rate_hz, share, passages, rng)
         for augmentation in AUGMENTATIONS if cuts else ():
-            copy = augment(samples, song.sample_rate_hz, augmentation)
-            cuts += song_cuts(copy, song.sample_rate_hz, share, passages, rng)
+            cuts += song_cuts(
+                augment(samples, song.sample_rate_hz, augmentation),
+                *(song.sample_rate_hz, share, passages, rng),
+            )
         return cuts
 
     jobs = [(i, *entry) for i, entry in enumerate(songs)]
@@ -279,14 +286,15 @@ class Batches:
         parts = list(self._parts(np.random.default_rng([self.seed, number])))
         steps = max(len(features) for features, _, _ in parts)
 
-        def padded(values: F32, length: int) -> F32:
-            return np.pad(values, ((0, length - len(values)), *((0, 0),) * (values.ndim - 1)))
+        def stacked(arrays: Sequence[F32], length: int) -> F32:
+            bands, width = arrays[0].shape[1:]
+            padded = np.zeros((len(arrays), bands, length, width), np.float32)
+            for rows, values in zip(padded, arrays, strict=True):
+                rows[:, : len(values)] = values.swapaxes(0, 1)
+            return padded.reshape(-1, length, width)
 
-        stacked = [
-            np.concatenate([padded(part[i], steps * n).swapaxes(0, 1) for part in parts])
-            for i, n in ((0, 1), (1, STEP), (2, STEP))
-        ]
-        features, sources, target = stacked
+        lengths = steps, STEP * steps, STEP * steps
+        features, sources, target = map(stacked, zip(*parts, strict=True), lengths)
         shape = (len(features), steps, STEP)
         return [features, sources.reshape(*shape, SOURCES + 1)], target.reshape(*shape, 2)
 
