@@ -185,8 +185,8 @@ def _memory(memory: Results) -> str:
         "and `predict` use `models/train` where no other model is named. Commands marked with * "
         "were stopped early: `score` after about 100 s of music, when it was flat, because "
         "a forecaster keeps the last minute; `predict` earlier. Mapped files are mostly libraries. "
-        "The stages that train exceed 1 GB, because TensorFlow, Keras and MLflow take 0.83 GB "
-        "before the first song is read; `baselines`, which also trains, is not in the table. "
+        "In the stages that train, TensorFlow, Keras and MLflow take most of it, before the first "
+        "song is read. "
         "`serve` refused the song of three hours, which is longer than it takes; for the other one "
         "its decoder needs another 285 MB. mp3 and m4a output holds the whole song.",
         "",

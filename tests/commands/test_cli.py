@@ -132,8 +132,20 @@ def test_without_a_terminal_progress_is_logged_with_the_time_left(monkeypatch, c
         for step in range(4, 11):  # a training that resumes after three steps
             update(completed=step)
     lines = [record.getMessage() for record in caplog.records]
-    left = {5: "1:40", 7: "1:00", 9: "20.00 s"}  # 20 s per step
+    left = {5: "1:40", 7: "1:00", 9: "20 s"}  # 20 s per step
     assert lines == [f"train: {step} of 10 steps, {time} left" for step, time in left.items()]
+
+
+def test_the_time_left_counts_from_the_beginning_where_songs_end_together(monkeypatch, caplog):
+    now = 0.0
+    monkeypatch.setattr(console.time, "monotonic", lambda: now)
+    caplog.set_level("INFO", "songcast.progress")
+    with console.progress("forecast", 8, "songs") as update:
+        for now in (50.0, 51.0, 100.0):  # noqa: B007
+            update(advance=1)
+    lines = [record.getMessage() for record in caplog.records]
+    # 50 s per song, then 33 s.
+    assert lines == ["forecast: 1 of 8 songs, 5:50 left", "forecast: 3 of 8 songs, 2:46 left"]
 
 
 REPOSITORY = Path(__file__).parents[2]

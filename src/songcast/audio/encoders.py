@@ -3,6 +3,7 @@
 The only importer of pydub and of imageio-ffmpeg, which brings the ffmpeg program for pydub.
 """
 
+import errno
 import io
 import os
 import re
@@ -35,6 +36,10 @@ _PREFIXES = re.compile(r"^(\[[^]]*\] )+")
 _PYDUB_LOCK = threading.Lock()
 
 
+# Of libsndfile, which does not tell what the system said.
+SYSTEM_ERROR = 2
+
+
 class EncodingError(Exception):
     """The encoder failed; the message is one line with the reason."""
 
@@ -64,6 +69,8 @@ def _encode_by_libsndfile(
             for block in blocks:
                 file.write(block)
     except soundfile.LibsndfileError as error:
+        if error.code == SYSTEM_ERROR:
+            raise OSError(errno.EIO, "the disk is full, or it fails") from error
         raise EncodingError(error.error_string.strip()) from error
 
 

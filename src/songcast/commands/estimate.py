@@ -107,7 +107,7 @@ def run(arguments: argparse.Namespace) -> None:
         rows[-1][1] = ""
         print_table(["stage", "seconds of music", "CPU s", "MB of disk"], rows)
         minutes = total.cpu_seconds / 60
-        print(f"about {minutes / cores:.0f} to {minutes:.0f} minutes, {free / 1e9:.0f} GB are free")
+        print(f"about {minutes / cores:.0f} to {minutes:.0f} minutes, {free / 1e9:.1f} GB are free")
     if total.disk_bytes * MARGIN > free:
         needed, have = total.disk_bytes / 1e9, free / 1e9
         note(f"warning: {root}: needs {needed:.1f} GB of disk, and {have:.1f} GB are free")
@@ -240,16 +240,20 @@ def stage_costs(
 
 
 def outdated(root: Path, order: Iterable[str]) -> set[str]:
-    """Return the stages of ``order`` that `dvc repro` will run; all of them if `dvc status` fails.
+    """Return the stages of ``order`` that `dvc repro` will run.
 
-    ``order``: all stages, in the order in which they run.
+    ``order``: all stages, in the order in which they run. If `dvc status` fails, which a note says,
+    all of them are returned.
     """
     try:
         stages = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
         command = [sys.executable, "-m", "dvc", "status", "--json"]
         report = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
         status = json.loads(report.stdout)
-    except (OSError, ValueError, KeyError, TypeError, subprocess.CalledProcessError):
+    except (OSError, ValueError, KeyError, TypeError, subprocess.CalledProcessError) as error:
+        busy = "is busy" in getattr(error, "stderr", "")
+        why = "another run is in progress" if busy else "`dvc status` fails"
+        note(f"{why}: the estimate is of all stages")
         return set(order)
     changed = {name for name, reasons in status.items() if set(map(str, reasons)) != {ALWAYS}}
     for name in order:  # each one changes those that follow

@@ -10,7 +10,7 @@ from songcast import files
 from songcast.audio.formats import printable
 from songcast.audio.reading import open_song
 from songcast.commands import loading
-from songcast.commands.loading import CHAMPION_URI, Update, has_registry, load_model
+from songcast.commands.loading import CHAMPION_URI, Update
 from songcast.config import ExpectParams, Params
 from songcast.errors import SongcastError
 from songcast.inspection.events import BIN_FRAMES, EventFinder, Overview, joined, labels
@@ -28,8 +28,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Inspect the songs. Prints and writes nothing if one of them fails."""
     check_outputs(arguments)
     seconds = loading.declared_seconds(arguments.songs)
-    champion = not arguments.model and has_registry() and get_alias(CHAMPION)
-    model = load_model(CHAMPION_URI if champion else arguments.model or "cascade")
+    champion = not arguments.model and loading.has_registry() and get_alias(CHAMPION)
+    model = loading.load_model(CHAMPION_URI if champion else arguments.model or "cascade")
     params = files.root() / files.PARAMS
     expect = Params.load(params).prepare.expect if params.is_file() else None
     songs = []

@@ -10,7 +10,8 @@ from songcast.audio.conversion import Samples
 from songcast.audio.formats import audio_error, printable
 from songcast.audio.reading import open_song
 from songcast.audio.songs import check_writable, read_song, write_blocks
-from songcast.commands.loading import CHAMPION_URI, forecast, load_model
+from songcast.commands import loading
+from songcast.commands.loading import CHAMPION_URI, forecast
 from songcast.continuation.prompt import LONGEST_SECONDS, check_request
 from songcast.report import console
 
@@ -19,7 +20,7 @@ def predict(arguments: argparse.Namespace) -> None:
     """Write the predicted song; invalid input is rejected before anything is computed."""
     source, target, seconds = check_song_and_output(arguments)
     uri = arguments.model or CHAMPION_URI
-    model = load_model(uri)
+    model = loading.load_model(uri)
 
     def write(blocks: Any, song: Any) -> None:
         write_blocks(target, blocks, song.sample_rate_hz, song.channels)
@@ -39,7 +40,7 @@ def continue_song(arguments: argparse.Namespace) -> None:
     check_request(arguments.seconds, arguments.temperature, arguments.seed)
     source, target, _ = check_song_and_output(arguments)
     uri = arguments.model or CHAMPION_URI
-    model = load_model(uri).continuation
+    model = loading.load_model(uri).continuation
     with console.song_warnings_as_lines():
         song = read_song(source, LONGEST_SECONDS)
     began = time.perf_counter()

@@ -12,6 +12,9 @@ SongValues = Mapping[str, Mapping[str, Values]]
 
 # The key in metrics/evaluation.json, and there the name of the model beside the baselines.
 CONTINUATION = "continuation"
+# The lag of a forecast says nothing in noise, which cannot be predicted, and in music that is as
+# quiet as the rounding to int16.
+LEAST_GAIN_DB, LEAST_BITS = 6.0, 1.0
 HORIZONS_SECONDS = ((0.0, 0.1), (0.1, 1.0), (1.0, 5.0), (5.0, 10.0))
 
 
@@ -24,7 +27,16 @@ def summarise_forecasts(songs: Mapping[str, Mapping[str, Measures]]) -> dict[str
     """Return means over songs (and channels), the largest lag and all clipped samples.
 
     ``songs``: slug to forecaster to measures, as ``measure_passages`` returns them. Returns
-    forecaster to measures. A song counts once, however many channels it has.
+    forecaster to measures. A song counts once, however many channels it has. The lags of noise and
+    of nearly silent songs are left out.
+
+    >>> loud = {"prediction_gain_db": [30.0], "bits_per_sample": 5.0, "lag_samples": [0]}
+    >>> dither = {"prediction_gain_db": [0.1], "bits_per_sample": 1.5, "lag_samples": [5]}
+    >>> songs = {"a": {"train": loud}, "b": {"train": dither}}
+    >>> for song in songs.values():
+    ...     song["train"]["clipped_samples"] = 0
+    >>> summarise_forecasts(songs)["train"]["lag_samples"]
+    0
     """
     names = list(next(iter(songs.values()))) if songs else []
     return {name: _mean_forecast([measures[name] for measures in songs.values()]) for name in names}
@@ -34,7 +46,12 @@ def _mean_forecast(measures: list[Measures]) -> Measures:
     gains = [
         np.mean([g for g in m["prediction_gain_db"] if g is not None] or [0.0]) for m in measures
     ]
-    lags = [lag for m in measures for lag in m["lag_samples"]]
+    lags = [
+        lag
+        for m in measures
+        for lag, gain in zip(m["lag_samples"], m["prediction_gain_db"], strict=True)
+        if m["bits_per_sample"] >= LEAST_BITS and gain is not None and gain >= LEAST_GAIN_DB
+    ]
     return {
         "prediction_gain_db": float(np.mean(gains)),
         "bits_per_sample": float(np.mean([m["bits_per_sample"] for m in measures])),

@@ -133,8 +133,8 @@ def find_version(uri: str) -> Version:
             return version
     if match["alias"]:
         raise RegistryError(
-            f"{uri}: no version has the alias {match['alias']!r} yet: `make run` "
-            "registers models, `songcast models` lists them"
+            f"{uri}: no version has the alias {match['alias']!r} yet: `make run` registers models; "
+            "`songcast summary` says why the gate gave none the alias"
         )
     raise RegistryError(f"{uri}: no such version; `songcast models` lists them")
 

@@ -131,11 +131,14 @@ def progress(label: str, total: float, unit: str) -> Iterator[Callable[..., None
             nonlocal first, began, said
             bar.update(number, **change)
             now, done = time.monotonic(), task.completed
-            if first is None:  # a training may resume in its middle
-                first, began = done, now
-            elif not on_terminal and done > first and now - said > LOG_SECONDS:
+            if first is None:
+                first = 0.0
+                if "completed" in change:  # a training may resume in its middle
+                    first, began = done, now
+            if not on_terminal and done > first and now - said > LOG_SECONDS:
                 said = now
-                left = duration((now - began) / (done - first) * max(total - done, 0.0))
+                seconds = (now - began) / (done - first) * max(total - done, 0.0)
+                left = f"{seconds:.0f} s" if seconds < 60 else duration(seconds)
                 count = f"{done:.0f} of {total:.0f} {unit}"
                 log.info("%s: %s, %s left", task.description, count, left)
 

@@ -15,6 +15,7 @@ from songcast.audio.formats import MAX_CHANNELS
 from songcast.audio.reading import open_song
 from songcast.audio.songs import Song, SongWarning, write_song
 from songcast.errors import AudioError
+from songcast.report.console import duration
 
 ADVICE = "send the base64 text of an audio file"
 INT16 = np.iinfo(np.int16)
@@ -106,7 +107,8 @@ def decode_file(content: bytes, name: str, max_frames: float = math.inf) -> Song
 def check_length(frames: int, name: str, max_frames: float) -> None:
     """Raise ``TooLongError`` if there are more than ``max_frames``."""
     if frames > max_frames:
-        raise TooLongError(f"{name}: more than {max_frames:.0f} frames: send a shorter song")
+        limit = f"{max_frames:.0f} frames ({duration(max_frames / 44100)} at 44.1 kHz)"
+        raise TooLongError(f"{name}: more than {limit}: send a shorter song")
 
 
 def encode_song(song: Song, audio_format: str) -> str:

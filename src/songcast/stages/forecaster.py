@@ -62,30 +62,31 @@ def train_forecaster(
     with (
         in_use(cache, cache_bytes),
         stage_run(stage, values, tags=tags, resume_id=resume_id) as run,
-        progress(stage, params.epochs * params.steps_per_epoch, "steps") as update,
     ):
         checkpoint.run_id = run.run_id or resume_id
-
-        def on_epoch(epoch: int, row: Row) -> None:
-            log.info(
-                "%s: epoch %d of %d, train %.4f, validation %.4f bits per sample",
-                *(stage, epoch + 1, params.epochs, row[TRAIN_BITS], row[VALIDATION_BITS]),
-            )
-            # The workers of a cluster report no steps.
-            update(completed=(epoch + 1) * params.steps_per_epoch)
-            run.log_metrics({key: row[key] for key in (TRAIN_BITS, VALIDATION_BITS)}, epoch)
-
         log.info("%s: computing features of %d songs ...", stage, len(songs))
         opened = partial(open_crops, songs, model, params, shares=shares)
         features, sampler = opened(cache)
-        if settings.workers > 1:
-            how = (settings.workers, on_epoch, cache, cache_bytes)
-            fit_on_cluster(model, opened, params, checkpoint, *how)
-        elif settings.engine == "ray":
-            compute_features(features, "ray")
-        network = network_of(model.settings, model.weights)
-        fit = (sampler, features, params, checkpoint, on_epoch)
-        rows = fit_forecaster(network, *fit, lambda step: update(completed=step))
+        if settings.workers == 1:
+            with progress(f"{stage}: features", len(features), "passages") as passages:
+                compute_features(features, settings.engine, lambda: passages(advance=1))
+        with progress(stage, params.epochs * params.steps_per_epoch, "steps") as update:
+
+            def on_epoch(epoch: int, row: Row) -> None:
+                log.info(
+                    "%s: epoch %d of %d, train %.4f, validation %.4f bits per sample",
+                    *(stage, epoch + 1, params.epochs, row[TRAIN_BITS], row[VALIDATION_BITS]),
+                )
+                # The workers of a cluster report no steps.
+                update(completed=(epoch + 1) * params.steps_per_epoch)
+                run.log_metrics({key: row[key] for key in (TRAIN_BITS, VALIDATION_BITS)}, epoch)
+
+            if settings.workers > 1:
+                how = (settings.workers, on_epoch, cache, cache_bytes)
+                fit_on_cluster(model, opened, params, checkpoint, *how)
+            network = network_of(model.settings, model.weights)
+            fit = (sampler, features, params, checkpoint, on_epoch)
+            rows = fit_forecaster(network, *fit, lambda step: update(completed=step))
         trained = LstmForecaster(network_weights(network), model.settings, model.front_end)
         history = history_csv(rows)
         bundle = Path(MODELS) / stage

@@ -82,7 +82,7 @@ class StageRun:
             stop = threading.Thread(target=self._monitor.finish, daemon=True)
             stop.start()
             stop.join(0.0 if self._is_lost else None)
-        for run_id in (self.run_id, self._parent):
+        for run_id in filter(None, (self.run_id, self._parent)):
             self._try(lambda ended: self._client.set_terminated(ended, status), run_id)
 
     def _try(self, request: Callable[..., None], *arguments: Any) -> None:

@@ -140,15 +140,20 @@ def song_features(
     return [entry(song, *part) for song in wanted for part in _parts(song, budget)]
 
 
-def compute_features(features: Sequence[SongFeatures], engine: Engine = "local") -> None:
-    """Compute those that are not in their folder yet, on all cores or on a Ray cluster."""
+def compute_features(
+    features: Sequence[SongFeatures],
+    engine: Engine = "local",
+    advance: Callable[[], None] = lambda: None,
+) -> None:
+    """Compute those that are not in their folder yet, on all cores or on a Ray cluster.
+
+    ``advance`` is called after each of ``features``.
+    """
     wanted = list({song.folder: song for song in features}.values())
-    if engine == "ray":
-        list(each(engine, _compute, wanted))
-        return
     # The filters release the interpreter lock: threads keep all cores busy.
     with ThreadPoolExecutor(free_cores()) as pool:
-        list(pool.map(_compute, wanted))
+        for _ in each(engine, _compute, wanted) if engine == "ray" else pool.map(_compute, wanted):
+            advance()
 
 
 @contextmanager

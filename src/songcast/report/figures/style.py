@@ -6,6 +6,7 @@ colour-blind readers can distinguish).
 
 import os
 import textwrap
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,7 +78,8 @@ def save_png(figure: Figure, path: str | os.PathLike[str]) -> None:
     The same figure gives the same bytes: the file holds no date and no version. Raises
     ``OSError``.
     """
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # an emoji in the name of a song
         figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
 
 
