@@ -70,6 +70,7 @@ def test_a_four_minute_mp3_plays_its_prediction_before_the_whole_is_done(watched
         page.locator("#song .play:enabled").click()
         page.wait_for_function("() => players[0].playing && players[0].currentTime > 0.3")
         assert page.evaluate("players[0].chosen") == "pred_song"
+        page.wait_for_function("() => document.getElementById('progress').value > 0")
         first = forecast_seconds(page)
         page.keyboard.press("1")
         gains = "Object.values(players[0].sources).map(({ volume }) => volume.gain.value)"
