@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -47,6 +48,8 @@ def check_free(port: int, host: str = HOST, command: str = "ui") -> None:
         try:
             probe.bind(address)
         except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise TrackingError(f"{host}: is not an address of this machine") from None
             other = max(port % 65535 + 1, 1024)
             raise TrackingError(
                 f"port {port} cannot be used ({error.strerror}): "
