@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 UV := $(or $(shell command -v uv),.venv/bin/uv)
+NEED_UV := command -v $(UV) >/dev/null || python -m pip install -q uv
 SYNC := $(UV) pip sync -q --python .venv/bin/python --require-hashes
 PACKAGE := $(UV) pip install -q --python .venv/bin/python --no-deps --no-build-isolation -e .
 LOCK := $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
@@ -43,12 +44,13 @@ docs: .venv/with-docs  ## build the documentation in docs/_build
 	@python -m sphinx -q -W --keep-going docs docs/_build
 cluster: .venv/with-cluster  ## add Ray
 lock: .venv/installed  ## update the lock files after a change of pyproject.toml
+	@$(NEED_UV)
 	@$(LOCK) pyproject.toml -o requirements.lock
 	@$(LOCK) pyproject.toml $(GROUPS:%=--extra %) -c requirements.lock -o .venv/all.lock
 	@for group in $(GROUPS); do $(LOCK) pyproject.toml --extra $$group -c .venv/all.lock \
 	  $$(sed -nE 's/^([a-zA-Z0-9._-]+)==.*/--no-emit-package \1/p' requirements.lock) -o requirements-$$group.lock; done
 gpu: .venv/installed  ## add the CUDA libraries for TensorFlow
-	@$(UV) pip install -q --python .venv/bin/python -c requirements.lock "tensorflow[and-cuda]" nvidia-ml-py
+	@$(NEED_UV); $(UV) pip install -q --python .venv/bin/python -c requirements.lock "tensorflow[and-cuda]" nvidia-ml-py
 ui: .venv/installed  ## open the MLflow UI
 	@songcast ui
 clean:  ## remove the environment, the features, the checkpoints and the caches of tools
@@ -66,14 +68,13 @@ endif
 .venv/folder: | writable
 	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("songcast needs Python 3.11 to 3.13, not " + sys.version.split()[0] + ": run make PYTHON=python3.12")'
 	@$(PYTHON) -m venv --clear .venv
-	@command -v $(UV) >/dev/null || python -m pip install -q uv
 	@echo "$(CURDIR)" > $@
 .venv/installed: .venv/folder requirements.lock pyproject.toml
 	@echo "installing the locked packages in .venv (once, some minutes)"
-	@$(SYNC) requirements.lock $(WITH:.venv/with-%=requirements-%.lock) && $(PACKAGE) && touch $@
+	@$(NEED_UV); $(SYNC) requirements.lock $(WITH:.venv/with-%=requirements-%.lock) && $(PACKAGE) && touch $@
 .venv/with-%: .venv/installed requirements-%.lock
 	@echo "installing the locked packages for $* in .venv (once, some minutes)"
-	@$(UV) pip install -q --python .venv/bin/python --require-hashes --no-deps -r requirements-$*.lock && touch $@
+	@$(NEED_UV); $(UV) pip install -q --python .venv/bin/python --require-hashes --no-deps -r requirements-$*.lock && touch $@
 .venv/installed-dev: $(GROUPS:%=.venv/with-%)
 	@touch $@
 data: data.dvc | .venv/installed
