@@ -24,12 +24,15 @@ def check_start(fails):
         "with quiet_startup():\n"
         f"    os.write(2, {log_lines.encode()!r} + b'disk is full\\n')\n"
         "    print('from python', file=sys.stderr)\n"
-        f"    if {fails}: sys.exit(1)\n"
+        f"    if {fails}: raise ImportError\n"
         "print('after', file=sys.stderr)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     passed_on = "disk is full\nfrom python\n"
-    assert done.stderr == (log_lines + passed_on if fails else passed_on + "after\n")
+    if fails:
+        assert done.stderr.startswith(f"{log_lines}{passed_on}Traceback")
+    else:
+        assert done.stderr == passed_on + "after\n"
 
 
 def test_the_backend_of_the_user_is_kept(monkeypatch):
