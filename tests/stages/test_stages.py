@@ -470,12 +470,14 @@ def test_a_stage_that_trains_logs_its_run_without_pandas(home):
         "    from sklearn.linear_model import Ridge\n"
         "    loaded = {name for name, module in sys.modules.items() if module}\n"
         "    print(bool(run.run_id), loaded & {'h5py', 'pandas', 'pyarrow', 'scipy.signal'})\n"
+        "    from songcast.distributed.cluster import import_ray\n"
+        "    import_ray()\n"
         "run_stage(main, trains=True)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=home, capture_output=True, text=True, check=True
     )
-    assert (done.stdout, done.stderr) == ("True set()\n", "")
+    assert done.stdout == "True set()\n"
 
 
 @pytest.mark.slow

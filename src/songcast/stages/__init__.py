@@ -76,10 +76,10 @@ def _compare(stage: str, cpu_seconds: float) -> None:
 
 
 class _NotInstalled(MetaPathFinder):
-    """Makes the packages ``UNUSED`` look as if they were not installed."""
+    """Makes the packages ``UNUSED`` look as if they were not installed, but to Ray."""
 
     def find_spec(self, fullname: str, *_: object) -> None:
-        if fullname in UNUSED:
+        if fullname in UNUSED and "ray" not in sys.modules:
             raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
 
 
