@@ -15,8 +15,8 @@ Places = NDArray[np.int64]
 NEAR_BITS = 10
 # A match has this mean difference in bits or less, over this many items (6 s) or more.
 MATCH_BITS, MATCH_ITEMS = 7.0, 48
-# Shifted, the passages differ in so many more bits per item: at least 5.6 in copies, at most 3.3
-# where two songs fade out, rest or hold a note.
+# Shifted, the passages differ in so many more bits per item: at least 5.6 in 147 of 148 copies, and
+# fewer than this where two songs fade out, rest or hold a note.
 CONTRAST_BITS = 4.5
 # A shorter song of this many items or more matches as a whole, or not at all.
 SHORT_ITEMS, SHORT_BITS = 12, 5.0
