@@ -8,6 +8,8 @@ from urllib.parse import urlparse
 
 import pytest
 
+from helpers.waiting import TIMEOUT_SECONDS
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 LOCAL = ("127.0.0.1", "localhost", "")
 # The sandbox of chromium does not work as root or in containers.
@@ -46,6 +48,7 @@ def watched(browser) -> Iterator[Callable[..., tuple]]:
 
     def open_page(width: int = 1280, height: int = 900):
         context = browser.new_context(viewport={"width": width, "height": height})
+        context.set_default_timeout(TIMEOUT_SECONDS * 1000)
         contexts.append(context)
         page, watch = context.new_page(), Watch()
         page.on("pageerror", lambda error: watch.errors.append(str(error)))

@@ -4,10 +4,15 @@ import numpy as np
 import pytest
 
 from helpers.report_pages import PAGE_SONGS, small_passages, small_report
+from helpers.waiting import wait_until
 from songcast.files import write_text
 from songcast.report.page import page as report_page
 
 pytestmark = pytest.mark.browser
+AUDIBLE = (
+    "String(Object.keys(players[0].sources)"
+    ".filter((name) => players[0].sources[name].volume.gain.value > 0.5))"
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +41,7 @@ def now(page, song=0):
 
 def until(page, expression):
     """Wait until ``expression`` is true; Playwright's wait needs eval, which is forbidden."""
-    for _ in range(200):
-        if page.evaluate(expression):
-            return
-        page.wait_for_timeout(25)
-    raise AssertionError(f"still false: {expression}")
+    wait_until(lambda: page.evaluate(expression))
 
 
 def test_it_plays_and_the_position_advances(report):
@@ -68,13 +69,8 @@ def test_switching_between_tracks_leaves_no_gap_in_position(report):
         moved = (after[1] - before[1]) % length
         assert moved == pytest.approx(passed, abs=1e-6)
         assert report.locator(".track.chosen").first.get_attribute("data-key") == key
-        report.wait_for_timeout(30)
-        gains = report.evaluate(
-            "Object.fromEntries(Object.entries(players[0].sources)"
-            ".map(([name, {volume}]) => [name, volume.gain.value]))"
-        )
         chosen = report.locator(".track.chosen").first.get_attribute("data-track")
-        assert {name for name, gain in gains.items() if gain > 0.5} == {chosen}
+        until(report, f"{AUDIBLE} === '{chosen}'")
 
 
 def test_the_browser_decodes_the_exact_samples_of_the_wavs(report):

@@ -1,12 +1,10 @@
 """The MLflow UI after a pipeline: the report and WAVs play, and the aliases are shown."""
 
-import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 
@@ -14,13 +12,13 @@ import pytest
 
 from helpers.mlflow_store import make_bundle, use_repository, write_evaluation
 from helpers.report_pages import small_evaluation, small_passages, small_report, write_listening
+from helpers.waiting import wait_until
 from songcast.files import write_text
 from songcast.report.page import page as report_page
 from songcast.stages.register import register
 from songcast.tracking import store as tracking_store
 
 pytestmark = pytest.mark.browser
-PATIENCE_MS = 60_000
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +48,7 @@ def ui(home):
     )
     address = f"http://127.0.0.1:{port}"
     try:
-        _wait_for(f"{address}/health", server)
+        wait_until(lambda: _answers(f"{address}/health"), while_true=lambda: server.poll() is None)
         yield address
     finally:
         server.send_signal(signal.SIGTERM)
@@ -61,30 +59,18 @@ def ui(home):
 def page(watched):
     """A page that must not send requests to other machines or have errors."""
     opened, watch = watched(width=1440, height=950)
-    opened.set_default_timeout(PATIENCE_MS)
     yield opened
     assert watch.foreign == []
     # MLflow's pages log failed requests for missing entities. Errors of scripts are not allowed.
     assert [error for error in watch.errors if "Failed to load resource" not in error] == []
 
 
-def _wait_for(url, server, seconds=120):
-    for _ in range(seconds * 5):
-        assert server.poll() is None, "the server ended unexpectedly"
-        with contextlib.suppress(urllib.error.URLError, ConnectionError):
-            urllib.request.urlopen(url)
-            return
-        time.sleep(0.2)
-    raise AssertionError(f"{url} does not answer")
-
-
-def until(page, holds):
-    """Wait until ``holds()``."""
-    for _ in range(400):
-        if holds():
-            return
-        page.wait_for_timeout(25)
-    raise AssertionError("the condition was never met")
+def _answers(url):
+    try:
+        urllib.request.urlopen(url)
+    except (urllib.error.URLError, ConnectionError):
+        return False
+    return True
 
 
 def run_page(home, ui, stage, artifact=""):
@@ -106,7 +92,7 @@ def test_the_report_plays_and_switches_tracks_in_the_artifact_viewer(home, ui, p
     def read():
         return frame.evaluate("[sound.currentTime, players[0].currentTime, players[0].seconds]")
 
-    until(page, lambda: read()[1] > 0.2)
+    wait_until(lambda: read()[1] > 0.2)
     clock, before, length = read()
     frame.evaluate("players[0].choose('continuation')")
     later, after, _ = read()
@@ -123,7 +109,7 @@ def test_the_wavs_of_a_run_are_listed_and_play(home, ui, page):
     audio = page.locator("audio").first
     audio.wait_for(state="attached")
     audio.evaluate("player => player.play()")
-    until(page, lambda: audio.evaluate("player => player.currentTime") > 0.2)
+    wait_until(lambda: audio.evaluate("player => player.currentTime") > 0.2)
 
 
 def test_the_parent_run_shows_its_stages_and_the_result_table(home, ui, page):
