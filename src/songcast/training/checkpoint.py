@@ -55,28 +55,21 @@ class Checkpoint:
 
         An empty list means a fresh start: there is no checkpoint, or it is another training's.
         """
-        if not self._path.is_file():
+        record = self._record()
+        if not record:
             return []
         with np.load(self._path, allow_pickle=False) as stored:
-            record = self._record(stored)
-            if record is None:
-                return []
             trainer.set_weights(_numbered(stored, "weight"))
             for variable, value in zip(
                 trainer.optimizer.variables, _numbered(stored, "optimizer"), strict=True
             ):
                 variable.assign(value)
             self.best = _numbered(stored, "best")
-            rows: list[dict[str, float]] = record["rows"]
-            return rows
+        return list(record["rows"])
 
     def peek_run_id(self) -> str | None:
         """Return the MLflow run in which this training began, None without a checkpoint."""
-        if not self._path.is_file():
-            return None
-        with np.load(self._path, allow_pickle=False) as stored:
-            record = self._record(stored)
-        return None if record is None else record["run_id"]
+        return self._record().get("run_id")
 
     def save(
         self, trainer: Any, rows: Sequence[dict[str, float]], best: Sequence[Array] | None
@@ -101,10 +94,13 @@ class Checkpoint:
         """Delete the checkpoint; call it after the bundle is written."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _record(self, stored: Any) -> dict[str, Any] | None:
-        """Return what a checkpoint says of its training, None for another training's."""
-        record = json.loads(str(stored["record"])) if "record" in stored.files else {}
-        return record if record.get("fingerprint") == self._fingerprint else None
+    def _record(self) -> dict[str, Any]:
+        """Return ``rows`` and ``run_id``, {} without a checkpoint and for another training's."""
+        if not self._path.is_file():
+            return {}
+        with np.load(self._path, allow_pickle=False) as stored:
+            record = json.loads(str(stored["record"])) if "record" in stored.files else {}
+        return record if record.get("fingerprint") == self._fingerprint else {}
 
 
 def _numbered(stored: Any, name: str) -> list[Array]:

@@ -42,7 +42,7 @@ from songcast.errors import CorpusError
 from songcast.files import sync_file
 from songcast.forecasting.distribution import BLOCK_FRAMES
 from songcast.forecasting.front_end import FrontEndSettings
-from songcast.training.feature_streams import DTYPES, stream_path, write_streams
+from songcast.training.feature_streams import DTYPES, write_streams
 
 # The modules that turn songs into features; their code is part of the key.
 CODE = (
@@ -90,7 +90,7 @@ class SongFeatures:
 @lru_cache(maxsize=4096)
 def _layout(folder: Path, name: str) -> tuple[Path, tuple[int, ...], int]:
     """Return the file and the shape of a stream, and the byte at which its values begin."""
-    path = stream_path(folder, name)
+    path = folder / f"{name}.npy"
     array = open_array(path)
     return path, array.shape, array.offset
 

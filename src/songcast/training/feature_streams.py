@@ -75,11 +75,6 @@ def derived(samples: NDArray[np.int16], distances: F32, state: F32, skip: int) -
     return target, np.concatenate([np.log(shares), places, np.log(widths)], axis=-1)
 
 
-def stream_path(folder: Path, name: str) -> Path:
-    """Return the file of the stream ``name``, a key of ``DTYPES``."""
-    return folder / f"{name}.npy"
-
-
 def write_streams(
     samples: NDArray[np.int16],
     settings: FrontEndSettings,
@@ -89,12 +84,12 @@ def write_streams(
 ) -> None:
     """Write the features of ``samples`` (frames, channels) int16, see ``features.Features``.
 
-    Each stream is (channels, rows, …). With a row per frame: ``samples``; ``distances`` of the
-    stacking's two locations from the sample, in LSB; ``differences``, the quantised ones of the
-    side features. With a row per ``CHUNK_FRAMES``: ``mixing``, the state of the stacking before
-    them. With a row per ``step_frames``: ``summary``, the channel's own part. The first ``warm_up``
-    frames, whole chunks, are not written. Memory does not grow with the passage. Raises
-    ``OSError``.
+    Each stream is (channels, rows, …), in NAME.npy. With a row per frame: ``samples``;
+    ``distances`` of the stacking's two locations from the sample, in LSB; ``differences``, the
+    quantised ones of the side features. With a row per ``CHUNK_FRAMES``: ``mixing``, the state of
+    the stacking before them. With a row per ``step_frames``: ``summary``, the channel's own part.
+    The first ``warm_up`` frames, whole chunks, are not written. Memory does not grow with the
+    passage. Raises ``OSError``.
     """
     frames, channels = samples.shape
     front_end = settings.open(channels)
@@ -102,7 +97,7 @@ def write_streams(
     extractor = FeatureExtractor(channels, experts, step_frames)
     maps: dict[str, Any] = {}
     for start in range(0, frames, CHUNK_FRAMES):
-        block = np.ascontiguousarray(samples[start : min(start + CHUNK_FRAMES, frames)])
+        block = np.ascontiguousarray(samples[start : start + CHUNK_FRAMES])
         mixing = front_end.stacking.mixing[:, None].copy()
         encoded = front_end.encode(block)
         extracted = extractor.extract(encoded)
@@ -122,7 +117,7 @@ def write_streams(
             if name not in maps:
                 # A last step that is not complete has a row of zeros.
                 shape = (channels, -(-(frames - warm_up) // per_row), *stream.shape[2:])
-                maps[name] = _create(stream_path(folder, name), dtype, shape)
+                maps[name] = _create(folder / f"{name}.npy", dtype, shape)
             first = (start - warm_up) // per_row
             maps[name][:, first : first + stream.shape[1]] = stream
             drop_pages(maps[name])
