@@ -232,9 +232,9 @@ def do_features(_: str) -> None:
     from songcast.data.corpus import Budget, Corpus
     from songcast.training.feature_cache import budgeted, compute_features
 
-    compute_features(opened("warm", 1)[0])  # compiles
+    compute_features(opened("warm", 1).songs)  # compiles
     start = time.process_time()
-    compute_features(opened()[0])
+    compute_features(opened().songs)
     spent = time.process_time() - start
     songs, budget = Corpus.open("prepared").songs[:TRAINING_SONGS], Budget.of(network()[0])
     spans = [span for song in songs for part in budgeted(song, budget).values() for span in part]
@@ -251,7 +251,10 @@ def do_train(group: str) -> None:
     workers, batch_size = map(int, group.split())
     # Ray does not pin its workers: without this a single worker would use all cores.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:workers])
-    _, sampler = opened(batch_size=batch_size)
+    sampler = opened(batch_size=batch_size)
+    # Without validation, only the steps of the second epoch lie between the ends of both epochs.
+    for song in sampler.songs:
+        song.splits.pop("validation", None)
     cache = Path("features").absolute()
     params, model = network()
     changed = {"epochs": 2, "steps_per_epoch": STEPS, "batch_size": batch_size}
@@ -260,9 +263,8 @@ def do_train(group: str) -> None:
     ray = cluster.import_ray()
     ray.init(address="local", num_cpus=workers, log_to_driver=False, logging_level="ERROR")
     checkpoint = Checkpoint(Path("checkpoints").absolute(), "")
-    # Without validation, only the steps of the second epoch lie between the ends of both epochs.
     fit_on_cluster(
-        model, lambda _: ([], sampler), settings, checkpoint, workers,
+        model, lambda _: sampler, settings, checkpoint, workers,
         lambda *_: ends.append(time.perf_counter()), cache, math.inf,
     )  # fmt: skip
     ray.shutdown()
@@ -288,8 +290,8 @@ def network() -> tuple[Any, Any]:
 
 def opened(
     folder: str = "features", songs: int = TRAINING_SONGS, batch_size: int = BATCH_SIZE
-) -> tuple[Any, Any]:
-    """Return the features of the first songs and a sampler of crops."""
+) -> Any:
+    """Return a sampler of crops from the first songs."""
     from songcast.data.corpus import Corpus
     from songcast.training.setup import open_crops
 

@@ -159,8 +159,8 @@ def read_per_step(home: Path) -> int:
 
     params = Params.load(home / "params.yaml").train
     songs = songs_to_train_on(Corpus.open(home / "prepared"), params)
-    features, sampler = open_crops(songs, new_model(params, songs), params, home / "features")
-    compute_features(features)
+    sampler = open_crops(songs, new_model(params, songs), params, home / "features")
+    compute_features(sampler.songs)
     count, read = 0, SongFeatures.read
 
     def counted(*arguments: Any) -> Any:

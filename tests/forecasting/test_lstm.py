@@ -26,7 +26,7 @@ from songcast.forecasting.match_model import MatchModel
 from songcast.forecasting.network import build_network, network_of, network_weights
 from songcast.forecasting.network_engine import NetworkSession, NetworkSettings
 from songcast.training import feature_cache
-from songcast.training.batches import CropSampler, network_inputs, passage_batches
+from songcast.training.batches import CropSampler, network_inputs, validation_batches
 from songcast.training.feature_cache import budgeted
 from songcast.training.feature_streams import LEVELS, dequantised, quantised
 
@@ -549,7 +549,7 @@ def test_songs_without_room_are_skipped_and_none_with_room_is_a_clear_error(two_
 
 
 def test_the_blocks_of_a_passage_follow_each_other_without_a_gap(two_songs):
-    batches = list(passage_batches(two_songs[0], "validation", 160, 8))
+    batches = list(validation_batches(two_songs[0], 160, 8))
     # From the first whole frame in [3300, 4000)
     starts = list(range(3312, 4000 - 160 + 1, 160))
     assert len(batches) == len(starts)
@@ -559,7 +559,7 @@ def test_the_blocks_of_a_passage_follow_each_other_without_a_gap(two_songs):
             assert_array_equal(target[c], expected_target[0])
             for name, (rows,) in expected.items():
                 assert_array_equal(inputs[name][c], rows)
-    assert list(passage_batches(two_songs[1], "validation", 160, 8)) == []
+    assert list(validation_batches(two_songs[1], 160, 8)) == []
 
 
 def test_of_a_passage_no_more_is_read_than_is_asked_for(two_songs, monkeypatch):
@@ -570,5 +570,5 @@ def test_of_a_passage_no_more_is_read_than_is_asked_for(two_songs, monkeypatch):
         return network_inputs(places, *rest)
 
     monkeypatch.setattr("songcast.training.batches.network_inputs", record)
-    next(iter(passage_batches(two_songs[0], "validation", 160, 8)))
+    next(iter(validation_batches(two_songs[0], 160, 8)))
     assert starts == [3312, 3312]  # both channels

@@ -89,7 +89,6 @@ def train(
     rows = fit_forecaster(
         network,
         sampler,
-        corpus[1],
         params,
         checkpoint,
         on_epoch or (lambda epoch, row: None),

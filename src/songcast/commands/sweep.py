@@ -157,12 +157,10 @@ def train(
     tried = TrainParams.model_validate({**params.train.model_dump(), **values})
     songs = songs_to_train_on(Corpus.open(root / PREPARED), tried)
     model = new_model(tried, songs)
-    features, sampler = open_crops(songs, model, tried, root / FEATURES)
     with in_use(root / FEATURES), tempfile.TemporaryDirectory() as scratch:
         fit_forecaster(
             network_of(model.settings, model.weights),
-            sampler,
-            features,
+            open_crops(songs, model, tried, root / FEATURES),
             tried,
             Checkpoint(Path(scratch), ""),
             lambda _, row: report(row),

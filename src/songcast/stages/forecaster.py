@@ -33,7 +33,7 @@ def train_forecaster(
     learned: Collection[str] = (),
     shares: Mapping[str, float] | None = None,
     tags: Mapping[str, str] | None = None,
-) -> tuple[LstmForecaster, list[SongFeatures]]:
+) -> tuple[LstmForecaster, Sequence[SongFeatures]]:
     """Train a copy of ``model`` on ``songs`` within an MLflow run; return it and the features.
 
     Writes models/STAGE and plots/STAGE.csv. An interrupted training with the same ``fingerprint``
@@ -66,10 +66,10 @@ def train_forecaster(
         checkpoint.run_id = run.run_id or resume_id
         log.info("%s: computing features of %d songs ...", stage, len(songs))
         opened = partial(open_crops, songs, model, params, shares=shares)
-        features, sampler = opened(cache)
+        sampler = opened(cache)
         if settings.workers == 1:
-            with progress(f"{stage}: features", len(features), "passages") as passages:
-                compute_features(features, settings.engine, lambda: passages(advance=1))
+            with progress(f"{stage}: features", len(sampler.songs), "passages") as passages:
+                compute_features(sampler.songs, settings.engine, lambda: passages(advance=1))
         with progress(stage, params.epochs * params.steps_per_epoch, "steps") as update:
 
             def on_epoch(epoch: int, row: Row) -> None:
@@ -85,8 +85,8 @@ def train_forecaster(
                 how = (settings.workers, on_epoch, cache, cache_bytes)
                 fit_on_cluster(model, opened, params, checkpoint, *how)
             network = network_of(model.settings, model.weights)
-            fit = (sampler, features, params, checkpoint, on_epoch)
-            rows = fit_forecaster(network, *fit, lambda step: update(completed=step))
+            fit = (sampler, params, checkpoint, on_epoch, lambda step: update(completed=step))
+            rows = fit_forecaster(network, *fit)
         trained = LstmForecaster(network_weights(network), model.settings, model.front_end)
         history = history_csv(rows)
         bundle = Path(MODELS) / stage
@@ -94,4 +94,4 @@ def train_forecaster(
         write_text(Path(PLOTS) / f"{stage}.csv", history)
         run.log_bundle(bundle)
     checkpoint.clear()
-    return trained, features
+    return trained, sampler.songs

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.data.corpus import TRAIN
+from songcast.data.corpus import TRAIN, VALIDATION
 from songcast.errors import CorpusError
 from songcast.forecasting.features import fill_side, own_size, side_size, summary_size
 from songcast.forecasting.stacking import Stacking
@@ -71,7 +71,7 @@ class CropSampler:
     """Draws batch number i of epoch j: the same numbers give the same crops, in any order.
 
     The songs lie side by side on a line from 0 to 1, each as long as its share of all crops: the
-    frames of its ``split`` times its channels, times its weight in ``shares`` (retraining replays
+    frames of its train split times its channels, times its weight in ``shares`` (retraining replays
     old songs). Row r of a batch of B is uniform over the r-th of B equal parts of the line. So
     crops are uniform over all frames, and a worker that has some rows needs the songs of its part
     alone. A crop never crosses a split or a song. Raises ``CorpusError`` if no song has a passage
@@ -87,28 +87,23 @@ class CropSampler:
         look_back: int,
         seed: int,
         shares: Sequence[float] | None = None,
-        split: str = TRAIN,
     ) -> None:
-        self._songs = songs
-        self.batch_size, self._frames = batch_size, frames
-        self._look_back, self._seed = look_back, seed
+        self.songs, self.batch_size = songs, batch_size
+        self._frames, self._look_back, self._seed = frames, look_back, seed
         # Crops begin at a step of the network.
-        self._first = [-(-s.splits.get(split, (0, 0))[0] // s.step_frames) for s in songs]
-        stops = [s.splits.get(split, (0, 0))[1] for s in songs]
+        splits = [song.splits.get(TRAIN, (0, 0)) for song in songs]
+        self._first = [
+            -(-split[0] // s.step_frames) for s, split in zip(songs, splits, strict=True)
+        ]
         self._places = [
             max((stop - frames) // s.step_frames - first + 1, 0)
-            for s, first, stop in zip(songs, self._first, stops, strict=True)
+            for s, first, (_, stop) in zip(songs, self._first, splits, strict=True)
         ]
-        weights = [
-            float(places * song.channels * share)
-            for places, song, share in zip(
-                self._places, songs, shares or [1.0] * len(songs), strict=True
-            )
-        ]
-        ends = np.cumsum([0.0, *weights])
+        samples = np.multiply(self._places, [song.channels for song in songs])
+        ends = np.cumsum(np.append(0.0, samples * (1.0 if shares is None else shares)))
         if not ends[-1] > 0:
             raise CorpusError(
-                f"no song has {frames} frames in its {split} passage: "
+                f"no song has {frames} frames in its {TRAIN} passage: "
                 "add longer songs, or lower crop_frames in params.yaml"
             )
         self._begins, self._ends = ends[:-1] / ends[-1], ends[1:] / ends[-1]
@@ -127,7 +122,7 @@ class CropSampler:
         places: list[Place] = []
         for position in line[rank * size // workers : (rank + 1) * size // workers]:
             i = int(np.searchsorted(self._ends, position, side="right"))
-            song, count = self._songs[i], self._places[i] * self._songs[i].channels
+            song, count = self.songs[i], self._places[i] * self.songs[i].channels
             part = (position - self._begins[i]) / (self._ends[i] - self._begins[i])
             channel, place = divmod(min(int(part * count), count - 1), self._places[i])
             places.append((song, channel, (self._first[i] + place) * song.step_frames))
@@ -142,16 +137,16 @@ class CropSampler:
         read = (self._begins < (rank + 1) / workers) & (self._ends > rank / workers)
         read &= self._begins < self._ends
         own = middles.astype(int) == rank
-        return list(compress(self._songs, read)), list(compress(self._songs, own))
+        return list(compress(self.songs, read)), list(compress(self.songs, own))
 
 
-def passage_batches(song: SongFeatures, split: str, frames: int, look_back: int) -> Iterator[Batch]:
-    """Yield consecutive inputs of a passage, all channels at once, to carry the state along.
+def validation_batches(song: SongFeatures, frames: int, look_back: int) -> Iterator[Batch]:
+    """Yield consecutive inputs of the validation passage, all channels at once.
 
     One batch is in memory at a time, however long the passage is; frames at its end that do
     not fill a batch are left out.
     """
-    start, stop = song.splits.get(split, (0, 0))
+    start, stop = song.splits.get(VALIDATION, (0, 0))
     start = -(-start // song.step_frames) * song.step_frames
     for at in range(start, stop - frames + 1, frames):
         yield network_inputs([(song, c, at) for c in range(song.channels)], frames, look_back)

@@ -5,7 +5,7 @@ epoch with the best validation code length.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from songcast.forecasting.lstm import LstmForecaster
 from songcast.forecasting.network import code_length_bits, network_of
 from songcast.training.batches import CropSampler
 from songcast.training.checkpoint import Checkpoint
-from songcast.training.feature_cache import SongFeatures, compute_features, in_use
+from songcast.training.feature_cache import compute_features, in_use
 from songcast.training.validation import song_bits, validation_songs
 
 # The learning rate rises from FIRST_SHARE of its peak and falls along a cosine to LAST_SHARE.
@@ -39,7 +39,6 @@ Row = dict[str, float]
 def fit_forecaster(
     network: Any,
     sampler: CropSampler,
-    songs: Sequence[SongFeatures],
     params: FitParams,
     checkpoint: Checkpoint,
     on_epoch: Callable[[int, Row], None],
@@ -58,7 +57,7 @@ def fit_forecaster(
     trainer = compile_trainer(network, params, group)
     to_read, to_measure = sampler.share(group.rank, group.workers)
     own = {song.slug for song in to_measure}
-    own_songs = [song for song in validation_songs(songs) if song.slug in own]
+    own_songs = [song for song in validation_songs(sampler.songs) if song.slug in own]
     # A crop starts without a past: the state of the LSTM is zero.
     crops = sampler.batch_size // group.workers
     state = np.zeros((crops, *network.input_shape[-1][1:]), np.float32)
@@ -141,7 +140,7 @@ def averaged_weights(trainer: Any) -> Iterator[None]:
 
 def fit_on_cluster(
     model: LstmForecaster,
-    opened: Callable[[Path], tuple[list[SongFeatures], CropSampler]],
+    opened: Callable[[Path], CropSampler],
     params: FitParams,
     checkpoint: Checkpoint,
     workers: int,
@@ -151,7 +150,7 @@ def fit_on_cluster(
 ) -> None:
     """Train the model's network in ``workers`` processes of a Ray cluster.
 
-    ``opened`` returns songs and sampler with the features in a folder: ``cache`` on this machine, a
+    ``opened`` returns the sampler with the features in a folder: ``cache`` on this machine, a
     folder of the user's cache on others, where it is limited to ``cache_bytes``. So features are
     computed where they are read. The result is the checkpoint: ``fit_forecaster`` finds all epochs
     done there.
@@ -162,10 +161,9 @@ def fit_on_cluster(
         group = TensorflowWorkerGroup(rank, workers)
         folder = cache if here else user_cache() / FEATURES
         with in_use(folder, cache_bytes):
-            songs, sampler = opened(folder)
             fit_forecaster(
                 network_of(shape, weights),
-                *(sampler, songs, params, checkpoint, lambda _, row: report(row)),
+                *(opened(folder), params, checkpoint, lambda _, row: report(row)),
                 group=group,
             )
 

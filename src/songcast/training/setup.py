@@ -11,7 +11,7 @@ from songcast.forecasting.front_end import FrontEndSettings
 from songcast.forecasting.lstm import LstmForecaster
 from songcast.training import feature_cache
 from songcast.training.batches import CropSampler
-from songcast.training.feature_cache import SongFeatures, budgeted, song_features
+from songcast.training.feature_cache import budgeted, song_features
 
 # The modules that train a forecaster: a checkpoint depends on their code.
 CODE = ("songcast.training.setup", "songcast.training.forecaster", *feature_cache.CODE)
@@ -105,15 +105,15 @@ def open_crops(
     params: FitParams,
     folder: Path,
     shares: Mapping[str, float] | None = None,
-) -> tuple[list[SongFeatures], CropSampler]:
-    """Return the features of ``songs``, in ``folder``, and a sampler of crops from them.
+) -> CropSampler:
+    """Return a sampler of crops from the features of ``songs``, in ``folder``.
 
     They are not computed yet. ``shares``: how often each song is drawn, by slug; 1 for a song that
     it does not name.
     """
     step_frames, budget = model.settings.step_frames, Budget.of(params)
     features = song_features(songs, model.front_end, step_frames, folder, budget=budget)
-    sampler = CropSampler(
+    return CropSampler(
         features,
         batch_size=params.batch_size,
         frames=params.crop_frames,
@@ -121,4 +121,3 @@ def open_crops(
         seed=params.seed,
         shares=[(shares or {}).get(song.slug.partition("+")[0], 1.0) for song in features],
     )
-    return features, sampler

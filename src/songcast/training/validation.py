@@ -8,13 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from songcast.data.corpus import VALIDATION
-from songcast.forecasting.distribution import LogisticMixture
-from songcast.training.batches import passage_batches
+from songcast.forecasting.distribution import BLOCK_FRAMES, LogisticMixture
+from songcast.training.batches import validation_batches
 from songcast.training.feature_cache import SongFeatures
 
 F64 = NDArray[np.float64]
 
-BLOCK_FRAMES = 4096
 # Validation after an epoch uses at most so many songs, and so many blocks of each.
 VALIDATION_SONGS = 256
 VALIDATION_BLOCKS = 12
@@ -67,7 +66,7 @@ def _blocks(network: Any, song: SongFeatures) -> Iterator[tuple[F64, F64, int]]:
     look_back = network.get_layer("windows").look_back
     state = np.zeros((song.channels, *network.input_shape[-1][1:]), np.float32)
     first = -(-song.splits.get(VALIDATION, (0, 0))[0] // song.step_frames) * song.step_frames
-    for inputs, target in passage_batches(song, VALIDATION, BLOCK_FRAMES, look_back):
+    for inputs, target in validation_batches(song, BLOCK_FRAMES, look_back):
         output, state = network.predict_on_batch([*inputs.values(), state])
         # All positions are relative to the combined mean, the sample's too.
         mixture = absolute_mixture(np.asarray(output), 1.0 / target[..., 1])
