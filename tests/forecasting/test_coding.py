@@ -136,16 +136,20 @@ def test_a_longer_song_needs_the_bits_of_the_lstm_within_one_percent():
 
 def test_the_coder_uses_the_masses_of_the_forecaster():
     samples = music(300, 2)
-    mixture = forecaster("cascade").session(2, RATE_HZ).forecast_block(samples)
-    masses = mixture.masses(299, 1)
-    likely = np.flatnonzero(masses > 1e-3)
-    likely = likely[:: max(1, len(likely) // 20)]
-    model = coder_model(mixture, 299, 1)
-    sizes = []
-    for index in likely:
-        encoder = constriction.stream.queue.RangeEncoder()
-        encoder.encode(np.full(1000, LOWEST + index, np.int32), model)
-        sizes.append(encoder.num_bits() / 1000)
-    # The coder has 2^24 parts and first gives one to each of the 65 536 values.
-    np.testing.assert_allclose(sizes, -np.log2(masses[likely]), atol=0.08)
-    assert len(likely) > 3
+    for name in ("cascade", "lstm-cascade"):
+        distribution = forecaster(name).session(2, RATE_HZ).forecast_block(samples)
+        masses = distribution.masses(299, 1)
+        assert masses.sum() == pytest.approx(1.0)
+        bits = distribution.bits(samples)[299, 1]
+        assert -np.log2(masses[int(samples[299, 1]) - LOWEST]) == pytest.approx(bits, rel=1e-6)
+        likely = np.flatnonzero(masses > 1e-3)
+        likely = likely[:: max(1, len(likely) // 20)]
+        model = coder_model(distribution, 299, 1)
+        sizes = []
+        for index in likely:
+            encoder = constriction.stream.queue.RangeEncoder()
+            encoder.encode(np.full(1000, LOWEST + index, np.int32), model)
+            sizes.append(encoder.num_bits() / 1000)
+        # The coder has 2^24 parts and first gives one to each of the 65 536 values.
+        np.testing.assert_allclose(sizes, -np.log2(masses[likely]), atol=0.08)
+        assert len(likely) > 3

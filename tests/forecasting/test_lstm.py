@@ -14,10 +14,15 @@ from helpers.small_models import BANK, RATE_HZ, distributions, music, randomised
 from songcast.data.corpus import Budget, PreparedSong
 from songcast.errors import CorpusError
 from songcast.forecasting import adaptation
-from songcast.forecasting.adaptation import BiasStage, Model, ModelAveraging
+from songcast.forecasting.adaptation import BiasStage, ModelAveraging
 from songcast.forecasting.baselines import Cascade
 from songcast.forecasting.calibration import Calibration
-from songcast.forecasting.distribution import BLOCK_FRAMES, LogisticMixture, code_lengths
+from songcast.forecasting.distribution import (
+    BLOCK_FRAMES,
+    LogisticMixture,
+    MeasuredMixture,
+    code_lengths,
+)
 from songcast.forecasting.features import FeatureExtractor
 from songcast.forecasting.filter_bank_settings import FilterBankSettings
 from songcast.forecasting.front_end import FrontEndSettings
@@ -64,9 +69,8 @@ def extracted(model, samples):
     channels, settings = samples.shape[1], model.settings
     encoded = model.front_end.open(channels).encode(samples)
     block = FeatureExtractor(channels, settings.experts, settings.step_frames).extract(encoded)
-    unit, mean = block.unit[..., None], encoded.mean.T[..., None]
-    parts = (encoded.weights, encoded.locations, encoded.scales)
-    weights, locations, scales = (part.swapaxes(0, 1) for part in parts)
+    unit, mean = block.unit[..., None], encoded.mean[..., None]
+    weights, locations, scales = encoded.weights, encoded.locations, encoded.scales
     columns = [np.log(weights), (locations - mean) / unit, np.log(scales / unit)]
     target = np.concatenate([(samples.T[..., None] - mean) / unit, 1.0 / unit], axis=-1)
     return encoded, block, np.concatenate(columns, axis=-1), target
@@ -152,7 +156,7 @@ def test_prefetching_changes_no_bit():
         assert_array_equal(model.forecast(song(x)).bits, np.concatenate(bits))
 
 
-def around(locations, scale, x) -> Model:
+def around(locations, scale, x) -> MeasuredMixture:
     """One logistic for each sample of ``x`` (channels, frames)."""
     locations = np.broadcast_to(locations, x.shape).astype(np.float64)[..., None]
     mixture = LogisticMixture(
@@ -160,7 +164,7 @@ def around(locations, scale, x) -> Model:
         locations=locations.swapaxes(0, 1),
         scales=np.full_like(locations, scale).swapaxes(0, 1),
     )
-    return Model(
+    return MeasuredMixture(
         weights=np.ones_like(locations),
         locations=locations,
         scales=np.full_like(locations, scale),
@@ -246,14 +250,14 @@ def test_the_compiled_network_equals_the_keras_network_on_the_features_of_traini
     output, _ = keras_network.predict_on_batch([*inputs.values(), state])
     log_weights, locations, log_scales = np.split(np.asarray(output, np.float64), 3, axis=-1)
 
-    own = [getattr(encoded, name).swapaxes(0, 1) for name in ("weights", "locations", "scales")]
+    own = [encoded.weights, encoded.locations, encoded.scales]
     own = [np.ascontiguousarray(part).copy() for part in own]
     NetworkSession(model.network, channels).correct(block, *own)
     unit = block.unit[..., None]
     scales = np.exp(log_scales)
     assert_allclose(own[0], np.exp(log_weights), atol=1e-5)
     assert_allclose(own[2] / unit, scales, rtol=1e-4)
-    difference = (own[1] - encoded.mean.T[..., None]) / unit - locations
+    difference = (own[1] - encoded.mean[..., None]) / unit - locations
     assert np.max(np.abs(difference) / np.maximum(scales, np.abs(locations))) < 1e-4
     assert base.shape == output.shape
 

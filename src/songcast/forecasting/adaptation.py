@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from songcast.forecasting.adaptation_kernels import average, normalise
-from songcast.forecasting.calibration import Calibration, calibrate_values
+from songcast.forecasting.calibration import BINS, Calibration
 from songcast.forecasting.distribution import (
     Distribution,
     LogisticMixture,
+    MeasuredMixture,
     code_lengths,
     with_uniform,
 )
@@ -31,25 +32,10 @@ BIAS_CHAIN: Chain = (
     LeastSquares(own_taps=32, other_taps=32, forgetting=0.9998, ridge=300.0, solve_every=64),
     Lms(taps=2048, step=0.01),
 )
-# Limits of errors and shifts, in widths: the filters should not fit the rare large errors.
-MAX_ERROR, MAX_SHIFT = 3.0, 1.0
-MIN_WIDTH_LSB = 0.05
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Model:
-    """The distributions of one block under one model, with what averaging needs of them.
-
-    ``weights``, ``locations``, ``scales``: (channels, frames, M) float64. ``mean`` (LSB), ``low``
-    and ``mass``: (channels, frames) float64, see ``distribution_kernels.measure``.
-    """
-
-    weights: F64
-    locations: F64
-    scales: F64
-    mean: F64
-    low: F64
-    mass: F64
+# Limit of a shift, in widths.
+MAX_SHIFT = 1.0
+# The first model's lead at the start.
+FIRST_LOG2_ODDS = 2.0
 
 
 class BiasStage:
@@ -64,15 +50,13 @@ class BiasStage:
     def __init__(self, channels: int) -> None:
         self._filters = [StageFilters(stage, channels) for stage in BIAS_CHAIN]
 
-    def correct(self, x: F64, weights: F64, locations: F64, scales: F64) -> Model:
+    def correct(self, x: F64, weights: F64, locations: F64, scales: F64) -> MeasuredMixture:
         """Return the mixture shifted by its predicted error, then adapt to ``x``.
 
         ``x``: (channels, frames) float64, the samples. The mixture is (channels, frames, M),
         contiguous, and clipped to the valid range in place.
         """
-        mean, width = np.empty((2, *x.shape))
-        residual = np.empty(x.shape, np.float32)
-        normalise(x, weights, locations, scales, MIN_WIDTH_LSB, MAX_ERROR, mean, width, residual)
+        width, residual = normalised(x, weights, locations, scales)
         expected = np.zeros(x.shape)
         for filters in self._filters:
             predicted = filters.predict(residual)
@@ -88,18 +72,23 @@ class MatchStage:
     def __init__(self, channels: int) -> None:
         self._match_model = MatchModel(channels)
 
-    def candidates(self, x: F64, model: Model) -> list[Model]:
+    def candidates(self, x: F64, model: MeasuredMixture) -> list[MeasuredMixture]:
         """Return ``model`` moved, and moved and scaled; then adapt to ``x`` (channels, frames)."""
-        mean, width = np.empty((2, *x.shape))
-        errors = np.empty(x.shape, np.float32)
         parts = (model.weights, model.locations, model.scales)
-        normalise(x, *parts, MIN_WIDTH_LSB, MAX_ERROR, mean, width, errors)
+        width, errors = normalised(x, *parts)
         predicted, ratios = self._match_model.predict(errors)
         shift = width * predicted
         return [moved(x, parts, shift, ratio) for ratio in (1.0, ratios)]
 
 
-def moved(x: F64, mixture: tuple[F64, F64, F64], shift: F64, ratio: F32 | float) -> Model:
+def normalised(x: F64, weights: F64, locations: F64, scales: F64) -> tuple[F64, F32]:
+    """Return the width and the error that ``normalise`` writes for ``x`` (channels, frames)."""
+    width, error = np.empty(x.shape), np.empty(x.shape, np.float32)
+    normalise(x, weights, locations, scales, width, error)
+    return width, error
+
+
+def moved(x: F64, mixture: tuple[F64, F64, F64], shift: F64, ratio: F32 | float) -> MeasuredMixture:
     """Return ``mixture`` moved by ``shift`` LSB and scaled by ``ratio``, as measured on ``x``.
 
     ``mixture``: weights, locations and scales, (channels, frames, M). ``x``, ``shift`` and, unless
@@ -113,7 +102,9 @@ def moved(x: F64, mixture: tuple[F64, F64, F64], shift: F64, ratio: F32 | float)
         part = (mean[c], low[c], mass[c])
         measure(x[c], weights[c], locations[c], scales[c], moves[c], *part)
     locations, scales = locations + moves[..., :1], scales * moves[..., 1:]
-    return Model(weights=weights, locations=locations, scales=scales, mean=mean, low=low, mass=mass)
+    return MeasuredMixture(
+        weights=weights, locations=locations, scales=scales, mean=mean, low=low, mass=mass
+    )
 
 
 class ModelAveraging:
@@ -123,14 +114,11 @@ class ModelAveraging:
     costs a few bits once, not in every sample. The first model is favoured at the start.
     """
 
-    FORGETTING = 0.995
-    FIRST_LOG2_ODDS = 2.0
-
     def __init__(self, channels: int, models: int) -> None:
         self._log_odds = np.zeros((channels, models))
-        self._log_odds[:, 1:] = -self.FIRST_LOG2_ODDS
+        self._log_odds[:, 1:] = -FIRST_LOG2_ODDS
 
-    def average(self, models: Sequence[Model], samples: NDArray[np.int16]) -> "Average":
+    def average(self, models: Sequence[MeasuredMixture], samples: NDArray[np.int16]) -> "Average":
         """Return the average of ``models``, then adapt the odds to ``samples``.
 
         ``samples``: (frames, channels) int16, of which the models know the masses.
@@ -138,45 +126,28 @@ class ModelAveraging:
         frames, channels = samples.shape
         shares = np.empty((channels, frames, len(models)))
         mean, low, mass = np.empty((3, channels, frames))
-        means = np.stack([model.mean for model in models], axis=1)
-        lows = np.stack([model.low for model in models], axis=1)
-        masses = np.stack([model.mass for model in models], axis=1)
+        measures = zip(*((model.mean, model.low, model.mass) for model in models), strict=True)
+        means, lows, masses = (np.stack(part, axis=1) for part in measures)
         for c in range(channels):
-            average(
-                means[c],
-                lows[c],
-                masses[c],
-                self.FORGETTING,
-                self._log_odds[c],
-                shares[c],
-                mean[c],
-                low[c],
-                mass[c],
-            )
-        return Average(
-            models=models, samples=samples, shares=shares, mean_lsb=mean, low=low, mass=mass
-        )
+            outputs = shares[c], mean[c], low[c], mass[c]
+            average(means[c], lows[c], masses[c], self._log_odds[c], *outputs)
+        return Average(models=models, samples=samples, shares=shares, mean=mean, low=low, mass=mass)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Average:
     """The average of ``models`` with ``shares`` (channels, frames, models) for each sample.
 
-    ``samples``: (frames, channels) int16, of which ``low`` and ``mass`` (channels, frames) are
-    known. ``mean_lsb``: (channels, frames).
+    ``samples``: (frames, channels) int16. ``mean``, ``low`` and ``mass``: (channels, frames), as
+    in ``MeasuredMixture``.
     """
 
-    models: Sequence[Model]
+    models: Sequence[MeasuredMixture]
     samples: NDArray[np.int16]
     shares: F64
-    mean_lsb: F64
+    mean: F64
     low: F64
     mass: F64
-
-    @property
-    def mean(self) -> F64:
-        """Expected value in LSB, (frames, channels) float64, within the int16 range."""
-        return self.mean_lsb.T
 
     @cached_property
     def mixture(self) -> LogisticMixture:
@@ -210,7 +181,7 @@ class Calibrated(Distribution):
     @property
     def mean(self) -> F64:
         """Expected value before the calibration in LSB, (frames, channels) float64."""
-        return self.average.mean
+        return self.average.mean.T
 
     def bits(self, samples: NDArray[np.int16]) -> F64:
         """Code length -log2 P(x) of each sample, (frames, channels) float64, at most 32."""
@@ -223,7 +194,9 @@ class Calibrated(Distribution):
     def masses(self, frame: int, channel: int) -> F64:
         """Return P(x) of the values -32 768 … 32 767 at one sample: (65 536,), sums to 1."""
         low, mass = self.average.mixture.cdf(frame, channel)
-        return with_uniform(calibrate_values(self.edges(frame, channel), low, mass))
+        bins = np.linspace(0.0, 1.0, BINS + 1)
+        below, above = np.interp([low, low + mass], bins, self.edges(frame, channel))
+        return with_uniform(above - below)
 
     def edges(self, frame: int, channel: int) -> F64:
         """Return the calibrated CDF at the edges of the bins, for one sample."""

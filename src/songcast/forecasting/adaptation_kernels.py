@@ -16,34 +16,31 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 
-@compiled
-def normalise(
-    x: F64,
-    weights: F64,
-    locations: F64,
-    scales: F64,
-    min_width: float,
-    max_error: float,
-    mean: F64,
-    width: F64,
-    error: F32,
-) -> None:
-    """Write the mean and the width of each mixture, and the error of the mean in widths.
+# The filters should not fit the rare errors that are larger, in widths.
+MAX_ERROR = 3.0
+MIN_WIDTH_LSB = 0.05
+# Of the log odds of the averaged models.
+FORGETTING = 0.995
 
-    ``x``, ``mean``, ``width``, ``error``: (channels, frames); ``weights``, ``locations``,
-    ``scales``: (channels, frames, M), clipped here to the valid range.
+
+@compiled
+def normalise(x: F64, weights: F64, locations: F64, scales: F64, width: F64, error: F32) -> None:
+    """Write the width of each mixture in LSB, and the error of its mean in widths.
+
+    ``x``, ``width``, ``error``: (channels, frames); ``weights``, ``locations``, ``scales``:
+    (channels, frames, M), clipped here to the valid range.
     """
     for c in range(x.shape[0]):
         for t in range(x.shape[1]):
-            centre, spread = 0.0, min_width
+            centre, spread = 0.0, MIN_WIDTH_LSB
             for j in range(weights.shape[2]):
                 location = min(max(locations[c, t, j], FIRST), LAST)
                 scale = min(max(scales[c, t, j], MIN_SCALE_LSB), MAX_SCALE_LSB)
                 locations[c, t, j], scales[c, t, j] = location, scale
                 centre += weights[c, t, j] * location
                 spread += weights[c, t, j] * scale
-            mean[c, t], width[c, t] = centre, spread
-            error[c, t] = min(max((x[c, t] - centre) / spread, -max_error), max_error)
+            width[c, t] = spread
+            error[c, t] = min(max((x[c, t] - centre) / spread, -MAX_ERROR), MAX_ERROR)
 
 
 @compiled
@@ -51,7 +48,6 @@ def average(
     means: F64,
     lows: F64,
     masses: F64,
-    forgetting: float,
     log_odds: F64,
     shares: F64,
     mean: F64,
@@ -79,4 +75,4 @@ def average(
             mean[t] += shares[t, k] * means[k, t]
             low[t] += shares[t, k] * lows[k, t]
             mass[t] += shares[t, k] * masses[k, t]
-            log_odds[k] = forgetting * (log_odds[k] - top) - code_length(masses[k, t])
+            log_odds[k] = FORGETTING * (log_odds[k] - top) - code_length(masses[k, t])

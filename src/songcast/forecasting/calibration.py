@@ -71,7 +71,7 @@ class Calibration:
             recent[0, 0] = other
         edges = np.empty(BINS + 1)
         levels = np.empty(MAPS, np.int64)
-        prepare_edges(channel, self.histograms, recent, self.odds, levels, edges)
+        prepare(channel, self.histograms, recent, self.odds, levels, edges)
         return edges
 
 
@@ -94,27 +94,6 @@ def calibrate_block(
             prepare(c, histograms, recent, odds, levels, edges)
             out[c, t] = calibrated_mass(edges, at_lower[c, t], at_mass[c, t])
             adapt(c, lower[c, t], mass[c, t], histograms, counts, recent, odds, levels)
-
-
-def calibrate_values(edges: F64, lower: F64, mass: F64) -> F64:
-    """Return the calibrated masses of values with CDF(x - 1/2) ``lower`` and P(x) ``mass``."""
-    out = np.empty(len(mass))
-    _calibrate_values(edges, lower, mass, out)
-    return out
-
-
-@compiled
-def _calibrate_values(edges: F64, lower: F64, mass: F64, out: F64) -> None:
-    for i in range(len(mass)):
-        out[i] = calibrated_mass(edges, lower[i], mass[i])
-
-
-@compiled
-def prepare_edges(
-    channel: int, histograms: F64, recent: F64, odds: F64, levels: NDArray[np.int64], edges: F64
-) -> None:
-    """Call ``prepare`` from Python."""
-    prepare(channel, histograms, recent, odds, levels, edges)
 
 
 @inlined

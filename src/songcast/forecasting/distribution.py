@@ -108,6 +108,30 @@ class LogisticMixture(Distribution):
         return low, mass
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MeasuredMixture:
+    """The mixtures of a block, measured on its samples; all arrays are float64, channels first.
+
+    ``weights``, ``locations``, ``scales``: (channels, frames, M), as in ``LogisticMixture``.
+    ``mean`` (LSB), ``low`` and ``mass``: (channels, frames), see ``distribution_kernels.measure``.
+    """
+
+    weights: Floats
+    locations: Floats
+    scales: Floats
+    mean: Floats
+    low: Floats
+    mass: Floats
+
+    @property
+    def mixture(self) -> LogisticMixture:
+        """The distributions of the block."""
+        weights, locations, scales = (
+            part.swapaxes(0, 1) for part in (self.weights, self.locations, self.scales)
+        )
+        return LogisticMixture(weights=weights, locations=locations, scales=scales)
+
+
 def with_uniform(mass: Floats) -> Floats:
     """Return ``mass`` with the small uniform part that keeps every mass above zero."""
     return (1.0 - UNIFORM_SHARE) * mass + UNIFORM_SHARE / VALUES

@@ -9,6 +9,10 @@ from songcast.forecasting.compiled import compiled
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
+# The unit is a running scale, at least this.
+MIN_UNIT_LSB = 0.3
+# Larger differences of an expert from the stacked mean, in units, carry no further information.
+MAX_DIFFERENCE = 8.0
 
 
 @compiled
@@ -18,8 +22,6 @@ def extract(
     scale: F64,
     means: F32,
     errors: F32,
-    min_unit: float,
-    max_difference: float,
     position: int,
     sums: F64,
     recent: F32,
@@ -39,14 +41,14 @@ def extract(
     place, row = position, 0
     for t in range(frames):
         for c in range(channels):
-            lsb = max(scale[c, t], min_unit)
+            lsb = max(scale[c, t], MIN_UNIT_LSB)
             r = (x[c, t] - mean[c, t]) / lsb
             unit[c, t] = lsb
             recent[c, place] = squashed[c, t] = math.asinh(r)
             per_unit = 1.0 / lsb
             for k in range(experts):
                 d = (means[c, t, k] - mean[c, t]) * per_unit
-                d = min(max(d, -max_difference), max_difference)
+                d = min(max(d, -MAX_DIFFERENCE), MAX_DIFFERENCE)
                 side[c, t, k] = d
                 sums[c, k] += recent[c, place] * d
             sums[c, experts] += abs(x[c, t])

@@ -16,10 +16,6 @@ from songcast.forecasting.stacking import EncodedBlock
 
 F32 = NDArray[np.float32]
 Real = NDArray[np.floating[Any]]
-# The unit is a running scale, at least this.
-MIN_UNIT_LSB = 0.3
-# Larger differences of an expert from the stacked mean, in units, carry no further information.
-MAX_DIFFERENCE = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +79,10 @@ class FeatureExtractor:
         )
         extract(
             encoded.samples.T.astype(np.float64),
-            np.ascontiguousarray(encoded.mean.T),
-            np.ascontiguousarray(encoded.unit.T),
+            encoded.mean,
+            encoded.unit,
             np.ascontiguousarray(encoded.means.swapaxes(0, 1)),
-            np.ascontiguousarray(encoded.expert_error.swapaxes(0, 1)),
-            MIN_UNIT_LSB,
-            MAX_DIFFERENCE,
+            encoded.expert_error,
             self._position,
             self._sums,
             self._recent,

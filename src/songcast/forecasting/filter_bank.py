@@ -6,15 +6,13 @@ sum of the predictions so far is an expert wherever the settings mark the stage 
 channel comes after the first one: its least squares use the first channel's current sample.
 """
 
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from songcast.distributed.engine import free_cores
-from songcast.forecasting.distribution import BLOCK_FRAMES, HIGHEST, LOWEST
+from songcast.forecasting.distribution import HIGHEST, LOWEST
 from songcast.forecasting.filter_bank_kernels import BLOCK, least_squares, normalised_lms
 from songcast.forecasting.filter_bank_settings import (
     Chain,
@@ -57,24 +55,15 @@ class FilterBank:
         expert's mean in LSB. The state is carried from call to call: the result does not depend
         on the size of the blocks, bit for bit.
         """
-        means = np.empty((*samples.shape, len(self.names)), np.float32)
-        for start in range(0, len(samples), BLOCK_FRAMES):
-            block = slice(start, start + BLOCK_FRAMES)
-            x = np.ascontiguousarray(samples[block].T, np.float32)
-            # First stages enter the queue before the chains that wait for them.
-            first = {s: self._pool.submit(f.predict, x) for s, f in self._first.items()}
-            for task in [self._pool.submit(*job) for job in self._jobs(x, first, means[block])]:
-                task.result()
-        return means
-
-    def _jobs(
-        self, x: F32, first: dict[Stage, Future[F32]], means: F32
-    ) -> Iterator[tuple[Any, ...]]:
-        k = 0
-        for chain, rest in zip(self.settings.chains, self._rest, strict=True):
-            experts = sum(stage.expert for stage in chain)
-            yield _predict_chain, x, chain, first[chain[0]], rest, means[:, :, k : k + experts]
-            k += experts
+        x = np.ascontiguousarray(samples.T, np.float32)
+        # First stages enter the queue before the chains that wait for them.
+        first = {s: self._pool.submit(f.predict, x) for s, f in self._first.items()}
+        tasks = [
+            self._pool.submit(_predict_chain, x, chain, first[chain[0]], rest)
+            for chain, rest in zip(self.settings.chains, self._rest, strict=True)
+        ]
+        means = [mean for task in tasks for mean in task.result()]
+        return np.stack(means, axis=-1).swapaxes(0, 1)
 
 
 class StageFilters:
@@ -148,18 +137,15 @@ class LeastSquaresFilter:
         return out
 
 
-def _predict_chain(
-    x: F32, chain: Chain, first: Future[F32], rest: list[StageFilters], means: F32
-) -> None:
-    """Predict ``x`` (channels, frames); write ``means`` (frames, channels, experts)."""
-    residual = x
+def _predict_chain(x: F32, chain: Chain, first: Future[F32], rest: list[StageFilters]) -> list[F32]:
+    """Return the means of the experts of a chain, each of the shape of ``x`` (channels, frames)."""
+    residual, means = x, []
     # The sum of the predictions, not x minus the residual, which rounds at the level of x.
     mean = np.zeros(x.shape, np.float64)
-    k = 0
     for stage, filters in zip(chain, [None, *rest], strict=True):
         predicted = filters.predict(residual) if filters else first.result()
         residual = residual - predicted
         mean += predicted
         if stage.expert:
-            np.clip(mean.T, LOWEST, HIGHEST, out=means[:, :, k], casting="same_kind")
-            k += 1
+            means.append(np.clip(mean, LOWEST, HIGHEST).astype(np.float32))
+    return means

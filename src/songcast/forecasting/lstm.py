@@ -15,15 +15,14 @@ from numpy.typing import NDArray
 
 from songcast.bundle import OTHER_VERSION, read_arrays, read_manifest, write_bundle
 from songcast.errors import BundleError
-from songcast.forecasting import features
 from songcast.forecasting.adaptation import (
     BiasStage,
     Calibrated,
     MatchStage,
-    Model,
     ModelAveraging,
 )
 from songcast.forecasting.calibration import Calibration
+from songcast.forecasting.feature_kernels import MIN_UNIT_LSB
 from songcast.forecasting.features import FeatureExtractor
 from songcast.forecasting.forecaster import Forecaster, ForecastSession
 from songcast.forecasting.front_end import FrontEndSettings
@@ -65,7 +64,7 @@ class LstmForecaster(Forecaster):
             details={
                 **details,
                 "look_back": self.settings.look_back,
-                "scales": {"min_unit_lsb": features.MIN_UNIT_LSB},
+                "scales": {"min_unit_lsb": MIN_UNIT_LSB},
                 "network": asdict(self.settings),
                 "front_end": self.front_end.to_json(),
             },
@@ -118,12 +117,12 @@ class LstmSession(ForecastSession):
 
     def decode(self, encoded: EncodedBlock) -> Calibrated:
         """Run the network on a block of this or an equal front end, at any block size."""
-        models = [_model(encoded)]
+        models = [encoded]
         if self._cascade_experts:
             means = encoded.means[..., : self._cascade_experts]
-            models.append(_model(self._cascade.combine(encoded.samples, means)))
+            models.append(self._cascade.combine(encoded.samples, means))
         weights, locations, scales = (
-            getattr(models[0], name).copy() for name in ("weights", "locations", "scales")
+            part.copy() for part in (encoded.weights, encoded.locations, encoded.scales)
         )
         self._network.correct(self._features.extract(encoded), weights, locations, scales)
         x = encoded.samples.T.astype(np.float64)
@@ -131,15 +130,3 @@ class LstmSession(ForecastSession):
         matched = self._match_stage.candidates(x, network)
         average = self._averaging.average([network, *matched, *models], encoded.samples)
         return Calibrated.of(average, self._calibration)
-
-
-def _model(encoded: EncodedBlock) -> Model:
-    """Return the stacking's own distributions."""
-    return Model(
-        weights=encoded.weights.swapaxes(0, 1),
-        locations=encoded.locations.swapaxes(0, 1),
-        scales=encoded.scales.swapaxes(0, 1),
-        mean=encoded.mean.T,
-        low=encoded.low.T,
-        mass=encoded.mass.T,
-    )

@@ -10,74 +10,65 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.forecasting.distribution import LogisticMixture
+from songcast.forecasting.distribution import MeasuredMixture
 from songcast.forecasting.linear_kernels import RANK
 from songcast.forecasting.simd import padded
-from songcast.forecasting.stacking_kernels import (
-    FIRST_VARIANCE,
-    follow_errors,
-    mix,
-    stack,
-)
+from songcast.forecasting.stacking_kernels import FIRST_VARIANCE, follow_errors, mix, stack
 
-STACK_FORGETTING = (0.995, 0.9995)
-# A regression that forgets slowly changes slowly: solving it less often gives the same result.
-STACK_SOLVE_EVERY = (16, 64)
-STACK_RIDGE = 10.0
+# Forgetting, and frames between solutions. A regression that forgets slowly changes slowly:
+# solving it less often gives the same result.
+REGRESSIONS = ((0.995, 16), (0.9995, 64))
 SCALE_RATES = (1 / 16, 1 / 64, 1 / 512)
-WEIGHT_FORGETTING, LEAST_WEIGHT = 0.99, 1e-4
-ERROR_RATE = 1 / 128
+RATES = np.array(SCALE_RATES * len(REGRESSIONS))
 FIRST_ERROR_LSB = 100.0
 # One per scale rate: for any first sample one of these widths is about right. The component with
 # the highest rate starts widest, because it adapts soonest.
 FIRST_RUNNING_LSB = (9000.0, 300.0, 10.0)
-# The component whose running error is the unit of the features: the slow regression's at the
-# middle rate.
-UNIT_INDEX = 4
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class EncodedBlock:
+class EncodedBlock(MeasuredMixture):
     """A block of samples and the predictions of each sample from the past alone.
 
     ``samples``: (frames, channels) int16. ``means``: (frames, channels, experts) float32, LSB,
-    each expert's prediction. ``expert_error``: the same shape, each expert's running mean |error|.
-    ``weights``, ``locations``, ``scales``: (frames, channels, M) float64, the stacking's mixture.
-    The rest is (frames, channels) float64: ``unit``, LSB, the running mean |error| of the slow
-    regression at the middle rate; ``mean``, LSB, ``low`` and ``mass`` of the mixture, see
-    ``distribution_kernels.measure``. In memory the channels come first.
+    each expert's prediction. ``expert_error``: (channels, frames, experts) float32, each expert's
+    running mean |error|. ``unit``: (channels, frames) float64, LSB, the running mean |error|
+    of the slow regression at the middle rate. The mixture is the stacking's.
     """
 
     samples: NDArray[np.int16]
     means: F32
     expert_error: F32
-    weights: F64
-    locations: F64
-    scales: F64
     unit: F64
-    mean: F64
-    low: F64
-    mass: F64
-
-    @property
-    def mixture(self) -> LogisticMixture:
-        """The distributions of the block."""
-        return LogisticMixture(weights=self.weights, locations=self.locations, scales=self.scales)
 
 
 class Stacking:
     """Combines the experts of one song; the channels are independent of each other."""
 
-    components = len(STACK_FORGETTING) * len(SCALE_RATES)
-    scale_rates = SCALE_RATES * len(STACK_FORGETTING)
+    components = len(RATES)
 
     def __init__(self, channels: int, experts: int) -> None:
-        self._channels = [_Channel(experts) for _ in range(channels)]
-        first = [*FIRST_RUNNING_LSB * len(STACK_FORGETTING), *[0.0] * self.components, 0.0]
-        # (channels, state), as in ``mix_locations``.
+        size = max(padded(experts), RANK)
+        self._frames = 0
+        self._errors = np.full((channels, experts), FIRST_ERROR_LSB)
+        # By channel and regression, as in ``stack``.
+        self._states = [
+            [
+                (
+                    np.array([FIRST_VARIANCE, 0.0]),
+                    np.zeros((2, size, size)),
+                    np.zeros((4, size)),
+                    np.zeros((RANK + 1, size)),
+                )
+                for _ in REGRESSIONS
+            ]
+            for _ in range(channels)
+        ]
+        first = [*FIRST_RUNNING_LSB * len(REGRESSIONS), *[0.0] * self.components, 0.0]
+        # (channels, state), as in ``mix``.
         self.mixing = np.array([first] * channels)
 
     def combine(self, samples: NDArray[np.int16], means: F32) -> EncodedBlock:
@@ -94,83 +85,26 @@ class Stacking:
         errors = np.empty(own_means.shape, np.float32)
         weights, locations, scales = np.empty((3, *shape, self.components))
         unit, mean, low, mass = np.empty((4, *shape))
-        for c, channel in enumerate(self._channels):
+        for c in range(len(own_means)):
             x = samples[:, c].astype(np.float64)
-            channel.locate(x, own_means[c], errors[c], locations[c])
-            outputs = (weights[c], scales[c], unit[c], mean[c], low[c], mass[c])
-            mix_locations(x, locations[c], self.mixing[c], *outputs)
+            centre, stacked = np.empty(len(x)), np.empty((len(REGRESSIONS), len(x)))
+            follow_errors(x, own_means[c], self._frames, self._errors[c], errors[c], centre)
+            inputs = x, own_means[c], errors[c], centre
+            for settings, state, out in zip(REGRESSIONS, self._states[c], stacked, strict=True):
+                stack(*inputs, *settings, *state, out)
+            locations[c] = np.repeat(stacked.T, len(SCALE_RATES), axis=-1)
+            outputs = weights[c], scales[c], unit[c], mean[c], low[c], mass[c]
+            mix(x, locations[c], RATES, self.mixing[c], *outputs)
+        self._frames += len(samples)
         return EncodedBlock(
             samples=samples,
-            means=own_means.swapaxes(0, 1),
-            expert_error=errors.swapaxes(0, 1),
-            weights=weights.swapaxes(0, 1),
-            locations=locations.swapaxes(0, 1),
-            scales=scales.swapaxes(0, 1),
-            unit=unit.T,
-            mean=mean.T,
-            low=low.T,
-            mass=mass.T,
+            means=means,
+            expert_error=errors,
+            unit=unit,
+            weights=weights,
+            locations=locations,
+            scales=scales,
+            mean=mean,
+            low=low,
+            mass=mass,
         )
-
-
-def mix_locations(x: F64, locations: F64, state: F64, *outputs: F64) -> None:
-    """Write the ``outputs`` of ``stacking_kernels.mix``, then adapt to ``x`` (frames,).
-
-    State: running errors and log weights of the components, and the number of frames.
-    """
-    size = Stacking.components
-    rates = np.array(Stacking.scale_rates)
-    running, log_weights, count = state[:size], state[size:-1], int(state[-1])
-    settings = rates, WEIGHT_FORGETTING, LEAST_WEIGHT, count
-    mix(x, locations, *settings, running, log_weights, UNIT_INDEX, *outputs)
-    state[-1] += len(x)
-
-
-class _Channel:
-    """The state of one channel's regressions."""
-
-    def __init__(self, experts: int) -> None:
-        settings = zip(STACK_FORGETTING, STACK_SOLVE_EVERY, strict=True)
-        self._regressions = [_Regression(experts, *setting) for setting in settings]
-        self._frames = 0
-        self._errors = np.full(experts, FIRST_ERROR_LSB)
-
-    def locate(self, x: F64, means: F32, errors: F32, locations: F64) -> None:
-        """Write the running ``errors`` of the experts and the ``locations`` of the mixture."""
-        centre = np.empty(len(x))
-        follow_errors(x, means, ERROR_RATE, self._frames, self._errors, errors, centre)
-        predicted = [r.predict(x, means, errors, centre) for r in self._regressions]
-        locations[:] = np.repeat(np.stack(predicted, axis=-1), len(SCALE_RATES), axis=-1)
-        self._frames += len(x)
-
-
-class _Regression:
-    """The state of one exponentially forgetting ridge regression on the experts."""
-
-    def __init__(self, experts: int, forgetting: float, solve_every: int) -> None:
-        self._forgetting = forgetting
-        self._solve_every = solve_every
-        self._state = np.array([FIRST_VARIANCE, 0.0])
-        size = max(padded(experts), RANK)
-        self._matrix = np.zeros((2, size, size))
-        self._vectors = np.zeros((4, size))
-        self._rows = np.zeros((RANK + 1, size))
-
-    def predict(self, x: F64, means: F32, errors: F32, centre: F64) -> F64:
-        """Return the stacked means (frames,) of one channel in LSB, then adapt to ``x``."""
-        out = np.empty(len(x))
-        stack(
-            x,
-            means,
-            errors,
-            centre,
-            self._forgetting,
-            STACK_RIDGE,
-            self._solve_every,
-            self._state,
-            self._matrix,
-            self._vectors,
-            self._rows,
-            out,
-        )
-        return out

@@ -24,6 +24,14 @@ FIRST_VARIANCE = 1e4
 ERROR_FLOOR = 0.1
 # Limit of the distance from the best expert, in its running mean errors.
 GUARD = 8.0
+RIDGE = 10.0
+# Rate of the experts' running errors.
+ERROR_RATE = 1 / 128
+# Of the log weights of the mixture, and the smallest unnormalised weight.
+WEIGHT_FORGETTING, LEAST_WEIGHT = 0.99, 1e-4
+# The component whose running error is the unit of the features: the slow regression's at the
+# middle rate.
+UNIT_INDEX = 4
 
 
 @compiled
@@ -33,7 +41,6 @@ def stack(
     errors: F32,
     centre: F64,
     forgetting: float,
-    ridge: float,
     solve_every: int,
     state: F64,
     matrix: F64,
@@ -89,15 +96,13 @@ def stack(
                     solution[i] = vectors[0, i]
                     for j in range(len(solution)):
                         matrix[1, i, j] = matrix[0, i, j]
-                if solve_ridged(matrix[1], ridge, scratch, solution):
+                if solve_ridged(matrix[1], RIDGE, scratch, solution):
                     for i in range(len(solution)):
                         w[i] = solution[i]
 
 
 @compiled
-def follow_errors(
-    x: F64, means: F32, rate: float, count: int, errors: F64, out: F32, centre: F64
-) -> None:
+def follow_errors(x: F64, means: F32, count: int, errors: F64, out: F32, centre: F64) -> None:
     """Update the running mean |error| of every expert; ``out`` is its value before each sample.
 
     ``x`` (frames,), ``means`` and ``out`` (frames, experts), all in LSB. ``centre`` (frames,): the
@@ -105,7 +110,7 @@ def follow_errors(
     and ``count``, the number of samples processed before.
     """
     for t in range(len(x)):
-        speed = max(rate, 1.0 / (count + t + 2.0))
+        speed = max(ERROR_RATE, 1.0 / (count + t + 2.0))
         least = errors[0]
         for k in range(means.shape[1]):
             least = min(least, errors[k])
@@ -126,12 +131,7 @@ def mix(
     x: F64,
     locations: F64,
     rates: F64,
-    forgetting: float,
-    least: float,
-    count: int,
-    running: F64,
-    log_weights: F64,
-    unit_index: int,
+    state: F64,
     weights: F64,
     scales: F64,
     unit: F64,
@@ -142,13 +142,14 @@ def mix(
     """Follow each component's mean |error|; weight the components by recent code length.
 
     ``x`` (frames,), ``locations`` (frames, components) in LSB, ``rates`` (components,) of the
-    running errors, ``forgetting`` of the log weights, ``least``: smallest unnormalised weight.
-    State: ``running`` and ``log_weights`` (components,) and ``count``, the number of samples
-    processed before. Output, before each sample: ``weights`` and ``scales`` (frames, components),
-    ``unit`` (frames,), the running error of the component ``unit_index``, and ``mean``, ``low``,
+    running errors. State: running errors and log weights of the components, and the number of
+    samples processed. Output, before each sample: ``weights`` and ``scales`` (frames, components),
+    ``unit`` (frames,), the running error of the component ``UNIT_INDEX``, and ``mean``, ``low``,
     ``mass`` (frames,) of the mixture, as in ``distribution_kernels.measure``.
     """
     components = len(rates)
+    running, log_weights = state[:components], state[components : 2 * components]
+    count = np.int64(state[2 * components])
     shares = np.empty(components)
     for t in range(len(x)):
         top = log_weights[0]
@@ -156,10 +157,10 @@ def mix(
             top = max(top, log_weights[j])
         total = 0.0
         for j in range(components):
-            weights[t, j] = math.exp(log_weights[j] - top) + least
+            weights[t, j] = math.exp(log_weights[j] - top) + LEAST_WEIGHT
             total += weights[t, j]
         speed = 1.0 / (count + t + 1.0)
-        unit[t] = running[unit_index]
+        unit[t] = running[UNIT_INDEX]
         centre, below, own = 0.0, 0.0, 0.0
         for j in range(components):
             weights[t, j] /= total
@@ -175,4 +176,6 @@ def mix(
             running[j] += max(rates[j], speed) * (abs(x[t] - location) - running[j])
         mean[t], low[t], mass[t] = centre, below, own
         for j in range(components):
-            log_weights[j] = forgetting * (log_weights[j] - top) + math.log(shares[j] + 1e-12)
+            log_change = math.log(shares[j] + 1e-12)
+            log_weights[j] = WEIGHT_FORGETTING * (log_weights[j] - top) + log_change
+    state[2 * components] += len(x)

@@ -12,14 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from songcast.data.corpus import drop_pages
-from songcast.forecasting.features import (
-    MAX_DIFFERENCE,
-    MIN_UNIT_LSB,
-    FeatureExtractor,
-    own_size,
-)
+from songcast.forecasting.feature_kernels import MAX_DIFFERENCE, MIN_UNIT_LSB
+from songcast.forecasting.features import FeatureExtractor, own_size
 from songcast.forecasting.front_end import FrontEndSettings
-from songcast.forecasting.stacking import SCALE_RATES, mix_locations
+from songcast.forecasting.stacking import RATES, SCALE_RATES
+from songcast.forecasting.stacking_kernels import mix
 
 F32 = NDArray[np.float32]
 # What takes long to compute; ``batches.network_inputs`` derives the rest.
@@ -67,7 +64,7 @@ def derived(samples: NDArray[np.int16], distances: F32, state: F32, skip: int) -
     weights, scales = np.empty((2, *locations.shape))
     unit, mean, low, mass = np.empty((4, len(x)))
     outputs = weights, scales, unit, mean, low, mass
-    mix_locations(x, locations, state.astype(np.float64), *outputs)
+    mix(x, locations, RATES, state.astype(np.float64), *outputs)
     lsb = 1.0 / np.maximum(unit, MIN_UNIT_LSB)
     parts = weights, (locations - mean[:, None]) * lsb[:, None], scales * lsb[:, None]
     shares, places, widths = (part[skip:].astype(np.float32) for part in parts)
@@ -103,7 +100,7 @@ def write_streams(
         extracted = extractor.extract(encoded)
         if start < warm_up:
             continue
-        regressions = encoded.locations.swapaxes(0, 1)[..., :: len(SCALE_RATES)]
+        regressions = encoded.locations[..., :: len(SCALE_RATES)]
         streams: dict[str, NDArray[Any]] = {
             "samples": block.T,
             "distances": regressions - block.T[..., None],
