@@ -21,6 +21,7 @@ from songcast.audio.songs import Song, read_song, write_song
 from songcast.bundle import read_manifest
 from songcast.commands.summary import parent_line
 from songcast.data.corpus import Corpus
+from songcast.distributed import engine
 from songcast.errors import ParamsError
 from songcast.files import write_json
 from songcast.forecasting.notebook import Notebook
@@ -497,8 +498,10 @@ def test_an_evaluation_needs_no_tensorflow_and_train_no_optional_package(home):
     assert done.stdout.splitlines() == ["set()", "set()"]
 
 
-def test_a_song_that_cannot_be_evaluated_ends_the_evaluation_before_the_others(monkeypatch):
-    monkeypatch.setattr(evaluate, "free_cores", lambda: 1)
+def test_a_song_that_cannot_be_evaluated_ends_the_evaluation_before_the_others(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setattr(engine, "free_cores", lambda: 1)
     started = []
 
     def work(song):
@@ -507,8 +510,9 @@ def test_a_song_that_cannot_be_evaluated_ends_the_evaluation_before_the_others(m
             raise ValueError("broken")
         time.sleep(0.05)
 
-    songs = [SimpleNamespace(frames=frames, channels=1) for frames in range(1, 41)]
+    songs = tuple(SimpleNamespace(frames=frames, channels=1) for frames in range(1, 41))
+    corpus = Corpus(sample_rate_hz=RATE_HZ, songs=songs)
     with pytest.raises(ValueError, match="broken"):
-        list(evaluate.each_song("local", work, songs))
+        evaluate.measure_songs(work, corpus, "local", tmp_path, ".wav")
     assert started[0] == 40  # the longest
     assert len(started) < 20

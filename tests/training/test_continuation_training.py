@@ -79,9 +79,7 @@ def test_held_out_songs_of_any_length_are_measured(tmp_path, seconds):
 
 
 def cuts_of(*songs, count=24):
-    return make_cuts(
-        [(s, usable_frames(s, 1.0)) for s in songs], count, PASSAGES, seed=0, threads=1
-    )
+    return make_cuts([(s, usable_frames(s, 1.0)) for s in songs], count, PASSAGES, seed=0)
 
 
 def test_cuts_do_not_depend_on_held_out_frames(tmp_path):
@@ -101,7 +99,7 @@ def test_only_the_beginning_of_a_long_song_is_cut(tmp_path, monkeypatch):
     monkeypatch.setattr("songcast.training.continuation.LONGEST_SECONDS", 4)
     song = prepared(tmp_path)
     cuts = cuts_of(song)
-    expected = make_cuts([(song, 4 * RATE_HZ)], 24, 3, seed=0, threads=1)
+    expected = make_cuts([(song, 4 * RATE_HZ)], 24, 3, seed=0)
     assert len(cuts) == len(expected) > 12
     for ours, others in zip(cuts, expected, strict=True):
         np.testing.assert_array_equal(ours.table, others.table)

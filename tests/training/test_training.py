@@ -156,7 +156,7 @@ def test_retrain_measures_the_same_where_features_are_missing(corpus, tmp_path, 
     songs, features = corpus
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     measured = (
-        Corpus(folder=tmp_path, sample_rate_hz=RATE_HZ, songs=tuple(songs)),
+        Corpus(sample_rate_hz=RATE_HZ, songs=tuple(songs)),
         untrained("none"),
         randomised("none", spread=0.1),
     )

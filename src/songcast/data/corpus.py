@@ -111,7 +111,6 @@ class Passages(Sequence[NDArray[np.int16]]):
 class Corpus:
     """All prepared songs, in the order of their slugs."""
 
-    folder: Path
     sample_rate_hz: int
     songs: tuple[PreparedSong, ...]
 
@@ -126,7 +125,7 @@ class Corpus:
         for song in songs:
             if not has_array(song):
                 raise CorpusError(f"{song.path}: missing or of another size; {AGAIN}")
-        return cls(folder=folder, sample_rate_hz=sample_rate_hz, songs=songs)
+        return cls(sample_rate_hz=sample_rate_hz, songs=songs)
 
     def __iter__(self) -> Iterator[PreparedSong]:
         return iter(self.songs)

@@ -11,7 +11,6 @@ from typing import Any
 from songcast.bundle import history_csv
 from songcast.config import ContinuationParams, Params
 from songcast.data.corpus import Corpus, usable_frames
-from songcast.distributed.engine import free_cores
 from songcast.files import MODELS, PLOTS, PREPARED, write_text
 from songcast.forecasting.keras_backend import import_keras
 from songcast.report.console import progress
@@ -42,7 +41,7 @@ def train(params: ContinuationParams, corpus: Corpus) -> None:
     with stage_run(STAGE, values) as run, progress(STAGE, steps, "steps") as update:
         songs = [(song, usable_frames(song, params.holdout_seconds)) for song in corpus]
         log.info("continuation: cutting %d songs ...", len(songs))
-        cuts = make_cuts(songs, params.cuts, PASSAGES, params.seed, free_cores())
+        cuts = make_cuts(songs, params.cuts, PASSAGES, params.seed)
 
         if not cuts:
             log.warning("continuation: songs shorter than 2 s cannot be learned from")

@@ -8,15 +8,14 @@ listening/; the stage report plots them and logs them to MLflow.
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from songcast.audio.songs import Song, read_song, write_song
 from songcast.config import Engine, EvaluateParams, Params
 from songcast.data.corpus import Corpus, PreparedSong
-from songcast.distributed.engine import each, free_cores
+from songcast.distributed.engine import each_in_threads
 from songcast.evaluation.songs import (
     TRAINED,
     SongEvaluation,
@@ -126,7 +125,9 @@ def measure_songs(
     """Return the measures of ``work(song)`` of every song by slug; write the tracks."""
     measures = {}
     with progress(work.__name__, len(corpus), "songs") as update:
-        for result in each_song(engine, work, corpus.songs):
+        # The longest songs come first, so that all cores are busy to the end.
+        songs = sorted(corpus, key=lambda song: -song.frames * song.channels)
+        for result in each_in_threads(engine, work, songs):
             measures[result.slug] = result.measures
             (folder / result.slug).mkdir(parents=True, exist_ok=True)
             for name, samples in result.tracks.items():
@@ -135,24 +136,6 @@ def measure_songs(
             log.info("%s: %s", result.slug, ", ".join(result.tracks))
             update(advance=1)
     return {song.slug: measures[song.slug] for song in corpus}
-
-
-def each_song(
-    engine: Engine,
-    work: Callable[[PreparedSong], SongEvaluation],
-    songs: Sequence[PreparedSong],
-) -> Iterator[SongEvaluation]:
-    """Yield ``work(song)`` of every song, on a Ray cluster or in a thread per core here.
-
-    Compiled code releases the interpreter lock. The longest songs come first, so that all cores
-    are busy to the end.
-    """
-    if engine == "ray":
-        yield from each(engine, work, songs)
-        return
-    longest_first = sorted(songs, key=lambda song: -song.frames * song.channels)
-    with ThreadPoolExecutor(free_cores()) as pool:
-        yield from pool.map(work, longest_first)
 
 
 def _bits(measures: Mapping[str, Mapping[str, Any]]) -> str:

@@ -6,7 +6,6 @@ are predicted: a short song then has enough of them.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +30,7 @@ from songcast.continuation.levels import band_levels, window_frames
 from songcast.continuation.retrieval import Retrieval, mono
 from songcast.data.augmentation import AUGMENTATIONS, augment
 from songcast.data.corpus import PreparedSong
+from songcast.distributed.engine import each_in_threads
 from songcast.forecasting.forecaster import prefetch
 
 F32 = NDArray[np.float32]
@@ -125,7 +125,6 @@ def make_cuts(
     count: int,
     passages: int,
     seed: int,
-    threads: int,
 ) -> list[Cut]:
     """Return about ``count`` cuts of the songs and of augmented copies of them.
 
@@ -147,8 +146,7 @@ def make_cuts(
         return cuts
 
     jobs = [(i, *entry) for i, entry in enumerate(songs)]
-    with ThreadPoolExecutor(threads) as pool:
-        return [cut for part in pool.map(work, jobs) for cut in part]
+    return [cut for part in each_in_threads("local", work, jobs) for cut in part]
 
 
 def song_cuts(

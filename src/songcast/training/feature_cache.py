@@ -13,7 +13,6 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -37,7 +36,7 @@ from songcast.data.corpus import (
     Splits,
     open_array,
 )
-from songcast.distributed.engine import each, free_cores
+from songcast.distributed.engine import each_in_threads
 from songcast.errors import CorpusError
 from songcast.files import sync_file
 from songcast.forecasting.distribution import BLOCK_FRAMES
@@ -150,10 +149,8 @@ def compute_features(
     ``advance`` is called after each of ``features``.
     """
     wanted = list({song.folder: song for song in features}.values())
-    # The filters release the interpreter lock: threads keep all cores busy.
-    with ThreadPoolExecutor(free_cores()) as pool:
-        for _ in each(engine, _compute, wanted) if engine == "ray" else pool.map(_compute, wanted):
-            advance()
+    for _ in each_in_threads(engine, _compute, wanted):
+        advance()
 
 
 @contextmanager
