@@ -59,14 +59,6 @@ def test_streamed_blocks_equal_the_whole_continuation(model):
     np.testing.assert_array_equal(whole, model.continue_song(piece(), 1.0, seed=2).samples)
 
 
-def test_several_seeds_at_once_equal_single_ones(model):
-    together = model.continue_songs(piece(), 0.5, 1.0, seeds=range(4))
-    for seed, result in enumerate(together):
-        np.testing.assert_array_equal(
-            result.samples, model.continue_song(piece(), 0.5, seed=seed).samples
-        )
-
-
 @pytest.mark.parametrize("frames", [16, 100, 1500, 9000])
 def test_short_songs_can_be_continued(model, frames):
     prompt = piece(frames)

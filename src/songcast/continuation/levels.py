@@ -1,4 +1,4 @@
-"""Levels of a signal in mel bands, in dB of full scale.
+"""Levels of a signal in mel bands, in dB of full scale, at least ``FLOOR_DB``.
 
 The bands and windows are those of the measure log-mel distance: windows of about 23 ms (1024
 frames at 44.1 kHz), half a window apart (a *hop*).
@@ -41,11 +41,6 @@ def band_levels(signal: F32 | F64, sample_rate_hz: int, per_hop: int = 1) -> F32
     for first in range(0, len(windows), 256):
         spectrum = np.fft.rfft(windows[first : first + 256] * window)
         power[first : first + 256] = (spectrum.real**2 + spectrum.imag**2) @ filters
-    return decibels(power)
-
-
-def decibels(power: F32) -> F32:
-    """Return 10 log10(power), at least ``FLOOR_DB``."""
     return np.asarray(10.0 * np.log10(np.maximum(power, 10.0 ** (FLOOR_DB / 10.0))), np.float32)
 
 

@@ -1,8 +1,8 @@
 """The continuation model: conditioned on a song, it generates the frames that follow."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -24,15 +24,8 @@ from songcast.continuation.level_model import (
     pretrained,
 )
 from songcast.continuation.levels import BANDS, band_levels
-from songcast.continuation.prompt import (
-    MIN_FRAMES,
-    Prompt,
-    check_request,
-    extrapolated,
-    frames_of,
-)
+from songcast.continuation.prompt import MIN_FRAMES, Prompt, check_request, extrapolated
 from songcast.continuation.rendering import BLOCK_HOPS, PER_HOP, Limiter, Path, Shaper, cross_faded
-from songcast.distributed.engine import free_cores
 from songcast.errors import BundleError, ContinuationError
 from songcast.forecasting.forecaster import check_channels
 
@@ -77,26 +70,11 @@ class ContinuationModel:
         """Return the next ``seconds`` of ``song``: the continuation only.
 
         ``temperature``: 0 is the most probable, 1 is as learned, higher is more random. The same
-        ``seed`` gives the same samples. Raises ``ContinuationError``.
+        ``seed`` gives the same samples. Raises ``ContinuationError``, and ``AudioError`` for more
+        than two channels.
         """
-        return self.continue_songs(song, seconds, temperature, [seed])[0]
-
-    def continue_songs(
-        self, song: Song, seconds: float, temperature: float, seeds: Sequence[int]
-    ) -> list[Song]:
-        """Return one continuation for each seed, generated in threads from one prompt."""
-        for seed in seeds:
-            check_request(seconds, temperature, seed)
-        check_song(song)
-        prompt = Prompt(song.samples, song.sample_rate_hz)
-        frames = frames_of(seconds, song.sample_rate_hz)
-
-        def one(seed: int) -> Song:
-            samples = self.generate(prompt, frames, temperature, seed)
-            return Song(samples=samples, sample_rate_hz=song.sample_rate_hz, name=song.name)
-
-        with ThreadPoolExecutor(min(len(seeds), free_cores())) as pool:
-            return list(pool.map(one, seeds))
+        blocks = list(self.stream_song(song, seconds, temperature, seed))
+        return replace(song, samples=np.concatenate(blocks))
 
     def stream_song(
         self, song: Song, seconds: float = 5.0, temperature: float = 1.0, seed: int = 0
@@ -104,12 +82,18 @@ class ContinuationModel:
         """Prompt on ``song`` and return its continuation block by block, as it is made.
 
         The blocks are (frames, channels) int16; together they are what ``continue_song`` gives.
-        Raises ``ContinuationError`` at once.
+        Raises what it raises, at once.
         """
         check_request(seconds, temperature, seed)
-        check_song(song)
+        check_channels(song)
+        if song.frames < MIN_FRAMES:
+            raise ContinuationError(
+                f"{song.name}: {song.frames} frames are too short to continue; "
+                f"give a song of {MIN_FRAMES} frames or more"
+            )
         prompt = Prompt(song.samples, song.sample_rate_hz)
-        return self.stream(prompt, frames_of(seconds, song.sample_rate_hz), temperature, seed)
+        frames = max(round(seconds * song.sample_rate_hz), 1)
+        return self.stream(prompt, frames, temperature, seed)
 
     def generate(self, prompt: Prompt, frames: int, temperature: float, seed: int) -> Samples:
         """Return the next ``frames`` after the prompt, (frames, channels) int16."""
@@ -203,10 +187,8 @@ class Stream(Iterator[Samples]):
         if self._left <= 0:
             raise StopIteration
         shaped = self._shaped()
-        if self._left <= len(shaped) - self._prompt.hop:
-            shaped = self._limiter.limit(shaped, last=True)
-        else:
-            shaped = self._limiter.limit(shaped)
+        last = self._left <= len(shaped) - self._prompt.hop
+        shaped = self._limiter.limit(shaped, last=last)
         samples = np.rint(shaped[: self._left]).astype(np.int16)
         self._left -= len(samples)
         return samples
@@ -373,13 +355,3 @@ class Guard:
         self._before, self._now = self._now, self._now + 0.5 * (wanted - self._now)
         rise = np.arange(1, PER_HOP * BLOCK_HOPS + 1)[:, None] / (PER_HOP * BLOCK_HOPS)
         return np.asarray(self._before + (self._now - self._before) * rise, np.float32)
-
-
-def check_song(song: Song) -> None:
-    """Raise ``ContinuationError`` or ``AudioError`` for a song that cannot be continued."""
-    check_channels(song)
-    if song.frames < MIN_FRAMES:
-        raise ContinuationError(
-            f"{song.name}: {song.frames} frames are too short to continue; "
-            f"give a song of {MIN_FRAMES} frames or more"
-        )

@@ -29,7 +29,10 @@ MIN_FRAMES = 16
 
 
 class Prompt:
-    """``samples``: (frames, channels) int16; without any frame, it is silence."""
+    """``samples``: (frames, channels) int16; without any frame, it is silence.
+
+    ``stop``: the frame at which the song ends. ``last``: that at which it begins to fade out.
+    """
 
     def __init__(self, samples: NDArray[np.int16], sample_rate_hz: int) -> None:
         kept = samples[max(len(samples) - round(LONGEST_SECONDS * sample_rate_hz), 0) :]
@@ -39,26 +42,12 @@ class Prompt:
         while len(kept) < shortest:
             kept = np.concatenate([kept[::-1], kept])[-shortest:]
         self.samples = kept
+        self.stop, self.channels = len(kept), int(kept.shape[1])
         self.sample_rate_hz = sample_rate_hz
-        self.window = window_frames(sample_rate_hz)
-        self.hop = self.window // 2
+        self.hop = window_frames(sample_rate_hz) // 2
+        self.hops_per_second = sample_rate_hz / self.hop
         self.retrieval = Retrieval(kept, sample_rate_hz)
         self.last = self._fade()
-
-    @property
-    def stop(self) -> int:
-        """The frame at which the song ends."""
-        return len(self.samples)
-
-    @property
-    def channels(self) -> int:
-        """The number of channels."""
-        return int(self.samples.shape[1])
-
-    @property
-    def hops_per_second(self) -> float:
-        """The number of hops in a second."""
-        return self.sample_rate_hz / self.hop
 
     def between(self, start: int, stop: int) -> F64:
         """Return the frames [start, stop), (frames, channels) float64; zero outside the song."""
@@ -143,8 +132,3 @@ def check_request(seconds: float, temperature: float, seed: int) -> None:
         raise ContinuationError(f"temperature is {temperature:g}: must be 0 or more")
     if seed < 0:
         raise ContinuationError(f"seed is {seed}: must be 0 or more")
-
-
-def frames_of(seconds: float, sample_rate_hz: int) -> int:
-    """Return the number of frames in ``seconds``, at least one."""
-    return max(round(seconds * sample_rate_hz), 1)

@@ -45,16 +45,6 @@ def augment(
                 mixed = mixed[:, ::-1] + augmentation.spread * mixed
             yield np.clip(np.rint(augmentation.gain * mixed), -32768, 32767).astype(np.int16)
 
-    rate_hz = _resampled_hz(sample_rate_hz, augmentation)
+    rate_hz = round(sample_rate_hz / augmentation.speed)
     blocks = resampled(loud(), sample_rate_hz, rate_hz, samples.shape[1])
-    frames = augmented_frames(len(samples), sample_rate_hz, augmentation)
-    return np.concatenate(list(blocks))[:frames]
-
-
-def augmented_frames(frames: int, sample_rate_hz: int, augmentation: Augmentation) -> int:
-    """Return the number of frames that ``augment`` makes of ``frames``."""
-    return frames * _resampled_hz(sample_rate_hz, augmentation) // sample_rate_hz
-
-
-def _resampled_hz(sample_rate_hz: int, augmentation: Augmentation) -> int:
-    return round(sample_rate_hz / augmentation.speed)
+    return np.concatenate(list(blocks))[: len(samples) * rate_hz // sample_rate_hz]
