@@ -80,7 +80,7 @@ MISTAKES = [
     ({"sample_rate_hz": "192001"}, "is 192001; allowed: less than or equal to 192000"),
     ({"sample_rate_hz": None}, "prepare.sample_rate_hz is missing; add it"),
     ({"sample_rate_hz": ""}, "prepare.sample_rate_hz is None; allowed: a valid integer"),
-    ({"sample_rate": "1"}, "prepare.sample_rate is unknown; allowed there: sample_rate_hz, tr"),
+    ({"sample_rate": "1"}, "prepare: sample_rate is unknown, not one of sample_rate_hz, tr"),
     ({"guard_seconds": "-1"}, "prepare.guard_seconds is -1; allowed: greater than or equal"),
     ({"guard_seconds": ".nan"}, "prepare.guard_seconds is nan; allowed: a finite number"),
     ({"guard_seconds": "1e-2"}, "'1e-2'; allowed: a number (in YAML, write 1.0e-3 for 1e-3)"),
@@ -130,8 +130,9 @@ SPACES = [
     ([], "units is []; allowed: at least 1 in it"),
     ({"low": 0, "high": 1}, "units.low is 0; allowed: greater than 0"),
     ({"low": 2, "high": 1}, "units: low 2 must be below high 1; correct it"),
-    ({"low": 1, "hgh": 2}, "units.high is missing; add it"),
-    ({"low": 1, "high": 2, "step": 1}, "units.step is unknown; allowed there: low, high"),
+    ({"low": 1, "hgh": 2}, "units: hgh is unknown, not one of low, high;"),
+    ({"low": 1}, "units.high is missing; add it"),
+    ({"low": 1, "high": 2, "step": 1}, "units: step is unknown, not one of low, high;"),
 ]
 
 
@@ -158,7 +159,7 @@ def test_seeds_have_the_range_of_keras(tmp_path):
 def test_an_unknown_section_and_a_missing_file_are_named(tmp_path, prepare_section):
     path = prepare_section()
     path.write_text(path.read_text() + "\nprepares: {}\n")
-    with pytest.raises(ParamsError, match=r"params\.yaml: prepares is unknown; allowed there: pre"):
+    with pytest.raises(ParamsError, match=r"the file: prepares is unknown, not one of prepare"):
         Params.load(path)
     with pytest.raises(ParamsError, match=r"none\.yaml: cannot be read \(No such file"):
         Params.load(tmp_path / "none.yaml")

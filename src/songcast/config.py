@@ -6,9 +6,8 @@ every value, so that DVC tracks every change.
 
 import os
 import reprlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
@@ -22,7 +21,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic.fields import FieldInfo
 
 from songcast.errors import ParamsError
 
@@ -50,6 +48,16 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, values: Any) -> Any:
+        """Refuse unknown keys; the error of ``forbid`` would not name the allowed ones."""
+        allowed = [field.alias or name for name, field in cls.model_fields.items()]
+        for key in values if isinstance(values, dict) else ():
+            if key not in allowed:
+                raise ValueError(f"{key} is unknown, not one of {', '.join(allowed)}")
+        return values
+
 
 class _UniqueKeys(yaml.SafeLoader):
     """Refuses a key that occurs twice; YAML would use the last one."""
@@ -75,8 +83,6 @@ def _explain(error: ValidationError) -> str:
     key = ".".join(place) or "the file"
     if kind == "missing":
         return f"{key} is missing; add it"
-    if kind == "extra_forbidden":
-        return f"{key} is unknown; allowed there: {', '.join(_known(place[:-1]))}"
     if kind == "value_error":
         return f"{key}: {first['ctx']['error']}; correct it"
     if kind in _RULES:
@@ -85,26 +91,6 @@ def _explain(error: ValidationError) -> str:
         rule = first["msg"].removeprefix("Input should be ")
     received = list(first["input"]) if isinstance(first["input"], tuple) else first["input"]
     return f"{key} is {reprlib.repr(received)}; allowed: {rule}"
-
-
-def _known(place: list[str]) -> list[str]:
-    """Return the keys that are allowed at ``place``."""
-    cls: type[Settings] = Params
-    for key in place:
-        if key in _fields(cls):
-            cls = next(_sections(_fields(cls)[key].annotation), cls)
-    return list(_fields(cls))
-
-
-def _fields(cls: type[Settings]) -> dict[str, FieldInfo]:
-    return {field.alias or name: field for name, field in cls.model_fields.items()}
-
-
-def _sections(annotation: Any) -> Iterator[type[Settings]]:
-    if isinstance(annotation, type) and issubclass(annotation, Settings):
-        yield annotation
-    for part in get_args(annotation):
-        yield from _sections(part)
 
 
 HeadUnits = Annotated[int, Field(ge=1, le=4096)]
