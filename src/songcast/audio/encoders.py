@@ -10,12 +10,12 @@ import re
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from songcast.audio.conversion import Samples, resampled
+from songcast.audio.formats import MAX_CHANNELS
 
 # Suffix: libsndfile's format, subtype, and compression level (None: the format's default).
 _BY_LIBSNDFILE: dict[str, tuple[str, str, float | None]] = {
@@ -30,12 +30,9 @@ _BY_PYDUB: dict[str, tuple[str, list[str], tuple[int, ...]]] = {
     ".m4a": ("ipod", ["-b:a", "256k"], (7350, *_MP3_RATES_HZ, 64000, 88200, 96000)),
 }
 WRITABLE_SUFFIXES = (*_BY_LIBSNDFILE, *_BY_PYDUB)
-_MP3_CHANNELS = 2
 # What ffmpeg puts before a message: "[mp3 @ 0x55d0c8a3e540] ".
 _PREFIXES = re.compile(r"^(\[[^]]*\] )+")
 _PYDUB_LOCK = threading.Lock()
-
-
 # Of libsndfile, which does not tell what the system said.
 SYSTEM_ERROR = 2
 
@@ -78,7 +75,7 @@ def _encode_by_pydub(
     path: Path, blocks: Iterable[Samples], sample_rate_hz: int, channels: int
 ) -> None:
     suffix = path.suffix.lower()
-    if suffix == ".mp3" and channels > _MP3_CHANNELS:
+    if suffix == ".mp3" and channels > MAX_CHANNELS:
         raise EncodingError("mp3 holds one or two")  # ffmpeg would mix them down
     container, options, rates = _BY_PYDUB[suffix]
     rate = min((r for r in rates if r >= sample_rate_hz), default=rates[-1])
@@ -86,15 +83,24 @@ def _encode_by_pydub(
     pcm = io.BytesIO()  # joining all blocks at the end would hold them twice
     for block in blocks:
         pcm.write(block.astype("<i2").tobytes())
-    with _pydub() as audio_segment, path.open("wb") as file:
-        segment = audio_segment.AudioSegment(
-            data=pcm.getvalue(), sample_width=2, frame_rate=rate, channels=channels
-        )
+    with warnings.catch_warnings():
+        # No ffmpeg on the PATH, audioop is deprecated, invalid escapes in its expressions.
+        warnings.simplefilter("ignore")
+        from pydub import audio_segment
+    segment = audio_segment.AudioSegment(
+        data=pcm.getvalue(), sample_width=2, frame_rate=rate, channels=channels
+    )
+    segment.converter = ffmpeg_program()
+    # pydub leaves its temporary files when it fails: here they go to a folder that is removed.
+    with _PYDUB_LOCK, tempfile.TemporaryDirectory() as scratch, path.open("wb") as file:
+        audio_segment.NamedTemporaryFile = partial(tempfile.NamedTemporaryFile, dir=scratch)
         try:
             segment.export(file, format=container, parameters=["-v", "error", *options])
         except audio_segment.CouldntEncodeError as error:
             lines = str(error).rpartition("ffmpeg/avlib:")[2].strip().splitlines()
             raise EncodingError(_PREFIXES.sub("", lines[0] if lines else "no reason")) from error
+        finally:
+            audio_segment.NamedTemporaryFile = tempfile.NamedTemporaryFile
 
 
 def ffmpeg_program() -> str:
@@ -105,29 +111,3 @@ def ffmpeg_program() -> str:
         return str(imageio_ffmpeg.get_ffmpeg_exe())
     except (ImportError, RuntimeError) as error:
         raise EncodingError("no ffmpeg: pip install imageio-ffmpeg") from error
-
-
-@contextmanager
-def _pydub() -> Iterator[Any]:
-    """Yield pydub's ``audio_segment``, set to the ffmpeg of imageio-ffmpeg.
-
-    pydub leaves its temporary files when it fails: here they go to a folder that is removed.
-    """
-    with warnings.catch_warnings():
-        # No ffmpeg on the PATH, audioop is deprecated, invalid escapes in its expressions.
-        warnings.simplefilter("ignore")
-        from pydub import audio_segment
-    binary = ffmpeg_program()
-    with _PYDUB_LOCK, tempfile.TemporaryDirectory() as scratch, ExitStack() as opened:
-
-        def temporary_file(mode: str, delete: bool) -> Any:  # noqa: ARG001
-            return opened.enter_context(
-                tempfile.NamedTemporaryFile(mode, dir=scratch, delete=False)
-            )
-
-        audio_segment.AudioSegment.converter = binary
-        audio_segment.NamedTemporaryFile = temporary_file
-        try:
-            yield audio_segment
-        finally:
-            audio_segment.NamedTemporaryFile = tempfile.NamedTemporaryFile
