@@ -80,5 +80,5 @@ def test_a_version_that_is_not_registered_is_one_clear_line(tmp_path, monkeypatc
 def test_more_than_two_channels_are_refused_with_what_to_do():
     wide = song(np.zeros((10, 3), np.int16), "wide")
     for model in (songcast.load("persistence"), randomised("none")):
-        with pytest.raises(SongcastError, match=r"wide: 3 channels; .*mix the song down"):
+        with pytest.raises(SongcastError, match=r"wide: has 3 channels, .*; mix it down"):
             model.forecast(wide)

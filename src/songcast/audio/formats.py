@@ -27,12 +27,12 @@ _MAGIC = (
 )
 
 
-def audio_error(path: Path, problem: str, advice: str) -> AudioError:
+def audio_error(path: Path | str, problem: str, advice: str) -> AudioError:
     """Return the one-line error: where, what is wrong, what to do."""
     return AudioError(f"{printable(path)}: {problem}; {advice}")
 
 
-def printable(path: Path) -> str:
+def printable(path: Path | str) -> str:
     """Return the path on one printable line: a newline in a name becomes ``\\n``."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(path))
 
@@ -47,8 +47,8 @@ def check_regular(path: Path) -> None:
         raise audio_error(path, "is not a regular file", "save the song to a file first")
 
 
-def check_channels(path: Path, channels: int) -> None:
-    """Raise ``AudioError`` for more than two channels."""
+def check_channels(path: Path | str, channels: int) -> None:
+    """Raise ``AudioError`` unless the song has one or two channels; ``path``: or its name."""
     if not 1 <= channels <= MAX_CHANNELS:
         raise audio_error(
             path,

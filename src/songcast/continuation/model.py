@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from songcast.audio.formats import check_channels
 from songcast.audio.songs import Song
 from songcast.bundle import read_arrays, read_manifest, write_bundle
 from songcast.continuation.level_model import (
@@ -27,7 +28,6 @@ from songcast.continuation.levels import BANDS, band_levels
 from songcast.continuation.prompt import MIN_FRAMES, Prompt, check_request, extrapolated
 from songcast.continuation.rendering import BLOCK_HOPS, PER_HOP, Limiter, Path, Shaper, cross_faded
 from songcast.errors import BundleError, ContinuationError
-from songcast.forecasting.forecaster import check_channels
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -85,7 +85,7 @@ class ContinuationModel:
         Raises what it raises, at once.
         """
         check_request(seconds, temperature, seed)
-        check_channels(song)
+        check_channels(song.name, song.channels)
         if song.frames < MIN_FRAMES:
             raise ContinuationError(
                 f"{song.name}: {song.frames} frames are too short to continue; "

@@ -13,10 +13,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.audio.formats import MAX_CHANNELS
+from songcast.audio.formats import check_channels
 from songcast.audio.songs import Song
 from songcast.data.corpus import drop_pages
-from songcast.errors import AudioError
 from songcast.forecasting.distribution import BLOCK_FRAMES, Distribution, to_int16
 from songcast.forecasting.metrics import bits_per_sample, prediction_gain_db
 
@@ -149,7 +148,7 @@ class Forecaster(ABC):
         ``on_block`` is called with the number of frames after each block; an exception that it
         raises cancels the forecast. Raises ``AudioError`` for more than two channels.
         """
-        check_channels(song)
+        check_channels(song.name, song.channels)
         mean, bits = np.empty((2, *song.samples.shape))
         at = 0
         for block, distribution in self.stream([song.samples], song.channels, song.sample_rate_hz):
@@ -159,12 +158,3 @@ class Forecaster(ABC):
             if on_block:
                 on_block(len(block))
         return Forecast(samples=song.samples, mean=mean, bits=bits)
-
-
-def check_channels(song: Song) -> None:
-    """Raise ``AudioError`` unless ``song`` has one or two channels."""
-    if not 1 <= song.channels <= MAX_CHANNELS:
-        raise AudioError(
-            f"{song.name}: {song.channels} channels; songcast forecasts mono and stereo: "
-            "mix the song down to two channels first"
-        )

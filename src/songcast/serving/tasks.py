@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from songcast.audio.formats import check_channels
 from songcast.audio.songs import Song
 from songcast.errors import SongcastError
-from songcast.forecasting.forecaster import check_channels
 from songcast.forecasting.metrics import RunningMeasures
 from songcast.registry.mlflow_model import DEFAULTS
 from songcast.registry.models import Model, predictions
@@ -113,7 +113,7 @@ def forecast_blocks(
     model: Model, song: Song, measures: RunningMeasures, check: Check
 ) -> Generator[tuple[Samples, Samples]]:
     """Yield blocks of the song and of its prediction; ``measures`` are those of all so far."""
-    check_channels(song)
+    check_channels(song.name, song.channels)
     with closing(predictions(model, [song.samples], song, measures)) as blocks:
         for parts in blocks:
             check()
