@@ -90,7 +90,7 @@ def stage_rows(model: LstmForecaster, songs: Sequence[Song]) -> Iterator[Row]:
 
 def without(stage: str, model: LstmForecaster, song: Song) -> LstmSession:
     """Return a session of ``model`` that leaves a stage out."""
-    session = model.session(song.channels, song.sample_rate_hz)
+    session = model.session(song.channels)
     attributes: Any = session
     if stage in ("match model", "both"):
         attributes._match_stage = NoMatch()

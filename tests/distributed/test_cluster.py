@@ -21,9 +21,9 @@ from songcast.config import EvaluateParams, FitParams, Params
 from songcast.data.corpus import Corpus
 from songcast.distributed import cluster, engine
 from songcast.errors import AudioError, CorpusError, ParamsError
-from songcast.evaluation.songs import BASELINES
 from songcast.files import write_json
 from songcast.forecasting.front_end import FrontEndSettings
+from songcast.forecasting.loading import BASELINES
 from songcast.stages import forecaster as stage
 from songcast.stages.evaluate import BASELINES_FILE, evaluate, evaluate_forecasters
 from songcast.stages.prepare import prepare

@@ -133,7 +133,7 @@ class Known(Forecaster, ForecastSession, Distribution):
     def __init__(self, mean, bits):
         self.mean, self._bits = np.array(mean, np.float64), np.array(bits, np.float64)
 
-    def session(self, channels, sample_rate_hz):
+    def session(self, channels):
         return self
 
     def forecast_block(self, samples):

@@ -177,7 +177,7 @@ def notebook(network, activation):
 def test_the_notebook_predicts_each_sample_from_the_three_samples_before_it():
     network = build_network(3, "leaky_relu")
     x = music(60, 2)
-    forecast = notebook(network, "leaky_relu").session(2, RATE_HZ).forecast_block(x)
+    forecast = notebook(network, "leaky_relu").session(2).forecast_block(x)
     padded = np.concatenate([np.zeros((3, 2)), x]).astype(np.float32) / 32768.0
     windows = np.stack([padded[t : t + 3] for t in range(60)])
     expected = network.predict_on_batch([windows[..., :1], windows[..., 1:]]) * 32768.0

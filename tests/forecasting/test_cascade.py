@@ -371,7 +371,7 @@ def assert_valid(forecaster: Cascade, samples: Samples) -> None:
     f = forecaster.forecast(song(samples))
     assert np.all(np.isfinite(f.mean)) and np.all(np.abs(f.mean) <= 32768 + 1e-6)
     assert np.all(np.isfinite(f.bits)) and np.all(f.bits >= 0)
-    mixture = forecaster.session(samples.shape[1], RATE_HZ).forecast_block(samples[:5000])
+    mixture = forecaster.session(samples.shape[1]).forecast_block(samples[:5000])
     assert np.all(mixture.weights > 0) and np.all(np.isfinite(mixture.scales))
     np.testing.assert_allclose(mixture.weights.sum(axis=-1), 1.0, atol=1e-12)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from helpers.small_models import NAMES, RATE_HZ, distributions, forecaster, joined, music, song
+from helpers.small_models import NAMES, distributions, forecaster, joined, music, song
 from songcast.forecasting.distribution import BLOCK_FRAMES, Distribution, LogisticMixture
 from songcast.forecasting.forecaster import Forecaster, ForecastSession
 
@@ -70,7 +70,7 @@ def test_the_check_of_causality_detects_future_samples():
         class Acausal(Forecaster):
             name = "acausal"
 
-            def session(self, channels: int, sample_rate_hz: int) -> ForecastSession:
+            def session(self, channels: int) -> ForecastSession:
                 return AcausalSession()
 
         class AcausalSession(ForecastSession):
@@ -96,7 +96,7 @@ def test_the_block_size_does_not_change_the_predictions(model):
 
 def test_the_forecast_of_a_song_equals_that_of_a_session(model):
     x = music(FRAMES, 2)
-    block = model.session(2, RATE_HZ).forecast_block(x)
+    block = model.session(2).forecast_block(x)
     forecast = model.forecast(song(x))
     assert_array_equal(forecast.mean, block.mean)
     assert_array_equal(forecast.bits, block.bits(x))
@@ -104,7 +104,7 @@ def test_the_forecast_of_a_song_equals_that_of_a_session(model):
 
 def test_two_sessions_of_a_model_are_independent(model):
     x, y = music(700, 2, 0), music(700, 1, 1)
-    first, second = model.session(2, RATE_HZ), model.session(1, RATE_HZ)
+    first, second = model.session(2), model.session(1)
     parts: list[Distribution] = []
     for at in range(0, 700, 100):
         parts.append(first.forecast_block(x[at : at + 100]))

@@ -14,15 +14,11 @@ import pytest
 from numpy.testing import assert_array_equal
 from scipy.special import expit
 
-from helpers.small_models import RATE_HZ, forecaster, music, song
+from helpers.small_models import forecaster, music, song
 from songcast.forecasting import filter_bank
 from songcast.forecasting.adaptation import Calibrated
 from songcast.forecasting.calibration import BINS
-from songcast.forecasting.distribution import (
-    HIGHEST,
-    LOWEST,
-    Distribution,
-)
+from songcast.forecasting.distribution import Distribution
 from songcast.forecasting.distribution_kernels import UNIFORM_SHARE, VALUES
 from songcast.forecasting.filter_bank_settings import FilterBankSettings, LeastSquares, Lms
 from songcast.forecasting.forecaster import Forecaster, ForecastSession
@@ -30,6 +26,7 @@ from songcast.forecasting.lstm import LstmForecaster
 
 # The coder writes words of 32 bits; the last two end the stream.
 CODER_BITS = 64
+LOWEST, HIGHEST = -32768, 32767
 
 
 def coder_model(
@@ -56,7 +53,7 @@ def coder_model(
 
 def encode(model: Forecaster, samples) -> np.ndarray:
     """The song as 32-bit words."""
-    mixture = model.session(samples.shape[1], RATE_HZ).forecast_block(samples)
+    mixture = model.session(samples.shape[1]).forecast_block(samples)
     encoder = constriction.stream.queue.RangeEncoder()
     for frame, row in enumerate(samples):
         for channel, x in enumerate(row):
@@ -67,7 +64,7 @@ def encode(model: Forecaster, samples) -> np.ndarray:
 def decode(model: Forecaster, words, frames: int, channels: int):
     """The decoded song, sample by sample, from the forecaster and the words only."""
     decoder = constriction.stream.queue.RangeDecoder(words)
-    session = model.session(channels, RATE_HZ)
+    session = model.session(channels)
     samples = np.zeros((frames, channels), np.int16)
     for frame in range(frames):
         row = samples[frame : frame + 1]
@@ -137,7 +134,7 @@ def test_a_longer_song_needs_the_bits_of_the_lstm_within_one_percent():
 def test_the_coder_uses_the_masses_of_the_forecaster():
     samples = music(300, 2)
     for name in ("cascade", "lstm-cascade"):
-        distribution = forecaster(name).session(2, RATE_HZ).forecast_block(samples)
+        distribution = forecaster(name).session(2).forecast_block(samples)
         masses = distribution.masses(299, 1)
         assert masses.sum() == pytest.approx(1.0)
         bits = distribution.bits(samples)[299, 1]

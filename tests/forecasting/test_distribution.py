@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import logistic
 
-from songcast.forecasting.distribution import HIGHEST, LOWEST, LogisticMixture
+from songcast.forecasting.distribution import LogisticMixture
 from songcast.forecasting.distribution_kernels import (
     MAX_SCALE_LSB,
     MIN_SCALE_LSB,
@@ -18,6 +18,7 @@ from songcast.forecasting.distribution_kernels import (
     VALUES,
 )
 
+LOWEST, HIGHEST = -32768, 32767
 ALL = np.arange(LOWEST, HIGHEST + 1)
 LOCATIONS = st.one_of(
     st.floats(-40000, 40000),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from helpers.small_models import BANK, RATE_HZ, music, randomised, song
+from helpers.small_models import BANK, music, randomised, song
 from songcast.forecasting.baselines import Cascade, Persistence
 from songcast.forecasting.distribution import BLOCK_FRAMES
 from songcast.forecasting.forecaster import forecast_stream, prefetch
@@ -16,8 +16,8 @@ def test_the_loop_equals_the_blocks_of_each_session_by_hand():
     x = song(music(2 * BLOCK_FRAMES + 300, 2))
     models = [Cascade(BANK), randomised("cascade")]
     encode = models[1].front_end.open(2).encode
-    sessions = [model.session(2, RATE_HZ) for model in models]
-    own = [model.session(2, RATE_HZ) for model in models]
+    sessions = [model.session(2) for model in models]
+    own = [model.session(2) for model in models]
     starts = range(0, x.frames, BLOCK_FRAMES)
     together = forecast_stream(sessions, [x.samples], encode)
     for start, (block, distributions) in zip(starts, together, strict=True):
@@ -32,7 +32,7 @@ def test_a_song_in_parts_is_forecast_as_the_whole():
     x = music(2 * BLOCK_FRAMES + 300, 2)
     whole = Cascade(BANK).forecast(song(x))
     parts = np.split(x, [1, 70, BLOCK_FRAMES, 2 * BLOCK_FRAMES + 100])
-    blocks = list(Cascade(BANK).stream(parts, 2, RATE_HZ))
+    blocks = list(Cascade(BANK).stream(parts, 2))
     assert_array_equal(np.concatenate([block for block, _ in blocks]), x)
     assert_array_equal(np.concatenate([d.mean for _, d in blocks]), whole.mean)
     assert_array_equal(np.concatenate([d.bits(block) for block, d in blocks]), whole.bits)
@@ -50,7 +50,7 @@ def test_the_caller_sees_progress_and_can_cancel():
     with pytest.raises(TimeoutError):
         Persistence().forecast(x, cancel)
     threads = set(threading.enumerate())
-    blocks = forecast_stream([Persistence().session(1, RATE_HZ)], [x.samples])
+    blocks = forecast_stream([Persistence().session(1)], [x.samples])
     assert_array_equal(next(blocks)[0], x.samples[:BLOCK_FRAMES])
     blocks.close()
     assert set(threading.enumerate()) <= threads

@@ -150,7 +150,7 @@ def test_prefetching_changes_no_bit():
     for kind in ["cascade", "none"]:
         x = music(FRAMES + 100)
         model = randomised(kind)
-        session = model.session(2, RATE_HZ)
+        session = model.session(2)
         blocks = np.split(x, range(BLOCK_FRAMES, len(x), BLOCK_FRAMES))
         bits = [session.forecast_block(block).bits(block) for block in blocks]
         assert_array_equal(model.forecast(song(x)).bits, np.concatenate(bits))

@@ -86,7 +86,7 @@ class Slow(Echo):
         self.block_seconds = block_seconds
         self.forecast_blocks = 0
 
-    def session(self, channels: int, sample_rate_hz: int) -> "SlowSession":
+    def session(self, channels: int) -> "SlowSession":
         return SlowSession(self, channels)
 
 

@@ -138,5 +138,5 @@ def distributions(
     model: Forecaster, samples: NDArray[np.int16], cuts: Sequence[int] = ()
 ) -> dict[str, NDArray[np.float64]]:
     """Return the predictions of a new session for ``samples`` in blocks split at ``cuts``."""
-    session: ForecastSession = model.session(samples.shape[1], RATE_HZ)
+    session: ForecastSession = model.session(samples.shape[1])
     return joined([session.forecast_block(piece) for piece in np.split(samples, sorted(cuts))])

@@ -35,8 +35,8 @@ from songcast.tracking import store as tracking_store
 class Shifted(Persistence):
     """Forecasts a song whose lowest bits are missing, which needs more bits."""
 
-    def session(self, channels, sample_rate_hz):
-        session = super().session(channels, sample_rate_hz)
+    def session(self, channels):
+        session = super().session(channels)
         forecast = session.forecast_block
         session.forecast_block = lambda samples: forecast(samples // 64 * 64)
         return session
@@ -172,10 +172,10 @@ def test_idle_work_starts_and_goes_through_only_while_a_worker_is_idle():
 
 def test_a_failing_shadow_does_not_end_the_server_or_the_idle_worker(tmp_path, caplog):
     class Broken(Echo):
-        def session(self, channels, sample_rate_hz):
+        def session(self, channels):
             if channels == 2:
                 raise ValueError("a bug")
-            return super().session(channels, sample_rate_hz)
+            return super().session(channels)
 
     path = tmp_path / "records.db"
     observed = {"records": path, "shadow": served(Broken(), 2)}

@@ -485,7 +485,8 @@ def test_a_stage_that_trains_logs_its_run_without_pandas(home):
 def test_an_evaluation_needs_no_tensorflow_and_train_no_optional_package(home):
     script = (
         "import sys; from pathlib import Path\n"
-        "from songcast.evaluation.songs import BASELINES, TRAINED, load_continuation, load_models\n"
+        "from songcast.evaluation.songs import TRAINED, load_continuation, load_models\n"
+        "from songcast.forecasting.loading import BASELINES\n"
         "load_models(Path('models'), (*BASELINES, *TRAINED)); load_continuation(Path('models'))\n"
         "print({'tensorflow', 'keras', 'mlflow', 'pandas', 'sklearn'} & set(sys.modules))\n"
         "from songcast.forecasting.keras_backend import import_keras\n"

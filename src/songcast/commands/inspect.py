@@ -79,7 +79,7 @@ def inspected(
         blocks = meter.measured(reader.blocks())
         finder = EventFinder(reader.sample_rate_hz, reader.channels)
         overview = Overview(reader.channels)
-        for block, distribution in model.stream(blocks, reader.channels, reader.sample_rate_hz):
+        for block, distribution in model.stream(blocks, reader.channels):
             bits = distribution.bits(block)
             finder.add(block, bits)
             if with_overview:

@@ -49,7 +49,7 @@ def forecast_passage(
         warm_up = start if group[0].warm_up_frames is None else group[0].warm_up_frames
         at = max(start - warm_up, first)
         blocks = forecast_stream(
-            [model.session(song.channels, song.sample_rate_hz) for model in group],
+            [model.session(song.channels) for model in group],
             [song.samples[at:stop]],
             None if isinstance(shared, str) else shared.open(song.channels).encode,
         )

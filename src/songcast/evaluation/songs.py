@@ -16,11 +16,9 @@ from songcast.data.corpus import TEST, Budget, PreparedSong, Span, first_holdout
 from songcast.evaluation.continuations import measure_continuations
 from songcast.evaluation.forecasts import measure_passages
 from songcast.forecasting.forecaster import Forecast, Forecaster
-from songcast.forecasting.loading import load_forecaster
+from songcast.forecasting.loading import UNTRAINED, load_forecaster
 
-# The order is that of metrics/evaluation.json. Persistence and the cascade need no bundle.
-BASELINES, TRAINED = ("persistence", "ridge", "cascade", "notebook"), ("train", "retrain")
-UNTRAINED = ("persistence", "cascade")
+TRAINED = ("train", "retrain")
 # The forecasts for listening and their files.
 TRACKS = {
     "train": "pred_song.wav",

@@ -5,8 +5,8 @@ from numpy.typing import NDArray
 
 from songcast.forecasting.compiled import compiled
 from songcast.forecasting.distribution_kernels import (
-    FIRST,
-    LAST,
+    HIGHEST,
+    LOWEST,
     MAX_SCALE_LSB,
     MIN_SCALE_LSB,
     code_length,
@@ -34,7 +34,7 @@ def normalise(x: F64, weights: F64, locations: F64, scales: F64, width: F64, err
         for t in range(x.shape[1]):
             centre, spread = 0.0, MIN_WIDTH_LSB
             for j in range(weights.shape[2]):
-                location = min(max(locations[c, t, j], FIRST), LAST)
+                location = min(max(locations[c, t, j], LOWEST), HIGHEST)
                 scale = min(max(scales[c, t, j], MIN_SCALE_LSB), MAX_SCALE_LSB)
                 locations[c, t, j], scales[c, t, j] = location, scale
                 centre += weights[c, t, j] * location

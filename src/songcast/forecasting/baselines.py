@@ -15,7 +15,7 @@ class Persistence(Forecaster):
 
     name = "persistence"
 
-    def session(self, channels: int, sample_rate_hz: int) -> ForecastSession:  # noqa: ARG002
+    def session(self, channels: int) -> ForecastSession:
         """Return a session for one song; the sample rate has no effect."""
         return _PersistenceSession(channels)
 
@@ -40,7 +40,7 @@ class Cascade(Forecaster):
         self.settings = settings or FilterBankSettings()
         self.front_end = FrontEndSettings(filter_bank=self.settings)
 
-    def session(self, channels: int, sample_rate_hz: int) -> ForecastSession:  # noqa: ARG002
+    def session(self, channels: int) -> ForecastSession:
         """Return a session for one song; the filters count in samples at any sample rate."""
         return _CascadeSession(channels, self.front_end)
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from songcast.forecasting.distribution_kernels import (
-    FIRST,
-    LAST,
+    HIGHEST,
+    LOWEST,
     MAX_SCALE_LSB,
     MIN_SCALE_LSB,
     UNIFORM_SHARE,
@@ -23,8 +23,7 @@ from songcast.forecasting.distribution_kernels import (
 
 Floats = NDArray[np.float64]
 
-LOWEST, HIGHEST = int(FIRST), int(LAST)
-ALL_VALUES = np.arange(FIRST, LAST + 1.0)
+ALL_VALUES = np.arange(LOWEST, HIGHEST + 1.0)
 # Forecasters process songs in blocks of this many frames.
 BLOCK_FRAMES = 4096
 

@@ -10,7 +10,7 @@ from songcast.forecasting.compiled import compiled, inlined
 F64 = NDArray[np.float64]
 
 # The range of int16, and the number of its values.
-FIRST, LAST = -32768.0, 32767.0
+LOWEST, HIGHEST = -32768.0, 32767.0
 VALUES = 65536
 # The share of a uniform distribution, which keeps every mass above zero.
 UNIFORM_SHARE = 2.0**-16
@@ -33,10 +33,10 @@ def logistic(x: float, location: float, scale: float) -> tuple[float, float]:
     near = e / (h + e)
     mass = e * (1.0 - h * h) / ((1.0 + e * h) * (h + e))
     low = 1.0 - near if distance > 0.0 else far
-    if x <= FIRST:
+    if x <= LOWEST:
         mass = 1.0 - far if distance > 0.0 else near
         low = 0.0
-    elif x >= LAST:
+    elif x >= HIGHEST:
         mass = near if distance > 0.0 else 1.0 - far
     return low, mass
 
@@ -59,7 +59,7 @@ def measure(
     for t in range(len(x)):
         centre, lower, total = 0.0, 0.0, 0.0
         for j in range(weights.shape[1]):
-            location = min(max(locations[t, j] + moves[t, 0], FIRST), LAST)
+            location = min(max(locations[t, j] + moves[t, 0], LOWEST), HIGHEST)
             scale = min(max(scales[t, j] * moves[t, 1], MIN_SCALE_LSB), MAX_SCALE_LSB)
             below, own = logistic(x[t], location, scale)
             centre += weights[t, j] * location

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from songcast.distributed.engine import free_cores
-from songcast.forecasting.distribution import HIGHEST, LOWEST
+from songcast.forecasting.distribution_kernels import HIGHEST, LOWEST
 from songcast.forecasting.filter_bank_kernels import BLOCK, least_squares, normalised_lms
 from songcast.forecasting.filter_bank_settings import (
     Chain,

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from songcast.forecasting.compiled import compiled, inlined
+from songcast.forecasting.distribution_kernels import LOWEST
 from songcast.forecasting.linear_kernels import RANK, accumulate, solve_ridged
 from songcast.forecasting.simd import LANES, load, multiply_add, splat, store, total
 
@@ -21,7 +22,6 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-LOWEST, HIGHEST = -32768.0, 32767.0
 # The weights of an LMS filter are updated once in this many samples.
 BLOCK = 8
 # Decay of the running peak, per sample.

@@ -128,17 +128,17 @@ class Forecaster(ABC):
     warm_up_frames: int | None = None
 
     @abstractmethod
-    def session(self, channels: int, sample_rate_hz: int) -> ForecastSession:
+    def session(self, channels: int) -> ForecastSession:
         """Return a session for one song, at its first frame."""
 
     def stream(
-        self, parts: Iterable[Samples], channels: int, sample_rate_hz: int
+        self, parts: Iterable[Samples], channels: int
     ) -> Generator[tuple[Samples, Distribution]]:
         """Forecast a song that arrives in ``parts``: yields blocks and their distributions.
 
         See ``forecast_stream``. ``metrics.RunningMeasures`` measures the result.
         """
-        session = self.session(channels, sample_rate_hz)
+        session = self.session(channels)
         for block, (distribution,) in forecast_stream([session], parts):
             yield block, distribution
 
@@ -151,7 +151,7 @@ class Forecaster(ABC):
         check_channels(song.name, song.channels)
         mean, bits = np.empty((2, *song.samples.shape))
         at = 0
-        for block, distribution in self.stream([song.samples], song.channels, song.sample_rate_hz):
+        for block, distribution in self.stream([song.samples], song.channels):
             rows = slice(at, at + len(block))
             mean[rows], bits[rows] = distribution.mean, distribution.bits(block)
             at += len(block)

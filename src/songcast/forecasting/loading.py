@@ -1,13 +1,24 @@
 """Loads a forecaster from a bundle folder or by its built-in name."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from songcast.bundle import read_manifest
 from songcast.errors import BundleError
 from songcast.files import MODELS, root
+from songcast.forecasting.baselines import Cascade, Persistence
 from songcast.forecasting.forecaster import Forecaster
+from songcast.forecasting.lstm import LstmForecaster
+from songcast.forecasting.notebook import Notebook
+from songcast.forecasting.ridge import Ridge
 
+# The order is that of metrics/evaluation.json.
 BASELINES = ("persistence", "ridge", "cascade", "notebook")
+UNTRAINED: dict[str, Callable[[], Forecaster]] = {"persistence": Persistence, "cascade": Cascade}
+# By the kind of the bundle.
+LOADERS: dict[str, Callable[[Path], Forecaster]] = {
+    kind.name: kind.load for kind in (Ridge, Notebook, LstmForecaster)
+}
 
 
 def load_forecaster(name: str | Path) -> Forecaster:
@@ -19,14 +30,8 @@ def load_forecaster(name: str | Path) -> Forecaster:
     >>> load_forecaster("persistence").name
     'persistence'
     """
-    if str(name) == "persistence":
-        from songcast.forecasting.baselines import Persistence
-
-        return Persistence()
-    if str(name) == "cascade":
-        from songcast.forecasting.baselines import Cascade
-
-        return Cascade()
+    if str(name) in UNTRAINED:
+        return UNTRAINED[str(name)]()
     return load_bundle(bundle_folder(name))
 
 
@@ -40,18 +45,8 @@ def bundle_folder(name: str | Path) -> Path:
 
 def load_bundle(folder: Path) -> Forecaster:
     """Return the forecaster of a bundle folder. Raises ``BundleError``."""
-    manifest = read_manifest(folder, verify=False)
-    kind = manifest["kind"]
-    if kind == "ridge":
-        from songcast.forecasting.ridge import Ridge
-
-        return Ridge.load(folder)
-    if kind == "notebook":
-        from songcast.forecasting.notebook import Notebook
-
-        return Notebook.load(folder)
-    if kind == "lstm":
-        from songcast.forecasting.lstm import LstmForecaster
-
-        return LstmForecaster.load(folder)
-    raise BundleError(f"{folder}: unknown kind of bundle {kind!r}; must be ridge, notebook or lstm")
+    kind = read_manifest(folder, verify=False)["kind"]
+    if kind not in LOADERS:
+        known = ", ".join(LOADERS)
+        raise BundleError(f"{folder}: unknown kind of bundle {kind!r}; must be one of {known}")
+    return LOADERS[kind](folder)

@@ -49,7 +49,7 @@ class LstmForecaster(Forecaster):
         self.front_end = front_end
         self.network = PackedNetwork(settings, weights)
 
-    def session(self, channels: int, sample_rate_hz: int) -> "LstmSession":  # noqa: ARG002
+    def session(self, channels: int) -> "LstmSession":
         """Return a session for one song; features are relative, so any sample rate will do."""
         return LstmSession(self, channels)
 

@@ -9,8 +9,13 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# Covariances are updated this many frames at a time.
+# Covariances are updated this many frames at a time, and solved for this often.
 RANK = 8
+SOLVE_EVERY = 4 * RANK
+# Least squares: forgetting and ridge; NLMS: step and floor of the power per regressor; the
+# combination of both: forgetting and ridge; rate of the running errors.
+FORGETTING, RIDGE, STEP, POWER_FLOOR = 0.999, 20.0, 0.008, 0.1
+MIX_FORGETTING, MIX_RIDGE, ERROR_RATE = 0.998, 20.0, 1 / 256
 # Limit of a prediction, in widths of the mixture.
 MAX_MOVE = 2.0
 # Limits of the ratio of running errors; the floor serves silence.
@@ -63,8 +68,7 @@ def follow(
     first: int,
     lags: Ints,
     reach: int,
-    settings: F64,
-    sizes: Ints,
+    count: Ints,
     matrix: F32,
     vectors: F32,
     rows: F32,
@@ -76,26 +80,22 @@ def follow(
 
     ``errors`` (channels, at least first + frames) in widths; ``lags`` (places,) frames, 0 where
     there is no place; regressors are the errors at most ``reach`` frames from the aligned frame,
-    n in all.
-    ``settings``: forgetting and ridge of least squares, step and floor of NLMS, forgetting and
-    ridge of the combination of both, rate of the running errors. ``sizes``: frames between
-    solutions, a multiple of 8, and number of frames processed (updated). State: ``matrix``
-    (n, n) covariance, ``vectors`` (channels, 3, n) correlation, weights of least squares and of
-    NLMS, ``rows`` (8, n + channels) the last regressors and targets, ``running`` (channels, 7):
-    2 x 2 covariance (3), correlation (2), mean \\|error\\| without and with the prediction.
+    n in all. State: ``count`` (1,) frames processed, ``matrix`` (n, n) covariance, ``vectors``
+    (channels, 3, n) correlation, weights of least squares and of NLMS, ``rows`` (8, n + channels)
+    the last regressors and targets, ``running`` (channels, 7): 2 x 2 covariance (3), correlation
+    (2), mean \\|error\\| without and with the prediction.
     ``moves``, ``ratios`` (channels, frames): predicted error, and ratio of the running errors.
     """
     channels, n = len(vectors), len(matrix)
     wide = 2 * reach + 1
-    forgetting, ridge, step, floor = settings[0], settings[1], settings[2], settings[3]
-    every = sizes[0]
+    floor = 1.0 + POWER_FLOOR * n
     scratch = np.empty((2, n), np.float32)
     active = False
     for k in range(len(lags)):
         active = active or lags[k] > 0
     for t in range(moves.shape[1]):
         now = first + t
-        slot = sizes[1] % RANK
+        slot = count[0] % RANK
         u = rows[slot]
         power = np.float32(0.0)
         for k in range(len(lags)):
@@ -118,45 +118,44 @@ def follow(
                 p += v[i] * u[i]
                 q += w[i] * u[i]
             a, b = np.float64(p), np.float64(q)
-            move = _combined(a, b, settings[5], state)
+            move = _combined(a, b, state)
             moves[c, t] = move
             ratio = (state[6] + FLOOR) / (state[5] + FLOOR)
             ratios[c, t] = min(max(ratio, MIN_RATIO), MAX_RATIO)
             # Adapt.
             u[n + c] = errors[c, now]
-            gain = np.float32(step * (target - b) / (power + floor))
+            gain = np.float32(STEP * (target - b) / (power + floor))
             for i in range(n):
                 w[i] += gain * u[i]
-            decay = settings[4]
-            state[0] = decay * state[0] + a * a + TINY
-            state[1] = decay * state[1] + a * b + TINY
-            state[2] = decay * state[2] + b * b + TINY
-            state[3] = decay * state[3] + a * target + TINY
-            state[4] = decay * state[4] + b * target + TINY
-            state[5] += settings[6] * (abs(target) - state[5])
-            state[6] += settings[6] * (abs(target - move) - state[6])
-        sizes[1] += 1
+            state[0] = MIX_FORGETTING * state[0] + a * a + TINY
+            state[1] = MIX_FORGETTING * state[1] + a * b + TINY
+            state[2] = MIX_FORGETTING * state[2] + b * b + TINY
+            state[3] = MIX_FORGETTING * state[3] + a * target + TINY
+            state[4] = MIX_FORGETTING * state[4] + b * target + TINY
+            state[5] += ERROR_RATE * (abs(target) - state[5])
+            state[6] += ERROR_RATE * (abs(target - move) - state[6])
+        count[0] += 1
         if slot == RANK - 1:
-            _accumulate(matrix, vectors, rows, forgetting)
-            if active and sizes[1] % every == 0:
+            _accumulate(matrix, vectors, rows)
+            if active and count[0] % SOLVE_EVERY == 0:
                 for c in range(channels):
-                    _sweep(matrix, vectors[c, 0], np.float32(ridge), scratch, vectors[c, 1])
+                    _sweep(matrix, vectors[c, 0], scratch, vectors[c, 1])
 
 
 @inlined
-def _combined(a: float, b: float, ridge: float, state: F64) -> float:
+def _combined(a: float, b: float, state: F64) -> float:
     """Combine two predictions by least squares with a penalty on the distance from the mean."""
-    p, q, r = state[0] + ridge, state[1], state[2] + ridge
-    x, y = state[3] + 0.5 * ridge, state[4] + 0.5 * ridge
+    p, q, r = state[0] + MIX_RIDGE, state[1], state[2] + MIX_RIDGE
+    x, y = state[3] + 0.5 * MIX_RIDGE, state[4] + 0.5 * MIX_RIDGE
     move = ((r * x - q * y) * a + (p * y - q * x) * b) / (p * r - q * q)
     return float(min(max(move, -MAX_MOVE), MAX_MOVE))
 
 
 @inlined
-def _accumulate(matrix: F32, vectors: F32, rows: F32, forgetting: float) -> None:
-    """Multiply by ``forgetting`` and add the last 8 regressors, if any of them is not zero."""
+def _accumulate(matrix: F32, vectors: F32, rows: F32) -> None:
+    """Multiply by ``FORGETTING`` and add the last 8 regressors, if any of them is not zero."""
     n = len(matrix)
-    decay = np.float32(forgetting**RANK)
+    decay = np.float32(FORGETTING**RANK)
     c = np.empty(RANK, np.float32)
     power = np.float32(0.0)
     for q in range(RANK):
@@ -166,7 +165,7 @@ def _accumulate(matrix: F32, vectors: F32, rows: F32, forgetting: float) -> None
         return
     for i in range(n):
         for q in range(RANK):
-            c[q] = np.float32(forgetting ** (RANK - 1 - q)) * rows[q, i]
+            c[q] = np.float32(FORGETTING ** (RANK - 1 - q)) * rows[q, i]
         row = matrix[i]
         for j in range(n):
             s = decay * row[j]
@@ -181,13 +180,13 @@ def _accumulate(matrix: F32, vectors: F32, rows: F32, forgetting: float) -> None
 
 
 @inlined
-def _sweep(matrix: F32, correlation: F32, ridge: np.float32, scratch: F32, w: F32) -> None:
+def _sweep(matrix: F32, correlation: F32, scratch: F32, w: F32) -> None:
     """One Gauss-Seidel sweep from the present weights ``w`` towards the solution.
 
     It never increases the squared error, and costs n² instead of n³. ``scratch`` (2, n).
     """
     n = len(w)
-    left, inverse = scratch[0], scratch[1]
+    left, inverse, ridge = scratch[0], scratch[1], np.float32(RIDGE)
     for i in range(n):
         left[i] = correlation[i] - ridge * w[i]
         inverse[i] = np.float32(1.0) / (matrix[i, i] + ridge)

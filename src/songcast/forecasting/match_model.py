@@ -35,11 +35,6 @@ FFT_SIZE = 16384
 HOP = FFT_SIZE - QUERY
 # The oldest errors are dropped: 2.6 million frames are 60 s at 44.1 kHz.
 MAX_CHUNKS = 184
-# Least squares: forgetting and ridge; NLMS: step and floor of the power per regressor; the
-# combination of both: forgetting and ridge; rate of the running errors.
-FORGETTING, RIDGE, STEP, FLOOR = 0.999, 20.0, 0.008, 0.1
-MIX_FORGETTING, MIX_RIDGE, ERROR_RATE = 0.998, 20.0, 1 / 256
-SOLVE_EVERY = 4 * RANK
 
 
 class MatchModel:
@@ -55,15 +50,13 @@ class MatchModel:
     def __init__(self, channels: int) -> None:
         n = PLACES * channels * (2 * REACH + 1)
         self.lags = np.zeros(PLACES, np.int64)
-        self._settings = np.array(
-            [FORGETTING, RIDGE, STEP, 1.0 + FLOOR * n, MIX_FORGETTING, MIX_RIDGE, ERROR_RATE]
+        self._state = (
+            np.zeros(1, np.int64),
+            np.zeros((n, n), np.float32),
+            np.zeros((channels, 3, n), np.float32),
+            np.zeros((RANK, n + channels), np.float32),
+            np.array([[0.0] * 5 + [0.5] * 2] * channels),
         )
-        self._sizes = np.array([SOLVE_EVERY, 0], np.int64)
-        self._matrix = np.zeros((n, n), np.float32)
-        self._vectors = np.zeros((channels, 3, n), np.float32)
-        self._rows = np.zeros((RANK, n + channels), np.float32)
-        self._running = np.zeros((channels, 7))
-        self._running[:, 5:] = 0.5
         self._past = _Past(channels)
 
     def predict(self, errors: F32) -> tuple[F32, F32]:
@@ -81,20 +74,7 @@ class MatchModel:
             stop = min(start + SEARCH_EVERY - frames % SEARCH_EVERY, errors.shape[1])
             part = np.empty((2, len(errors), stop - start), np.float32)
             first = self._past.append(errors[:, start:stop])
-            follow(
-                self._past.errors,
-                first,
-                self.lags,
-                REACH,
-                self._settings,
-                self._sizes,
-                self._matrix,
-                self._vectors,
-                self._rows,
-                self._running,
-                part[0],
-                part[1],
-            )
+            follow(self._past.errors, first, self.lags, REACH, *self._state, part[0], part[1])
             moves[:, start:stop], ratios[:, start:stop] = part
             start = stop
         return moves, ratios

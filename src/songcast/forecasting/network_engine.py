@@ -71,15 +71,13 @@ class PackedNetwork:
         self.settings = settings
         cells = [f"lstm_{n}/lstm_cell" for n in range(settings.layers)]
         parts = ("kernel", "recurrent_kernel", "bias")
-        self.layers = tuple(
-            packed(*(weights[f"{cell}/{part}"] for part in parts)) for cell in cells
-        )
-        self.context = packed(weights["context/kernel"], weights["context/bias"])
+        layers = [packed(*(weights[f"{cell}/{part}"] for part in parts)) for cell in cells]
+        context = packed(weights["context/kernel"], weights["context/bias"])
         head = [packed(weights["look_back/kernel"], weights["side_features/kernel"])]
         for name in settings.head_names:
             kernel, bias = weights[f"{name}/kernel"], weights[f"{name}/bias"]
             head.append(packed_layer(len(head[-1]), kernel, bias))
-        self.head = tuple(head)
+        self.matrices = tuple(layers), context, tuple(head)
 
 
 def packed(*parts: F32) -> F32:
@@ -111,11 +109,11 @@ class NetworkSession:
         settings = network.settings
         self._network = network
         self._position = 0
-        self._hidden = np.zeros((settings.layers, ROWS, settings.units), np.float32)
-        self._cell = np.zeros_like(self._hidden)
-        self._context = np.zeros((ROWS, len(network.context)), np.float32)
+        hidden = np.zeros((settings.layers, ROWS, settings.units), np.float32)
+        context = np.zeros((ROWS, len(network.matrices[1])), np.float32)
         size = features.summary_size(settings.experts, settings.step_frames)
-        self._pending = np.zeros((ROWS, size), np.float32)
+        pending = np.zeros((ROWS, size), np.float32)
+        self._state = hidden, np.zeros_like(hidden), context, pending
         self._residual = np.zeros((channels, settings.look_back, 2), np.float32)
 
     def correct(self, block: Features, weights: F64, locations: F64, scales: F64) -> None:
@@ -129,23 +127,8 @@ class NetworkSession:
         other = own[::-1] if len(own) == 2 else np.zeros_like(own)
         residual = np.concatenate([self._residual, np.stack([own, other], axis=-1)], axis=1)
         self._residual = residual[:, residual.shape[1] - settings.look_back :]
-        correct(
-            network.layers,
-            network.context,
-            network.head,
-            settings.negative_slope,
-            settings.step_frames,
-            self._position,
-            self._hidden,
-            self._cell,
-            self._context,
-            self._pending,
-            block.summary,
-            residual,
-            block.side,
-            block.unit,
-            weights,
-            locations,
-            scales,
-        )
+        steps = settings.step_frames, self._position
+        inputs = block.summary, residual, block.side, block.unit
+        mixture = weights, locations, scales
+        correct(*network.matrices, settings.negative_slope, *steps, *self._state, *inputs, *mixture)
         self._position = (self._position + block.unit.shape[1]) % settings.step_frames

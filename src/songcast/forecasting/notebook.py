@@ -49,7 +49,7 @@ class Notebook(Forecaster):
         self.look_back = look_back
         self.activation = activation
 
-    def session(self, channels: int, sample_rate_hz: int) -> ForecastSession:  # noqa: ARG002
+    def session(self, channels: int) -> ForecastSession:
         """Return a session for one song; the left channel's LSTM predicts a mono song."""
         return _NotebookSession(self, channels)
 
@@ -122,15 +122,15 @@ def build_network(look_back: int, activation: Activation) -> Any:
     """
     import keras
 
-    inputs, outputs = [], []
+    inputs, outputs, slope = [], [], SLOPES[activation]
     for channel in ("left", "right"):
         window = keras.Input((look_back, 1), name=channel)
         # The activation follows the LSTM: cuDNN supports only tanh inside.
         x = keras.layers.LSTM(LSTM_UNITS, name=f"{channel}_lstm")(window)
-        x = _activation(activation, f"{channel}_activation_0")(x)
+        x = keras.layers.ReLU(negative_slope=slope, name=f"{channel}_activation_0")(x)
         for i, units in enumerate(DENSE_UNITS, start=1):
             x = keras.layers.Dense(units, name=f"{channel}_dense_{i}")(x)
-            x = _activation(activation, f"{channel}_activation_{i}")(x)
+            x = keras.layers.ReLU(negative_slope=slope, name=f"{channel}_activation_{i}")(x)
         inputs.append(window)
         outputs.append(x)
     prediction = keras.layers.Concatenate(name="prediction")(outputs)
@@ -221,11 +221,3 @@ def _sigmoid(x: F32) -> F32:
     half = np.float32(0.5)
     result: F32 = half + half * np.tanh(half * x)
     return result
-
-
-def _activation(name: Activation, layer_name: str) -> Any:
-    import keras
-
-    if name == "relu":
-        return keras.layers.ReLU(name=layer_name)
-    return keras.layers.LeakyReLU(negative_slope=SLOPES[name], name=layer_name)

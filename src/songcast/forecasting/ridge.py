@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from songcast.bundle import read_arrays, read_manifest, write_bundle
 from songcast.data.corpus import drop_pages
 from songcast.forecasting.compiled import compiled
-from songcast.forecasting.distribution import HIGHEST, LOWEST, LogisticMixture
+from songcast.forecasting.distribution import LogisticMixture
+from songcast.forecasting.distribution_kernels import HIGHEST, LOWEST
 from songcast.forecasting.forecaster import Forecaster, ForecastSession
 from songcast.forecasting.stacking import Stacking
 
@@ -42,7 +43,7 @@ class Ridge(Forecaster):
         """The number of past frames that affect a prediction."""
         return int(self.taps[1].shape[-1])
 
-    def session(self, channels: int, sample_rate_hz: int) -> ForecastSession:  # noqa: ARG002
+    def session(self, channels: int) -> ForecastSession:
         """Return a session for one song; the taps count frames at any sample rate."""
         return _RidgeSession(self.taps[channels])
 

@@ -6,8 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from songcast.forecasting.compiled import compiled
-from songcast.forecasting.distribution_kernels import MAX_SCALE_LSB, MIN_SCALE_LSB, logistic
-from songcast.forecasting.filter_bank_kernels import HIGHEST, LOWEST
+from songcast.forecasting.distribution_kernels import (
+    HIGHEST,
+    LOWEST,
+    MAX_SCALE_LSB,
+    MIN_SCALE_LSB,
+    logistic,
+)
 from songcast.forecasting.linear_kernels import RANK, accumulate, solve_ridged
 from songcast.forecasting.simd import LANES, load, multiply_add, splat, total
 

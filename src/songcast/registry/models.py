@@ -34,9 +34,9 @@ class Model(Forecaster):
         self.warm_up_frames = forecaster.warm_up_frames
         self._continuation_folder = continuation_folder
 
-    def session(self, channels: int, sample_rate_hz: int) -> ForecastSession:
+    def session(self, channels: int) -> ForecastSession:
         """Start a forecast of a song from its first frame."""
-        return self.forecaster.session(channels, sample_rate_hz)
+        return self.forecaster.session(channels)
 
     def continue_song(
         self, song: Song, seconds: float = 5.0, temperature: float = 1.0, seed: int = 0
@@ -78,7 +78,7 @@ def predictions(
 
     Adds each block to ``measures``.
     """
-    for block, distribution in model.stream(parts, song.channels, song.sample_rate_hz):
+    for block, distribution in model.stream(parts, song.channels):
         mean = distribution.mean
         measures.add(block, mean, distribution.bits(block))
         yield block, to_int16(mean)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from songcast.config import Params
 from songcast.data.corpus import Corpus
-from songcast.evaluation.songs import BASELINES
 from songcast.files import EVALUATED, MODELS, PREPARED, write_json
+from songcast.forecasting.loading import BASELINES
 from songcast.stages import run_stage
 from songcast.stages.evaluate import BASELINES_FILE, evaluate_forecasters
 
