@@ -53,9 +53,7 @@ def test_what_is_no_model_is_one_clear_line(uri, tmp_path, monkeypatch):
 
 def test_a_bundle_of_an_unknown_kind_says_which_kinds_there_are(tmp_path):
     make_bundle(tmp_path / "model", 1.0)
-    with pytest.raises(
-        BundleError, match=r"unknown kind of bundle 'fake'.*ridge, notebook, lstm"
-    ):
+    with pytest.raises(BundleError, match=r"unknown kind of bundle 'fake'.*ridge, notebook, lstm"):
         songcast.load(tmp_path / "model")
 
 
