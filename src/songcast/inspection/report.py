@@ -1,6 +1,5 @@
 """The data report: what is measured of each song, and the warnings that follow from it."""
 
-import base64
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -91,8 +90,7 @@ def decode_task(task: DecodeTask) -> tuple[DecodeTask, str]:
             blocks = meter.measured(reader.blocks())
             fields = decode(reader, blocks, array, task.sample_rate_hz)
             entry, items = meter.result()
-            fingerprint = base64.b64encode(items.astype("<u4").tobytes()).decode()
-            record = {"song": fields, "entry": entry, "fingerprint": fingerprint}
+            record = {"song": fields, "entry": entry, "fingerprint": items.tolist()}
             write_json(task.record, record)
     except AudioError as error:
         return task, str(error)
@@ -106,8 +104,7 @@ def read_record(path: Path) -> dict[str, Any]:
     uint32.
     """
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    items = np.frombuffer(base64.b64decode(record["fingerprint"]), "<u4")
-    return {**record, "fingerprint": items}
+    return {**record, "fingerprint": np.array(record["fingerprint"], np.uint32)}
 
 
 def warnings_of(entry: Mapping[str, Any], expect: "ExpectParams | None") -> list[str]:
