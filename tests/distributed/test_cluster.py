@@ -264,9 +264,7 @@ def test_two_workers_train_the_same_weights_even_if_one_is_killed(
         model = untrained("none")
         settings = Params.load(REPOSITORY / "params.yaml")
         settings = settings.model_copy(update={"engine": who, "workers": workers})
-        trained, _ = stage.train_forecaster(
-            name, FIT, model, songs, fingerprint="same", details={}, settings=settings
-        )
+        trained, _ = stage.train_forecaster(name, FIT, model, songs, settings=settings)
         rows = (home / "plots" / f"{name}.csv").read_text().splitlines()[1:]
         return np.array([row.split(",") for row in rows], float), trained.weights
 

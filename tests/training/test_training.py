@@ -234,8 +234,8 @@ def test_a_checkpoint_keeps_its_run_id_has_no_pickle_and_can_be_deleted(corpus, 
     checkpoint = Checkpoint(folder, "f")
     checkpoint.run_id = "abc"
     checkpoint.save(trainer, [{"step": 0.0}], None)
-    assert Checkpoint(folder, "f").peek_run_id() == "abc"
-    assert Checkpoint(folder, "g").peek_run_id() is None
+    assert Checkpoint(folder, "f").run_id == "abc"
+    assert Checkpoint(folder, "g").run_id is None
     with np.load(folder / "state.npz", allow_pickle=False) as stored:
         assert all(stored[name].dtype != object for name in stored.files)
     assert [path.name for path in folder.iterdir()] == ["state.npz"]

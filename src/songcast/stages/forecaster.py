@@ -14,9 +14,9 @@ from songcast.forecasting.lstm import LstmForecaster
 from songcast.report.console import progress
 from songcast.tracking.lineage import provenance, unused_gpu
 from songcast.tracking.stage_run import stage_run
-from songcast.training.checkpoint import Checkpoint
+from songcast.training.checkpoint import Checkpoint, fingerprint
 from songcast.training.feature_cache import SongFeatures, compute_features, in_use
-from songcast.training.setup import open_crops
+from songcast.training.setup import CODE, open_crops
 
 log = logging.getLogger("songcast.fit")
 
@@ -27,20 +27,19 @@ def train_forecaster(
     model: LstmForecaster,
     songs: Sequence[PreparedSong],
     *,
-    fingerprint: str,
-    details: Mapping[str, Any],
     settings: Params,
+    parent_sha256: str | None = None,
     learned: Collection[str] = (),
     shares: Mapping[str, float] | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> tuple[LstmForecaster, Sequence[SongFeatures]]:
     """Train a copy of ``model`` on ``songs`` within an MLflow run; return it and the features.
 
-    Writes models/STAGE and plots/STAGE.csv. An interrupted training with the same ``fingerprint``
-    resumes from its checkpoint and in its MLflow run. ``details``: further keys of bundle.json.
-    ``settings``: where the features are computed, and how large their cache is. ``learned``: slugs
-    of the songs that the parent of ``model`` has learned. ``shares``: how often each song is drawn,
-    by slug.
+    Writes models/STAGE and plots/STAGE.csv. An interrupted training with the same params, songs,
+    code and parent resumes from its checkpoint and in its MLflow run. ``settings``: where the
+    features are computed, and how large their cache is. ``parent_sha256``, ``learned``: digest of
+    the weights that ``model`` has from its parent, and slugs of the songs that they have learned.
+    ``shares``: how often each song is drawn, by slug.
     """
     from songcast.forecasting.network import network_of, network_weights
     from songcast.training.forecaster import (
@@ -55,15 +54,16 @@ def train_forecaster(
     gpu = unused_gpu()
     if gpu:
         log.warning("%s: this machine has a %s, unused: `make gpu` enables it", stage, gpu)
-    checkpoint = Checkpoint(Path(CHECKPOINTS).absolute() / stage, fingerprint)
-    resume_id = checkpoint.peek_run_id()
     values = params.model_dump(mode="json")
+    parent = [parent_sha256] if parent_sha256 else []
+    key = fingerprint(values, songs, *parent, code=CODE)
+    checkpoint = Checkpoint(Path(CHECKPOINTS).absolute() / stage, key)
     cache, cache_bytes = root() / FEATURES, settings.cache_gb * 1e9
     with (
         in_use(cache, cache_bytes),
-        stage_run(stage, values, tags=tags, resume_id=resume_id) as run,
+        stage_run(stage, values, tags=tags, resume_id=checkpoint.run_id) as run,
     ):
-        checkpoint.run_id = run.run_id or resume_id
+        checkpoint.run_id = run.run_id or checkpoint.run_id
         log.info("%s: computing features of %d songs ...", stage, len(songs))
         opened = partial(open_crops, songs, model, params, shares=shares)
         sampler = opened(cache)
@@ -90,6 +90,9 @@ def train_forecaster(
         trained = LstmForecaster(network_weights(network), model.settings, model.front_end)
         history = history_csv(rows)
         bundle = Path(MODELS) / stage
+        details: dict[str, Any] = {"sample_rate_hz": songs[0].sample_rate_hz, "channels": 2}
+        if parent_sha256:
+            details["parent_weights_sha256"] = parent_sha256
         trained.save(bundle, {**details, "params": values, "provenance": origin}, history)
         write_text(Path(PLOTS) / f"{stage}.csv", history)
         run.log_bundle(bundle)

@@ -6,6 +6,7 @@ model forgets.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,8 @@ from songcast.forecasting.lstm import LstmForecaster
 from songcast.registry.models import locate, pin
 from songcast.stages import run_stage
 from songcast.stages.forecaster import train_forecaster
-from songcast.training.checkpoint import fingerprint
 from songcast.training.feature_cache import SongFeatures, compute_features, in_use
-from songcast.training.setup import CODE, replay_shares, select_songs, warm_start
+from songcast.training.setup import replay_shares, select_songs
 
 
 def main() -> None:
@@ -45,19 +45,15 @@ def main() -> None:
     songs = [song for song in corpus if shares[song.slug] > 0]
     manifest = read_manifest(folder)
     weights = str(manifest["weights_sha256"])
+    shape = replace(parent.settings, negative_slope=params.negative_slope)
     known = (manifest.get("provenance") or {}).get("songs", ())
     child, features = train_forecaster(
         "retrain",
         params,
-        warm_start(parent, params.negative_slope),
+        LstmForecaster(parent.weights, shape, parent.front_end),
         songs,
-        fingerprint=fingerprint(params.model_dump(mode="json"), songs, weights, code=CODE),
-        details={
-            "sample_rate_hz": corpus.sample_rate_hz,
-            "channels": 2,
-            "parent_weights_sha256": weights,
-        },
         settings=settings,
+        parent_sha256=weights,
         learned=[song["slug"] for song in known if song["learned"]],
         shares=shares,
         tags={"songcast.parent": params.parent, "songcast.parent_weights_sha256": weights},

@@ -11,8 +11,7 @@ from songcast.files import PREPARED
 from songcast.forecasting.keras_backend import import_keras
 from songcast.stages import run_stage
 from songcast.stages.forecaster import train_forecaster
-from songcast.training.checkpoint import fingerprint
-from songcast.training.setup import CODE, new_model, songs_to_train_on
+from songcast.training.setup import new_model, songs_to_train_on
 
 
 def main() -> None:
@@ -20,17 +19,8 @@ def main() -> None:
     import_keras()
     settings = Params.load()
     params = settings.train
-    corpus = Corpus.open(Path(PREPARED).absolute())
-    songs = songs_to_train_on(corpus, params)
-    train_forecaster(
-        "train",
-        params,
-        new_model(params, songs),
-        songs,
-        fingerprint=fingerprint(params.model_dump(mode="json"), songs, code=CODE),
-        details={"sample_rate_hz": corpus.sample_rate_hz, "channels": 2},
-        settings=settings,
-    )
+    songs = songs_to_train_on(Corpus.open(Path(PREPARED).absolute()), params)
+    train_forecaster("train", params, new_model(params, songs), songs, settings=settings)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,8 @@ def fingerprint(
 class Checkpoint:
     """The state of a training in ``folder``, of the trainings with this ``fingerprint``.
 
-    ``best``: the averaged weights of the best epoch so far. ``run_id``: of the MLflow run.
+    ``best``: the averaged weights of the best epoch so far. ``run_id``: of the MLflow run in which
+    the training began.
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
@@ -48,7 +49,7 @@ class Checkpoint:
         self._fingerprint = fingerprint
         self._path = folder / "state.npz"
         self.best: list[Array] = []
-        self.run_id: str | None = None
+        self.run_id: str | None = self._record().get("run_id")
 
     def restore(self, trainer: Any) -> list[dict[str, float]]:
         """Load weights and optimiser state into ``trainer``; return one row per finished epoch.
@@ -66,10 +67,6 @@ class Checkpoint:
                 variable.assign(value)
             self.best = _numbered(stored, "best")
         return list(record["rows"])
-
-    def peek_run_id(self) -> str | None:
-        """Return the MLflow run in which this training began, None without a checkpoint."""
-        return self._record().get("run_id")
 
     def save(
         self, trainer: Any, rows: Sequence[dict[str, float]], best: Sequence[Array] | None

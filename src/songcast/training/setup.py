@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from songcast.config import FitParams, TrainParams
@@ -69,12 +68,6 @@ def new_model(params: TrainParams, songs: Sequence[PreparedSong]) -> LstmForecas
         negative_slope=params.negative_slope,
     )
     return LstmForecaster(network_weights(build_network(settings)), settings, front_end)
-
-
-def warm_start(parent: LstmForecaster, negative_slope: float) -> LstmForecaster:
-    """Return a copy of ``parent`` with its weights and another activation slope."""
-    settings = replace(parent.settings, negative_slope=negative_slope)
-    return LstmForecaster(parent.weights, settings, parent.front_end)
 
 
 def replay_shares(
