@@ -78,15 +78,15 @@ def write_package(folder: Path, forecaster: Path, continuation: Path) -> None:
     in ``continuation/`` and ``continuation_weights_sha256`` in bundle.json. Raises
     ``BundleError`` where one of the two is missing or altered.
     """
-    manifest = read_manifest(forecaster)
-    weights = str(read_manifest(continuation)["weights_sha256"])
+    manifest, other = read_manifest(forecaster), read_manifest(continuation)
     with atomic_folder(folder) as scratch:
-        for source, target in ((forecaster, scratch), (continuation, scratch / CONTINUATION)):
-            target.mkdir(exist_ok=True)
-            for file in (MANIFEST, *read_manifest(source, verify=False)["files"]):
-                shutil.copy2(source / file, target / file)
-        (scratch / MANIFEST).unlink()
-        _write_manifest(scratch, {**manifest, "continuation_weights_sha256": weights})
+        for file in manifest["files"]:
+            shutil.copy2(forecaster / file, scratch / file)
+        (scratch / CONTINUATION).mkdir()
+        for file in (MANIFEST, *other["files"]):
+            shutil.copy2(continuation / file, scratch / CONTINUATION / file)
+        weights = {"continuation_weights_sha256": other["weights_sha256"]}
+        _write_manifest(scratch, {**manifest, **weights})
 
 
 def content_sha256(folder: Path) -> str:

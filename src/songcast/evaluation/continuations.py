@@ -1,7 +1,5 @@
 """Measures of continuations against the true continuation of a song, by horizon."""
 
-from collections.abc import Mapping
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,23 +38,13 @@ def measure_continuations(
     rate = song.sample_rate_hz
     true = song.samples[start : start + round(seconds * rate)]
     prompt = Prompt(song.samples[:start], rate)
-    return measure_tracks(true, tracks_of(model, prompt, len(true), temperature=0.0), rate)
-
-
-def tracks_of(
-    model: ContinuationModel, prompt: Prompt, frames: int, temperature: float
-) -> dict[str, Samples]:
-    """Return the continuation of ``prompt`` by the model and by every baseline."""
     models = {CONTINUATION: model, **model.baselines()}
-    tracks = {name: each.generate(prompt, frames, temperature, 0) for name, each in models.items()}
-    return tracks | {name: baseline(prompt, frames) for name, baseline in BASELINES.items()}
-
-
-def measure_tracks(
-    true: Samples, tracks: Mapping[str, Samples], sample_rate_hz: int
-) -> dict[str, dict[str, Values]]:
-    """Return the measures of each track by name: measure to one value per horizon."""
-    return {name: by_horizon(true, track, sample_rate_hz) for name, track in tracks.items()}
+    tracks = {
+        name: each.generate(prompt, len(true), temperature=0.0, seed=0)
+        for name, each in models.items()
+    }
+    tracks |= {name: baseline(prompt, len(true)) for name, baseline in BASELINES.items()}
+    return {name: by_horizon(true, track, rate) for name, track in tracks.items()}
 
 
 def by_horizon(true: Samples, track: Samples, sample_rate_hz: int) -> dict[str, Values]:

@@ -94,16 +94,13 @@ class LogisticMixture(Distribution):
         self, x: NDArray[np.int16] | Floats, frames: slice | NDArray[np.int64], channel: int
     ) -> tuple[Floats, Floats]:
         mean, low, mass = np.empty((3, len(x)))
-        measure(
-            np.ascontiguousarray(x, np.float64),
-            np.ascontiguousarray(self.weights[frames, channel]),
-            np.ascontiguousarray(self.locations[frames, channel]),
-            np.ascontiguousarray(self.scales[frames, channel]),
-            np.tile([0.0, 1.0], (len(x), 1)),
-            mean,
-            low,
-            mass,
+        weights, locations, scales = (
+            np.ascontiguousarray(part[frames, channel])
+            for part in (self.weights, self.locations, self.scales)
         )
+        unmoved = np.tile([0.0, 1.0], (len(x), 1))
+        own = np.ascontiguousarray(x, np.float64)
+        measure(own, weights, locations, scales, unmoved, mean, low, mass)
         return low, mass
 
 

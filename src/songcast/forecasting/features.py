@@ -70,29 +70,17 @@ class FeatureExtractor:
         """Return the features of the next block."""
         frames, channels, experts = encoded.means.shape
         steps = (self._position + frames) // self._step_frames
+        unit, squashed = np.empty((2, channels, frames), np.float32)
+        side = np.empty((channels, frames, side_size(experts)), np.float32)
         width = summary_size(experts, self._step_frames)
-        result = Features(
-            unit=np.empty((channels, frames), np.float32),
-            squashed=np.empty((channels, frames), np.float32),
-            side=np.empty((channels, frames, side_size(experts)), np.float32),
-            summary=np.empty((channels, steps, width), np.float32),
-        )
-        extract(
-            encoded.samples.T.astype(np.float64),
-            encoded.mean,
-            encoded.unit,
-            np.ascontiguousarray(encoded.means.swapaxes(0, 1)),
-            encoded.expert_error,
-            self._position,
-            self._sums,
-            self._recent,
-            result.unit,
-            result.squashed,
-            result.side,
-            result.summary,
-        )
+        summary = np.empty((channels, steps, width), np.float32)
+        means = np.ascontiguousarray(encoded.means.swapaxes(0, 1))
+        x = encoded.samples.T.astype(np.float64)
+        inputs = x, encoded.mean, encoded.unit, means, encoded.expert_error
+        state = self._position, self._sums, self._recent
+        extract(*inputs, *state, unit, squashed, side, summary)
         self._position = (self._position + frames) % self._step_frames
-        return result
+        return Features(unit=unit, squashed=squashed, side=side, summary=summary)
 
 
 def fill_side(

@@ -41,50 +41,30 @@ class Windows(Layer):
         return batch, None if rows is None else rows - self.look_back, self.look_back * columns
 
 
-class Upsample(Layer):
-    """(batch, n, c) -> (batch, n * factor, c): repeats each row for the samples of its step."""
+def corrected_mixture(correction: Any, side: Any, base: Any, experts: int, mixtures: int) -> Any:
+    """Apply the head's output to the stacking's mixture.
 
-    def __init__(self, factor: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.factor = factor
-
-    def call(self, x: Any) -> Any:
-        """Repeat each row."""
-        return ops.repeat(x, self.factor, axis=1)
-
-
-class CorrectMixture(Layer):
-    """Applies the head's output to the stacking's mixture.
-
-    Inputs: correction (batch, n, experts + 1 + 3 M), side (batch, n, side), base (batch, n, 3 M).
-    The first ``experts`` outputs are weights of the experts' differences from the stacked mean.
+    ``correction`` (batch, n, experts + 1 + 3 M), ``side`` (batch, n, side), ``base`` (batch, n, 3
+    M). The first ``experts`` outputs are weights of the experts' differences from the stacked mean.
     The next one shifts all locations, the rest are added to log weights, locations and log scales.
-    Output (batch, n, 3 M): log weights (normalised), locations, log scales, in units.
+    Returns (batch, n, 3 M): log weights (normalised), locations, log scales, in units.
     """
-
-    def __init__(self, experts: int, mixtures: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.experts = experts
-        self.mixtures = mixtures
-
-    def call(self, correction: Any, side: Any, base: Any) -> Any:
-        """Return the corrected mixture."""
-        k, m = self.experts, self.mixtures
-        # Split instead of sliced: the gradient of a slice is a sum of padded arrays.
-        shares, shift, weights, moves, widths = ops.split(
-            correction, [k, k + 1, k + 1 + m, k + 1 + 2 * m], axis=-1
-        )
-        log_weights, locations, log_scales = ops.split(base, 3, axis=-1)
-        difference = ops.split(side, [k], axis=-1)[0]
-        shift = shift + ops.sum(shares * difference, axis=-1, keepdims=True)
-        return ops.concatenate(
-            [
-                ops.log_softmax(log_weights + weights, axis=-1),
-                locations + shift + moves,
-                log_scales + ops.clip(widths, -4.0, 4.0),
-            ],
-            axis=-1,
-        )
+    k, m = experts, mixtures
+    # Split instead of sliced: the gradient of a slice is a sum of padded arrays.
+    shares, shift, weights, moves, widths = ops.split(
+        correction, [k, k + 1, k + 1 + m, k + 1 + 2 * m], axis=-1
+    )
+    log_weights, locations, log_scales = ops.split(base, 3, axis=-1)
+    difference = ops.split(side, [k], axis=-1)[0]
+    shift = shift + ops.sum(shares * difference, axis=-1, keepdims=True)
+    return ops.concatenate(
+        [
+            ops.log_softmax(log_weights + weights, axis=-1),
+            locations + shift + moves,
+            log_scales + ops.clip(widths, -4.0, 4.0),
+        ],
+        axis=-1,
+    )
 
 
 def build_network(settings: NetworkSettings) -> Any:
@@ -112,7 +92,7 @@ def build_network(settings: NetworkSettings) -> Any:
         )
         sequence, h, c = cell(sequence, initial_state=[state[:, i, 0], state[:, i, 1]])
         states.append(ops.stack([h, c], axis=1))
-    context = Upsample(s.step_frames, name="upsample")(
+    context = keras.layers.UpSampling1D(s.step_frames, name="upsample")(
         keras.layers.Dense(s.head_units[0], name="context")(sequence)
     )
     x = context + keras.layers.Dense(s.head_units[0], use_bias=False, name="look_back")(
@@ -127,7 +107,7 @@ def build_network(settings: NetworkSettings) -> Any:
     correction = keras.layers.Dense(
         outputs, kernel_initializer="zeros", bias_initializer="zeros", name="correction"
     )(x)
-    mixture = CorrectMixture(s.experts, mixtures, name="mixture")(correction, side, base)
+    mixture = corrected_mixture(correction, side, base, s.experts, mixtures)
     inputs = [summary, residual, side, base, state]
     return keras.Model(inputs, [mixture, ops.stack(states, axis=1)], name="songcast")
 
