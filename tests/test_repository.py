@@ -40,7 +40,7 @@ IMPORTERS = {
 }
 
 
-MOST_LINES = 20_492
+MOST_LINES = 20_486
 # A stage is a module, however short.
 SHORT = {"stages/evaluate_baselines.py", "stages/train.py"}
 

@@ -5,7 +5,7 @@ import mmap
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,7 +161,10 @@ def read_index(folder: Path) -> tuple[int, tuple[PreparedSong, ...]]:
 
 def write_index(folder: Path, sample_rate_hz: int, songs: Iterable[PreparedSong]) -> None:
     """Write songs.json, atomically, with the songs in the order of their slugs."""
-    entries = [_as_json(song) for song in sorted(songs, key=lambda song: song.slug)]
+    entries = [
+        {name: value for name, value in vars(song).items() if name != "path"}
+        for song in sorted(songs, key=lambda song: song.slug)
+    ]
     write_json(
         folder / INDEX, {"format": FORMAT, "sample_rate_hz": sample_rate_hz, "songs": entries}
     )
@@ -170,12 +173,6 @@ def write_index(folder: Path, sample_rate_hz: int, songs: Iterable[PreparedSong]
 def _from_json(folder: Path, entry: dict[str, Any]) -> PreparedSong:
     splits = {name: (int(start), int(stop)) for name, (start, stop) in entry["splits"].items()}
     return PreparedSong(**{**entry, "splits": splits}, path=folder / f"{entry['slug']}.npy")
-
-
-def _as_json(song: PreparedSong) -> dict[str, Any]:
-    names = [field.name for field in fields(song) if field.name not in ("splits", "path")]
-    splits = {name: list(span) for name, span in song.splits.items()}
-    return {**{name: getattr(song, name) for name in names}, "splits": splits}
 
 
 def open_array(path: Path) -> "np.memmap[Any, np.dtype[Any]]":

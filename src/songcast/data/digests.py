@@ -37,7 +37,6 @@ def digests_of(files: Sequence[Path], cache: Path) -> list[str]:
     with ThreadPoolExecutor() as pool:
         digests = list(pool.map(digest, files))
     if current != cached:
-        cache.parent.mkdir(parents=True, exist_ok=True)
         write_json(cache, current)
     return digests
 

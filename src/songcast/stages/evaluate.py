@@ -39,7 +39,6 @@ def main() -> None:
     """Read bundles, prepared songs and the evaluation of the baselines; write metrics and WAVs."""
     settings = Params.load()
     shutil.rmtree(LISTENING, ignore_errors=True)
-    Path(METRICS).mkdir(exist_ok=True)
     evaluation = evaluate(
         Path(MODELS).absolute(),
         Corpus.open(Path(PREPARED).absolute()),

@@ -39,7 +39,7 @@ from songcast.files import (
     DATA_REPORT,
     PARAMS,
     PREPARED,
-    TEMPORARY_PREFIX,
+    sweep,
     sync_folder,
     write_json,
     write_text,
@@ -115,8 +115,7 @@ def prepare(
         for slug, task in tasks.items()
         if not (is_current and known.get(slug) == task.sha256 and task.record.is_file())
     }
-    for folder in (prepared / INCOMING, checkpoints / INSPECTED):
-        folder.mkdir(parents=True, exist_ok=True)
+    (prepared / INCOMING).mkdir(parents=True, exist_ok=True)
     problems += _decode_all(new.values(), engine)
     records = {
         slug: read_record(task.record)
@@ -314,8 +313,9 @@ def _publish(
         write_index(prepared, sample_rate_hz, kept)
     for decoded, place in arrays.items():
         decoded.replace(place)
-    for path in [*stale, *prepared.glob(f"{TEMPORARY_PREFIX}*")]:
+    for path in stale:
         path.unlink()
+    sweep(prepared)
     sync_folder(prepared)
     write_index(prepared, sample_rate_hz, songs)
     shutil.rmtree(prepared / INCOMING)

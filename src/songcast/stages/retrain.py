@@ -64,7 +64,6 @@ def main() -> None:
         "new_songs": sorted(song.slug for song in selected),
         "songs": before_and_after(corpus, parent, child, features),
     }
-    Path(METRICS).mkdir(exist_ok=True)
     write_json(Path(METRICS) / "retrain.json", report)
 
 
