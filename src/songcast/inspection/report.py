@@ -26,31 +26,24 @@ RELATIONS = {
 }
 
 
-class InspectionMeter:
-    """Measures a song block by block. A context manager."""
+class InspectionMeter(FFmpegMeter):
+    """Measures all that is in the data report, block by block. A context manager."""
 
     def __init__(self, reader: SongReader) -> None:
+        super().__init__(reader.sample_rate_hz, reader.channels)
         self._reader = reader
-        shape = reader.sample_rate_hz, reader.channels
-        self._properties, self._ffmpeg = PropertyMeter(*shape), FFmpegMeter(*shape)
-
-    def __enter__(self) -> "InspectionMeter":
-        self._ffmpeg.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._ffmpeg.__exit__(*error)
+        self._properties = PropertyMeter(reader.sample_rate_hz, reader.channels)
 
     def measured(self, blocks: Iterable[NDArray[np.int16]]) -> Iterator[NDArray[np.int16]]:
         """Pass on ``blocks`` (frames, channels), and measure them."""
         for block in blocks:
             self._properties.add(block)
-            self._ffmpeg.add(block)
+            self.add(block)
             yield block
 
     def result(self) -> tuple[dict[str, Any], NDArray[np.uint32]]:
         """End the song; return its entry in the data report, and its fingerprint (items,)."""
-        properties, (lufs, items) = self._properties.result(), self._ffmpeg.finish()
+        properties, (lufs, items) = self._properties.result(), self.finish()
         return {**properties, "loudness_lufs": lufs, "damage": self._reader.damage}, items
 
     @property
