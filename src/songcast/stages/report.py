@@ -5,15 +5,14 @@ stage evaluate, so a figure can change without another evaluation.
 """
 
 import copy
-import csv
 import json
 import logging
-import math
 import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from songcast.audio.songs import read_song, write_song
@@ -119,10 +118,8 @@ def write_bits(path: Path, songs: Mapping[str, Mapping[str, Any]]) -> None:
     for measures in songs.values():
         for name, measured in measures.items():
             bits.setdefault(name, []).append(float(measured["bits_per_sample"]))
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("forecaster", "bits_per_sample"))
-        writer.writerows((name, math.fsum(values) / len(values)) for name, values in bits.items())
+    lines = [f"{name},{fmean(values)}\n" for name, values in bits.items()]
+    write_text(path, "".join(["forecaster,bits_per_sample\n", *lines]))
 
 
 def short_summary(evaluation: Mapping[str, Any]) -> dict[str, float | None]:
