@@ -37,7 +37,7 @@ def written(tmp_path):
         kind="fake",
         details={"sample_rate_hz": 44100, "params": {"units": 3}},
         arrays={"a": np.arange(6.0).reshape(2, 3), "b": np.array([1], np.int16)},
-        texts={"history.csv": "step,bits\n0,7.5\n"},
+        history="step,bits\n0,7.5\n",
     )
     return folder
 

@@ -48,20 +48,20 @@ def write_bundle(
     kind: str,
     details: Mapping[str, Any],
     arrays: Mapping[str, Array],
-    texts: Mapping[str, str] | None = None,
+    history: str | None = None,
 ) -> None:
     """Write a bundle; an earlier one is replaced only when the whole new one is on disk.
 
-    ``arrays``: name to array. ``texts``: file name to content, such
-    as history.csv. ``details``: further keys of bundle.json with JSON values, such as
-    sample_rate_hz, channels, look_back, scales and params.
+    ``arrays``: name to array. ``details``: further keys of bundle.json with JSON values, such as
+    sample_rate_hz, channels, look_back, scales and params. ``history``: the content of
+    history.csv; None: no such file.
     """
     with atomic_folder(folder) as scratch:
         # safetensors writes the memory of an array, whatever its strides.
         plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         (scratch / WEIGHTS).write_bytes(safetensors.numpy.save(plain))
-        for name, text in (texts or {}).items():
-            (scratch / name).write_text(text)
+        if history is not None:
+            (scratch / HISTORY).write_text(history)
         manifest = {
             "kind": kind,
             **details,

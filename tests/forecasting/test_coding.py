@@ -77,7 +77,7 @@ def decode(model: Forecaster, words, frames: int, channels: int):
 
 def copy_of(session: ForecastSession, model: Forecaster) -> ForecastSession:
     """A copy of the session's state; immutable parts are shared."""
-    shared = [model, model.network] if isinstance(model, LstmForecaster) else [model]
+    shared = [model, model.matrices] if isinstance(model, LstmForecaster) else [model]
     return copy.deepcopy(session, {id(thing): thing for thing in shared})
 
 

@@ -252,7 +252,7 @@ def test_the_compiled_network_equals_the_keras_network_on_the_features_of_traini
 
     own = [encoded.weights, encoded.locations, encoded.scales]
     own = [np.ascontiguousarray(part).copy() for part in own]
-    NetworkSession(model.network, channels).correct(block, *own)
+    NetworkSession(settings, model.matrices, channels).correct(block, *own)
     unit = block.unit[..., None]
     scales = np.exp(log_scales)
     assert_allclose(own[0], np.exp(log_weights), atol=1e-5)

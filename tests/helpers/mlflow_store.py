@@ -65,9 +65,8 @@ def exit_code(main: Callable[[], int | None]) -> int | str | None:
 
 def make_bundle(folder: Path, weight: float, history: str = "", **details: Any) -> Path:
     """Write a bundle with one array; equal ``weight``, equal sha256. ``history`` is history.csv."""
-    texts = {"history.csv": history} if history else {}
     arrays = {"w": np.full(3, weight)}
-    write_bundle(folder, kind="fake", details=details, arrays=arrays, texts=texts)
+    write_bundle(folder, kind="fake", details=details, arrays=arrays, history=history or None)
     return folder
 
 

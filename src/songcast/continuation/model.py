@@ -130,7 +130,7 @@ class ContinuationModel:
             folder,
             kind=KIND,
             arrays=self.arrays,
-            texts={"history.csv": history_csv},
+            history=history_csv,
             details={**details, "passages": self.passages},
         )
 

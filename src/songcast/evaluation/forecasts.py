@@ -76,7 +76,7 @@ def front_end_of(model: Forecaster, models: Iterable[Forecaster] = ()) -> FrontE
         for other in models
         if isinstance(other, LstmForecaster)
         and other.front_end.kind == "cascade"
-        and other.front_end.filter_bank.starts_with(model.settings)
+        and other.front_end.filter_bank.starts_with(model.front_end.filter_bank)
     )
     return next(wider, model.front_end)
 

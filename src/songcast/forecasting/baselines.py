@@ -37,8 +37,7 @@ class Cascade(Forecaster):
     name = "cascade"
 
     def __init__(self, settings: FilterBankSettings | None = None) -> None:
-        self.settings = settings or FilterBankSettings()
-        self.front_end = FrontEndSettings(filter_bank=self.settings)
+        self.front_end = FrontEndSettings(filter_bank=settings or FilterBankSettings())
 
     def session(self, channels: int) -> ForecastSession:
         """Return a session for one song; the filters count in samples at any sample rate."""

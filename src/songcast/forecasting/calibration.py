@@ -52,8 +52,7 @@ class Calibration:
         """Return the calibrated masses of the samples, then adapt to them.
 
         ``lower``: CDF(x - 1/2), ``mass``: P(x), both (channels, frames) float64; ``at``: the same
-        of other values, whose masses are returned instead. The result does not depend on the
-        size of the blocks, bit for bit.
+        of other values, whose masses are returned instead.
         """
         lower, mass = np.ascontiguousarray(lower), np.ascontiguousarray(mass)
         out = np.empty(mass.shape)

@@ -29,10 +29,7 @@ class FrontEnd:
         self.stacking = Stacking(channels, count)
 
     def encode(self, samples: NDArray[np.int16]) -> EncodedBlock:
-        """Predict ``samples`` (frames, channels) int16, then adapt to them.
-
-        The result does not depend on the size of the blocks, bit for bit.
-        """
+        """Predict ``samples`` (frames, channels) int16, then adapt to them."""
         return self.stacking.combine(samples, self._experts(samples))
 
 

@@ -26,7 +26,7 @@ from songcast.forecasting.feature_kernels import MIN_UNIT_LSB
 from songcast.forecasting.features import FeatureExtractor
 from songcast.forecasting.forecaster import Forecaster, ForecastSession
 from songcast.forecasting.front_end import FrontEndSettings
-from songcast.forecasting.network_engine import NetworkSession, NetworkSettings, PackedNetwork
+from songcast.forecasting.network_engine import NetworkSession, NetworkSettings, packed_network
 from songcast.forecasting.stacking import EncodedBlock, Stacking
 
 F32 = NDArray[np.float32]
@@ -47,7 +47,7 @@ class LstmForecaster(Forecaster):
         self.weights = dict(weights)
         self.settings = settings
         self.front_end = front_end
-        self.network = PackedNetwork(settings, weights)
+        self.matrices = packed_network(settings, weights)
 
     def session(self, channels: int) -> "LstmSession":
         """Return a session for one song; features are relative, so any sample rate will do."""
@@ -60,7 +60,7 @@ class LstmForecaster(Forecaster):
             folder,
             kind=self.name,
             arrays={**self.weights, **taps},
-            texts={"history.csv": history_csv},
+            history=history_csv,
             details={
                 **details,
                 "look_back": self.settings.look_back,
@@ -99,7 +99,7 @@ class LstmSession(ForecastSession):
         settings = model.settings
         self._front_end = model.front_end.open(channels)
         self._features = FeatureExtractor(channels, settings.experts, settings.step_frames)
-        self._network = NetworkSession(model.network, channels)
+        self._network = NetworkSession(settings, model.matrices, channels)
         self._cascade_experts = model.front_end.cascade_experts
         self._cascade = Stacking(channels, self._cascade_experts)
         self._bias_stage = BiasStage(channels)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from songcast.forecasting import features
 from songcast.forecasting.features import Features
-from songcast.forecasting.network_kernels import INPUTS, OUTPUTS, ROWS, correct
+from songcast.forecasting.network_kernels import INPUTS, OUTPUTS, ROWS, Matrices, correct
 from songcast.forecasting.stacking import Stacking
 
 F32 = NDArray[np.float32]
@@ -64,20 +64,17 @@ class NetworkSettings:
         return shapes
 
 
-class PackedNetwork:
-    """The weights of a network, as the matrices of ``network_kernels``."""
-
-    def __init__(self, settings: NetworkSettings, weights: Weights) -> None:
-        self.settings = settings
-        cells = [f"lstm_{n}/lstm_cell" for n in range(settings.layers)]
-        parts = ("kernel", "recurrent_kernel", "bias")
-        layers = [packed(*(weights[f"{cell}/{part}"] for part in parts)) for cell in cells]
-        context = packed(weights["context/kernel"], weights["context/bias"])
-        head = [packed(weights["look_back/kernel"], weights["side_features/kernel"])]
-        for name in settings.head_names:
-            kernel, bias = weights[f"{name}/kernel"], weights[f"{name}/bias"]
-            head.append(packed_layer(len(head[-1]), kernel, bias))
-        self.matrices = tuple(layers), context, tuple(head)
+def packed_network(settings: NetworkSettings, weights: Weights) -> tuple[Matrices, F32, Matrices]:
+    """Return the matrices of ``network_kernels.correct``: LSTM layers, context and head."""
+    cells = [f"lstm_{n}/lstm_cell" for n in range(settings.layers)]
+    parts = ("kernel", "recurrent_kernel", "bias")
+    layers = [packed(*(weights[f"{cell}/{part}"] for part in parts)) for cell in cells]
+    context = packed(weights["context/kernel"], weights["context/bias"])
+    head = [packed(weights["look_back/kernel"], weights["side_features/kernel"])]
+    for name in settings.head_names:
+        kernel, bias = weights[f"{name}/kernel"], weights[f"{name}/bias"]
+        head.append(packed_layer(len(head[-1]), kernel, bias))
+    return tuple(layers), context, tuple(head)
 
 
 def packed(*parts: F32) -> F32:
@@ -103,14 +100,15 @@ def packed_layer(inputs: int, kernel: F32, bias: F32) -> F32:
 
 
 class NetworkSession:
-    """A network at work on one song."""
+    """A network at work on one song; ``matrices`` as ``packed_network`` returns them."""
 
-    def __init__(self, network: PackedNetwork, channels: int) -> None:
-        settings = network.settings
-        self._network = network
+    def __init__(
+        self, settings: NetworkSettings, matrices: tuple[Matrices, F32, Matrices], channels: int
+    ) -> None:
+        self._settings, self._matrices = settings, matrices
         self._position = 0
         hidden = np.zeros((settings.layers, ROWS, settings.units), np.float32)
-        context = np.zeros((ROWS, len(network.matrices[1])), np.float32)
+        context = np.zeros((ROWS, len(matrices[1])), np.float32)
         size = features.summary_size(settings.experts, settings.step_frames)
         pending = np.zeros((ROWS, size), np.float32)
         self._state = hidden, np.zeros_like(hidden), context, pending
@@ -122,7 +120,7 @@ class NetworkSession:
         ``weights``, ``locations``, ``scales``: (channels, frames, M) float64, contiguous;
         locations and scales in LSB.
         """
-        network, settings = self._network, self._network.settings
+        settings = self._settings
         own = block.squashed
         other = own[::-1] if len(own) == 2 else np.zeros_like(own)
         residual = np.concatenate([self._residual, np.stack([own, other], axis=-1)], axis=1)
@@ -130,5 +128,5 @@ class NetworkSession:
         steps = settings.step_frames, self._position
         inputs = block.summary, residual, block.side, block.unit
         mixture = weights, locations, scales
-        correct(*network.matrices, settings.negative_slope, *steps, *self._state, *inputs, *mixture)
+        correct(*self._matrices, settings.negative_slope, *steps, *self._state, *inputs, *mixture)
         self._position = (self._position + block.unit.shape[1]) % settings.step_frames

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 from songcast.serving.decoder import Decoder
 
@@ -229,7 +229,8 @@ class JobQueue:
                 yield item
         finally:
             job.cancelled.set()
-            future.add_done_callback(_discard_result)
+            # Otherwise asyncio logs the exception of a future that nobody waits for.
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def stop(self) -> None:
         """End the running jobs at their next check, and the decoder processes."""
@@ -248,9 +249,3 @@ class JobQueue:
             self._decoders.append(self._local.decoder)
         decoder: Decoder = self._local.decoder
         return decoder
-
-
-def _discard_result(future: "asyncio.Future[Any]") -> None:
-    """Retrieve the exception of an abandoned future; otherwise asyncio logs it."""
-    if not future.cancelled():
-        future.exception()
