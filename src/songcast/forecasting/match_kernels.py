@@ -1,4 +1,4 @@
-"""The compiled loops of the match model: best places in the past, and the filters over them."""
+"""The compiled loops of the match model: the filters over the aligned places."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,44 +22,6 @@ MAX_MOVE = 2.0
 MIN_RATIO, MAX_RATIO, FLOOR = 0.05, 1.2, 1e-3
 # Keeps decaying sums out of the range of subnormal floats, which are slow.
 TINY = 1e-30
-
-
-@compiled
-def best_places(correlation: F32, hop: int, count: int, apart: int, places: Ints) -> None:
-    """Find the largest positive values of ``correlation``, which is destroyed.
-
-    ``correlation`` (chunks, at least hop): the first ``hop`` values of the chunks follow each
-    other, and ``count`` of them are valid. ``places`` are the indices of the largest values, the
-    best first and at least ``apart`` from each other, then -1.
-    """
-    peaks = np.zeros((count + hop - 1) // hop, np.float32)
-    for s in range(len(peaks)):
-        peaks[s] = _peak(correlation[s, : min(hop, count - s * hop)])
-    for k in range(len(places)):
-        places[k] = -1
-        best = 0
-        for s in range(1, len(peaks)):
-            if peaks[s] > peaks[best]:
-                best = s
-        if not peaks[best] > 0.0:
-            continue
-        at = 0
-        while correlation[best, at] != peaks[best]:
-            at += 1
-        places[k] = best * hop + at
-        first, last = max(places[k] - apart + 1, 0), min(places[k] + apart, count)
-        for i in range(first, last):
-            correlation[i // hop, i % hop] = np.float32(0.0)
-        for s in range(first // hop, (last - 1) // hop + 1):
-            peaks[s] = _peak(correlation[s, : min(hop, count - s * hop)])
-
-
-@inlined
-def _peak(values: F32) -> np.float32:
-    top = np.float32(0.0)
-    for i in range(len(values)):
-        top = max(top, values[i])
-    return top
 
 
 @compiled

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.forecasting.match_kernels import RANK, best_places, follow
+from songcast.forecasting.match_kernels import RANK, follow
 
 F32 = NDArray[np.float32]
 
@@ -103,17 +103,17 @@ class _Past:
 
     def search(self) -> NDArray[np.int64]:
         """Return the lags of the most similar passages, the best first; 0 stands for none."""
-        places = np.full(PLACES, -1, np.int64)
         self._transform()
         count = self._kept - QUERY - MIN_LAG + 1
-        if count > 0:
-            query = np.conj(self._spectrum(self._kept - QUERY, self._kept))
-            product, correlation = (
-                array[: self._chunks + 1] for array in (self._product, self._correlation)
-            )
-            np.multiply(self._spectra[: self._chunks + 1], query, out=product)
-            np.fft.irfft(product, FFT_SIZE, out=correlation)
-            best_places(correlation, HOP, count, APART, places)
+        if count <= 0:
+            return np.zeros(PLACES, np.int64)
+        query = np.conj(self._spectrum(self._kept - QUERY, self._kept))
+        product, correlation = (
+            array[: self._chunks + 1] for array in (self._product, self._correlation)
+        )
+        np.multiply(self._spectra[: self._chunks + 1], query, out=product)
+        np.fft.irfft(product, FFT_SIZE, out=correlation)
+        places = best_places(correlation[:, :HOP], count)
         return np.where(places < 0, 0, self._kept - QUERY - places)
 
     def _transform(self) -> None:
@@ -140,3 +140,27 @@ class _Past:
         """Return the spectrum of the sum of the channels, zero-padded."""
         summed = self.errors[:, start:stop].sum(axis=0)
         return np.fft.rfft(summed, FFT_SIZE).astype(np.complex64, copy=False)
+
+
+def best_places(correlation: F32, count: int) -> NDArray[np.int64]:
+    """Return the places of the largest positive values of ``correlation``, the best first.
+
+    ``correlation`` (chunks, HOP) is destroyed; its rows follow each other, and ``count`` values are
+    valid. The places are at least ``APART`` from each other; -1 stands for none.
+    """
+    places = np.full(PLACES, -1, np.int64)
+    chunks = -(-count // HOP)
+    correlation = correlation[:chunks]
+    correlation[-1, count - (chunks - 1) * HOP :] = 0.0
+    peaks = correlation.max(axis=1)
+    for k in range(PLACES):
+        best = int(peaks.argmax())
+        if not peaks[best] > 0.0:
+            break
+        places[k] = best * HOP + correlation[best].argmax()
+        first, last = places[k] - APART + 1, places[k] + APART
+        for chunk in range(max(first // HOP, 0), min((last - 1) // HOP, chunks - 1) + 1):
+            start = chunk * HOP
+            correlation[chunk, max(first - start, 0) : last - start] = 0.0
+            peaks[chunk] = correlation[chunk].max()
+    return places

@@ -1,7 +1,5 @@
 """Measures of a forecast: of whole arrays, and as running sums over blocks."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,12 +31,6 @@ def _gain_db(signal: Floats, error: Floats) -> Floats:
 def bits_per_sample(bits: Floats) -> float:
     """Return the mean code length in bits over (frames, channels); 0 for an empty song."""
     return float(np.mean(bits)) if bits.size else 0.0
-
-
-def _best_lag(scores: Sequence[float] | Floats) -> int:
-    """Return the lag of the largest score; on a tie the lag nearest to 0."""
-    max_lag = len(scores) // 2
-    return max(range(-max_lag, max_lag + 1), key=lambda s: (scores[s + max_lag], -abs(s)))
 
 
 class RunningMeasures:
@@ -106,4 +98,6 @@ class RunningMeasures:
         """
         mean = self._sum / max(self.frames, 1)
         scores = self._products - mean[:, None] * self._shifted
-        return np.array([_best_lag(row) for row in scores], dtype=np.int64)
+        lags = np.arange(-self._max_lag, self._max_lag + 1)
+        nearest = np.argsort(np.abs(lags), kind="stable")  # on a tie, the lag nearest to 0
+        return np.asarray(lags[nearest[np.argmax(scores[:, nearest], axis=1)]])
