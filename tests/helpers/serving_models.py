@@ -16,7 +16,7 @@ import numpy as np
 import uvicorn
 from numpy.typing import NDArray
 
-from songcast.audio.songs import Song
+from songcast.audio.songs import Song, base64_of
 from songcast.errors import ContinuationError
 from songcast.forecasting.baselines import Persistence
 from songcast.forecasting.distribution import Distribution
@@ -24,11 +24,10 @@ from songcast.forecasting.forecaster import ForecastSession
 from songcast.serving.app import create_app
 from songcast.serving.champion import Champion, ServedModel
 from songcast.serving.jobs import Limits
-from songcast.serving.payload import encode_song
 
 TONE = np.rint(8000 * np.sin(2 * np.pi * 440 * np.arange(800) / 16_000)).astype(np.int16)
 # As a client sends it: base64 of a wav, 50 ms of 440 Hz, 16 kHz mono.
-SONG = encode_song(Song(samples=TONE[:, None], sample_rate_hz=16_000, name="tone"), "wav")
+SONG = base64_of(Song(samples=TONE[:, None], sample_rate_hz=16_000, name="tone"), "wav")
 
 
 class Echo(Persistence):

@@ -1,7 +1,9 @@
 """Songs as int16 amplitudes: reading any format, writing the common ones."""
 
+import base64
 import math
 import os
+import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -95,6 +97,14 @@ def write_song(song: Song, path: str | os.PathLike[str]) -> None:
         )
     _check_size(Path(path), song.samples.nbytes)
     write_blocks(path, _blocks(song), song.sample_rate_hz, song.channels)
+
+
+def base64_of(song: Song, audio_format: str) -> str:
+    """Return base64 of ``song`` as a file in ``audio_format``, the suffix for ``write_song``."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / f"song.{audio_format}"
+        write_song(song, path)
+        return base64.b64encode(path.read_bytes()).decode()
 
 
 def write_blocks(

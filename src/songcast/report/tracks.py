@@ -3,9 +3,7 @@
 Every browser decodes FLAC to the exact samples of the WAV files, without the delay of an encoder.
 """
 
-import base64
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from songcast.audio.songs import Song, read_song, write_song
+from songcast.audio.songs import Song, base64_of, read_song
 
 Samples = NDArray[np.int16]
 
@@ -93,17 +91,14 @@ def _read(folder: Path) -> Passage:
 
 def _document(passage: Passage) -> dict[str, Any]:
     rate_hz = passage.sample_rate_hz
+    songs = {
+        name: Song(samples=samples, sample_rate_hz=rate_hz, name=name)
+        for name, samples in passage.tracks.items()
+    }
     return {
         "slug": passage.slug,
         "sampleRate": rate_hz,
-        "tracks": {name: _flac(samples, rate_hz) for name, samples in passage.tracks.items()},
+        "tracks": {name: base64_of(song, "flac") for name, song in songs.items()},
         "residualOf": RESIDUAL_OF,
         "amplifiedDb": passage.amplified_db,
     }
-
-
-def _flac(samples: Samples, sample_rate_hz: int) -> str:
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "track.flac"
-        write_song(Song(samples=samples, sample_rate_hz=sample_rate_hz, name=path.stem), path)
-        return base64.b64encode(path.read_bytes()).decode()

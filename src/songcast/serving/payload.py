@@ -13,7 +13,7 @@ import numpy as np
 
 from songcast.audio.formats import MAX_CHANNELS
 from songcast.audio.reading import open_song
-from songcast.audio.songs import Song, SongWarning, write_song
+from songcast.audio.songs import Song, SongWarning
 from songcast.errors import AudioError
 from songcast.report.console import duration
 
@@ -109,11 +109,3 @@ def check_length(frames: int, name: str, max_frames: float) -> None:
     if frames > max_frames:
         limit = f"{max_frames:.0f} frames ({duration(max_frames / 44100)} at 44.1 kHz)"
         raise TooLongError(f"{name}: more than {limit}: send a shorter song")
-
-
-def encode_song(song: Song, audio_format: str) -> str:
-    """Return base64 of ``song`` as a file in ``audio_format``: wav, flac or mp3."""
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / f"song.{audio_format}"
-        write_song(song, path)
-        return base64.b64encode(path.read_bytes()).decode()

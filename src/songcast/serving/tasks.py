@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from songcast.audio.formats import check_channels
-from songcast.audio.songs import Song
+from songcast.audio.songs import Song, base64_of
 from songcast.errors import SongcastError
 from songcast.forecasting.metrics import RunningMeasures
 from songcast.registry.mlflow_model import DEFAULTS
 from songcast.registry.models import Model, predictions
-from songcast.serving.payload import encode_song
 
 MAX_TEMPERATURE = 10.0
 MAX_SEED = 2**63 - 1
@@ -86,7 +85,7 @@ def run_task(model: Model, song: Song, params: TaskParams, check: Check) -> Pred
         samples, row.prediction_gain_db, row.bits_per_sample = forecast(model, song, check)
     if params.task != "score":
         result = Song(samples=samples, sample_rate_hz=song.sample_rate_hz, name=song.name)
-        row.audio, row.format = encode_song(result, params.format), params.format
+        row.audio, row.format = base64_of(result, params.format), params.format
     return row
 
 
