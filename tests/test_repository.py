@@ -40,7 +40,7 @@ IMPORTERS = {
 }
 
 
-MOST_LINES = 20_444
+MOST_LINES = 20_438
 # A stage is a module, however short.
 SHORT = {"stages/evaluate_baselines.py", "stages/train.py"}
 

@@ -33,11 +33,9 @@ class Windows(Layer):
         n = ops.shape(x)[1] - self.look_back
         return ops.concatenate([x[:, i : i + n] for i in range(self.look_back)], axis=-1)
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[int | None, ...]:
         """Return the output's shape, which JAX cannot infer for an open number of rows."""
         batch, rows, columns = input_shape
-        if columns is None:
-            raise ValueError("the number of columns must be known")
         return batch, None if rows is None else rows - self.look_back, self.look_back * columns
 
 
