@@ -19,7 +19,8 @@ def silence(prompt: Prompt, frames: int) -> Samples:
 
 def loop(prompt: Prompt, frames: int) -> Samples:
     """Repeat the last second."""
-    return _repeated(prompt.samples[-round(LOOP_SECONDS * prompt.sample_rate_hz) :], frames)
+    last = prompt.samples[-round(LOOP_SECONDS * prompt.sample_rate_hz) :]
+    return np.resize(last, (frames, prompt.channels))
 
 
 def burg(prompt: Prompt, frames: int) -> Samples:
@@ -32,7 +33,8 @@ def burg(prompt: Prompt, frames: int) -> Samples:
 
 def paste(prompt: Prompt, frames: int) -> Samples:
     """Repeat the song from the place that resembles its end most."""
-    return _repeated(prompt.samples[prompt.places(prompt.stop, 1)[0].frame :], frames)
+    more = prompt.samples[prompt.places(prompt.stop, 1)[0].frame :]
+    return np.resize(more, (frames, prompt.channels))
 
 
 BASELINES: Mapping[str, Callable[[Prompt, int], Samples]] = {
@@ -41,8 +43,3 @@ BASELINES: Mapping[str, Callable[[Prompt, int], Samples]] = {
     "burg": burg,
     "paste": paste,
 }
-
-
-def _repeated(samples: Samples, frames: int) -> Samples:
-    samples = samples[:frames]
-    return np.tile(samples, (-(-frames // len(samples)), 1))[:frames]
