@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from songcast.audio.conversion import resampled
+from songcast.audio.decoders import BLOCK_FRAMES
 from songcast.continuation.level_model import (
     FEATURES,
     NEGATIVE_SLOPE,
@@ -28,9 +30,9 @@ from songcast.continuation.level_model import (
 )
 from songcast.continuation.levels import band_levels, window_frames
 from songcast.continuation.retrieval import Retrieval, mono
-from songcast.data.augmentation import AUGMENTATIONS, augment
 from songcast.data.corpus import PreparedSong
 from songcast.distributed.engine import each_in_threads
+from songcast.forecasting.distribution import to_int16
 from songcast.forecasting.forecaster import prefetch
 
 F32 = NDArray[np.float32]
@@ -39,6 +41,8 @@ Row = dict[str, float]
 # The predicted seconds after a cut: drawn from these, or up to the end of a shorter song.
 FUTURE_SECONDS = (1.5, 3.0, 6.0, 10.0)
 EARLIEST_SECONDS, LATEST_SECONDS = 1.5, 0.7
+# Speed, gain and spread of the augmented copies of a song, see ``augment``.
+AUGMENTATIONS = ((0.76, 0.25, 0.0), (1.34, 0.7, 0.3), (0.92, 0.06, -0.2))
 # At most this much of a song is cut, from its beginning: a song costs the same however long it is.
 LONGEST_SECONDS = 90
 # Share of the cuts whose passages are moved towards the truth, as in music that repeats exactly,
@@ -140,13 +144,34 @@ def make_cuts(
         cuts = song_cuts(samples, song.sample_rate_hz, share, passages, rng)
         for augmentation in AUGMENTATIONS if cuts else ():
             cuts += song_cuts(
-                augment(samples, song.sample_rate_hz, augmentation),
+                augment(samples, song.sample_rate_hz, *augmentation),
                 *(song.sample_rate_hz, share, passages, rng),
             )
         return cuts
 
     jobs = [(i, *entry) for i, entry in enumerate(songs)]
     return [cut for part in each_in_threads("local", work, jobs) for cut in part]
+
+
+def augment(
+    samples: NDArray[np.int16], sample_rate_hz: int, speed: float, gain: float, spread: float
+) -> NDArray[np.int16]:
+    """Return a copy of ``samples`` (frames, channels) int16, at the same rate.
+
+    ``speed``: 1 leaves it as it is. ``gain``: factor on the amplitude. ``spread``: share of the
+    other channel that each of two channels gets, after they are swapped.
+    """
+
+    def loud() -> Iterator[NDArray[np.int16]]:
+        for start in range(0, len(samples), BLOCK_FRAMES):
+            mixed = samples[start : start + BLOCK_FRAMES].astype(np.float64)
+            if samples.shape[1] == 2:
+                mixed = mixed[:, ::-1] + spread * mixed
+            yield to_int16(gain * mixed)
+
+    rate_hz = round(sample_rate_hz / speed)
+    blocks = resampled(loud(), sample_rate_hz, rate_hz, samples.shape[1])
+    return np.concatenate(list(blocks))[: len(samples) * rate_hz // sample_rate_hz]
 
 
 def song_cuts(
