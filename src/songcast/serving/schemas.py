@@ -45,20 +45,20 @@ class Invocation(Schema):
 
     @model_validator(mode="after")
     def _check_one_form(self) -> Self:
-        forms = (self.dataframe_split, self.dataframe_records, self.inputs, self.instances)
-        if sum(form is not None for form in forms) != 1:
+        if len(self._forms()) != 1:
             raise ValueError(
                 "send exactly one of dataframe_split, dataframe_records, inputs, instances"
             )
         return self
 
+    def _forms(self) -> list[Any]:
+        table = self.dataframe_split and [row[0] for row in self.dataframe_split.data]
+        forms = (table, self.dataframe_records, self.inputs, self.instances)
+        return [form for form in forms if form is not None]
+
     def songs(self) -> list[str]:
         """Return the songs as text; raw samples become JSON text."""
-        if self.dataframe_split is not None:
-            content: Any = [row[0] for row in self.dataframe_split.data]
-        else:
-            forms = (self.dataframe_records, self.inputs, self.instances)
-            content = next(form for form in forms if form is not None)
+        (content,) = self._forms()
         rows = [row.song if isinstance(row, SongRow) else row for row in _listed(content)]
         songs = [song for row in rows for song in _listed(row)]
         return [s if isinstance(s, str) else json.dumps(s.model_dump()) for s in songs]
