@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from songcast.audio.songs import Song, read_song
+from songcast.config import ContinuationParams
 from songcast.continuation.baselines import BASELINES
 from songcast.continuation.level_model import (
     BASIS,
@@ -51,8 +52,17 @@ from songcast.training.continuation import (
 )
 
 SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
-SHARES = (0.5, 0.7, 0.9)
 SECONDS, LONGEST_SECONDS = 10.0, 300.0
+FIT = ContinuationParams(
+    holdout_seconds=SECONDS,
+    cuts=1,
+    epochs=10,
+    steps_per_epoch=600,
+    batch_size=8,
+    learning_rate=2e-3,
+    seed=0,
+)
+SHARES = (0.5, 0.7, 0.9)
 MEASURES = {
     "log-mel distance, dB": spectral.log_mel_distance_db,
     "onset correlation": spectral.onset_correlation,
@@ -196,11 +206,7 @@ def fit(files: Sequence[Path]) -> None:
     arrays, _ = fit_levels(
         examples,  # type: ignore[arg-type]
         {"blend": blend, **network_arrays(build_network())},
-        epochs=10,
-        steps_per_epoch=600,
-        batch_size=8,
-        learning_rate=2e-3,
-        seed=0,
+        FIT,
         on_epoch=lambda epoch, row: print(epoch, row[BLEND_ERROR], row[TRAIN_ERROR]),
         on_step=lambda _: None,
     )

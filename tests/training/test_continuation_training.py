@@ -7,7 +7,7 @@ import pytest
 
 from helpers.small_continuation import PASSAGES, UNITS, continuation_model, level_arrays
 from helpers.small_models import music
-from songcast.config import EvaluateParams
+from songcast.config import ContinuationParams, EvaluateParams
 from songcast.continuation.level_model import FEATURES, LevelNetwork
 from songcast.continuation.prompt import Prompt
 from songcast.data.corpus import PreparedSong, first_holdout_frame, split_frames, usable_frames
@@ -24,6 +24,15 @@ from songcast.training.continuation import (
 
 RATE_HZ = 8000
 LISTENING = EvaluateParams(seconds_per_song=None, warm_up_seconds=0.0, listening_seconds=0.5)
+FIT = ContinuationParams(
+    holdout_seconds=1.0,
+    cuts=1,
+    epochs=2,
+    steps_per_epoch=3,
+    batch_size=2,
+    learning_rate=1e-3,
+    seed=0,
+)
 FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 
 
@@ -123,9 +132,7 @@ def test_passages_exclude_what_is_predicted(tmp_path):
 def test_without_long_songs_the_network_stays_as_it_was(tmp_path):
     cuts = cuts_of(prepared(tmp_path, 2.0))
     assert cuts == []
-    options = {"epochs": 1, "steps_per_epoch": 1, "batch_size": 1, "learning_rate": 1e-3}
-    hooks = {"on_epoch": lambda *_: None, "on_step": lambda *_: None}
-    arrays, rows = fit_levels(cuts, level_arrays(), seed=0, **options, **hooks)
+    arrays, rows = fit_levels(cuts, level_arrays(), FIT, lambda *_: None, lambda _: None)
     assert rows == []
     for name, array in level_arrays().items():
         np.testing.assert_array_equal(arrays[name], array)
@@ -147,17 +154,8 @@ def test_the_numpy_network_equals_the_keras_network():
 def fitted(cuts, learning_rate):
     start = level_arrays()
     start |= {name: 0 * start[name] for name in ("out_kernel", "out_bias")}
-    return fit_levels(
-        cuts,
-        start,
-        epochs=2,
-        steps_per_epoch=3,
-        batch_size=2,
-        learning_rate=learning_rate,
-        seed=0,
-        on_epoch=lambda epoch, row: None,
-        on_step=lambda step: None,
-    )
+    params = FIT.model_copy(update={"learning_rate": learning_rate})
+    return fit_levels(cuts, start, params, lambda *_: None, lambda _: None)
 
 
 def test_training_begins_at_the_blend_and_is_deterministic(tmp_path):

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from songcast.bundle import history_csv
-from songcast.config import ContinuationParams, Params
+from songcast.config import Params
+from songcast.continuation.level_model import PASSAGES, pretrained
+from songcast.continuation.model import ContinuationModel
 from songcast.data.corpus import Corpus, usable_frames
 from songcast.files import MODELS, PLOTS, PREPARED, write_text
 from songcast.forecasting.keras_backend import import_keras
@@ -17,6 +19,7 @@ from songcast.report.console import progress
 from songcast.stages import run_stage
 from songcast.tracking.lineage import provenance
 from songcast.tracking.stage_run import stage_run
+from songcast.training.continuation import BLEND_ERROR, TRAIN_ERROR, Row, fit_levels, make_cuts
 
 log = logging.getLogger("songcast.continuation")
 STAGE = "continuation"
@@ -25,15 +28,7 @@ STAGE = "continuation"
 def main() -> None:
     """Read params and prepared songs; write models/continuation and plots/continuation.csv."""
     import_keras()
-    train(Params.load().continuation, Corpus.open(PREPARED))
-
-
-def train(params: ContinuationParams, corpus: Corpus) -> None:
-    """Train the model within an MLflow run; write the bundle and the learning curve."""
-    from songcast.continuation.level_model import PASSAGES, pretrained
-    from songcast.continuation.model import ContinuationModel
-    from songcast.training.continuation import BLEND_ERROR, TRAIN_ERROR, Row, fit_levels, make_cuts
-
+    params, corpus = Params.load().continuation, Corpus.open(PREPARED)
     values = params.model_dump(mode="json")
     origin = provenance([song.slug for song in corpus])
     start = {name: array for name, array in pretrained().items() if name != "linear_blend"}
@@ -42,7 +37,6 @@ def train(params: ContinuationParams, corpus: Corpus) -> None:
         songs = [(song, usable_frames(song, params.holdout_seconds)) for song in corpus]
         log.info("continuation: cutting %d songs ...", len(songs))
         cuts = make_cuts(songs, params.cuts, PASSAGES, params.seed)
-
         if not cuts:
             log.warning("continuation: songs shorter than 2 s cannot be learned from")
 
@@ -51,17 +45,7 @@ def train(params: ContinuationParams, corpus: Corpus) -> None:
             log.info("continuation: epoch %d, levels %.3f dB, blend %.3f dB", epoch + 1, *errors)
             run.log_metrics({key: row[key] for key in (TRAIN_ERROR, BLEND_ERROR)}, epoch)
 
-        arrays, rows = fit_levels(
-            cuts,
-            start,
-            epochs=params.epochs,
-            steps_per_epoch=params.steps_per_epoch,
-            batch_size=params.batch_size,
-            learning_rate=params.learning_rate,
-            seed=params.seed,
-            on_epoch=on_epoch,
-            on_step=lambda step: update(completed=step),
-        )
+        arrays, rows = fit_levels(cuts, start, params, on_epoch, lambda n: update(completed=n))
         history = history_csv(rows) if rows else f"step,{TRAIN_ERROR},{BLEND_ERROR}\n"
         bundle = Path(MODELS) / STAGE
         details: dict[str, Any] = {"sample_rate_hz": corpus.sample_rate_hz, "channels": 2}

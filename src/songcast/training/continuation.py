@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from songcast.audio.conversion import resampled
 from songcast.audio.decoders import BLOCK_FRAMES
+from songcast.config import ContinuationParams
 from songcast.continuation.level_model import (
     FEATURES,
     NEGATIVE_SLOPE,
@@ -241,12 +242,7 @@ def network_arrays(network: Any) -> dict[str, F32]:
 def fit_levels(
     cuts: Sequence[Cut],
     arrays: Mapping[str, F32],
-    *,
-    epochs: int,
-    steps_per_epoch: int,
-    batch_size: int,
-    learning_rate: float,
-    seed: int,
+    params: ContinuationParams,
     on_epoch: Callable[[int, Row], None],
     on_step: Callable[[int], None],
 ) -> tuple[dict[str, F32], list[Row]]:
@@ -257,7 +253,7 @@ def fit_levels(
     """
     import keras
 
-    keras.utils.set_random_seed(seed)
+    keras.utils.set_random_seed(params.seed)
     if not cuts:
         return dict(arrays), []
     network = build_network(len(arrays["lstm_recurrent"]))
@@ -266,9 +262,10 @@ def fit_levels(
     corrected = keras.Input((None, STEP, SOURCES + 1), name="correctable")
     added = keras.ops.sum(keras.ops.expand_dims(network.output, 2) * corrected, axis=-1)
     trainer = keras.Model([network.input, corrected], added)
-    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps_per_epoch)
+    steps = params.steps_per_epoch
+    decay = keras.optimizers.schedules.CosineDecay(params.learning_rate, params.epochs * steps)
     optimizer = keras.optimizers.Adam(
-        schedule, global_clipnorm=CLIP_NORM, use_ema=True, ema_momentum=AVERAGE_MOMENTUM
+        decay, global_clipnorm=CLIP_NORM, use_ema=True, ema_momentum=AVERAGE_MOMENTUM
     )
 
     def loss(target: Any, output: Any) -> Any:
@@ -277,11 +274,11 @@ def fit_levels(
         return absolute / keras.ops.sum(weights)
 
     trainer.compile(optimizer=optimizer, loss=loss)
-    batches = Batches(cuts, arrays["blend"], batch_size, seed)
+    batches = Batches(cuts, arrays["blend"], params.batch_size, params.seed)
     rows = []
-    for epoch in range(epochs):
+    for epoch in range(params.epochs):
         errors, plain = [], []
-        numbers = range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch)
+        numbers = range(epoch * steps, (epoch + 1) * steps)
         for number, (inputs, target) in prefetch(batches.batch, numbers):
             errors.append(float(trainer.train_on_batch(inputs, target)))
             residual, weights = target[..., 0], target[..., 1]
