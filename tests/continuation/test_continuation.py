@@ -109,7 +109,7 @@ def test_too_short_and_three_channel_songs_are_refused(model):
     with pytest.raises(ContinuationError, match="piece: 15 frames are too short"):
         model.continue_song(piece(15))
     three = Song(samples=np.zeros((999, 3), np.int16), sample_rate_hz=RATE_HZ, name="three")
-    with pytest.raises(SongcastError, match="three: 3 channels"):
+    with pytest.raises(SongcastError, match="three: has 3 channels"):
         model.continue_song(three)
 
 
