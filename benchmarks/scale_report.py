@@ -107,8 +107,7 @@ def _training(rows: list[Results]) -> str:
     lines += [
         "",
         "Two workers either split the batch of one worker, which gives the same training in less "
-        "time, or use a larger batch. This and the sweep were measured with songs of 10 s, and "
-        f"this with a larger network than the present one ({rows[0]['weights']} weights).",
+        f"time, or use a larger batch. The network has {rows[0]['weights']} weights.",
     ]
     return "\n".join(lines)
 
