@@ -77,5 +77,5 @@ endif
 	@$(NEED_UV); $(UV) pip install -q --python .venv/bin/python --require-hashes --no-deps -r requirements-$*.lock && touch $@
 .venv/installed-dev: $(GROUPS:%=.venv/with-%)
 	@touch $@
-data: data.dvc | .venv/installed
-	@dvc pull data.dvc && touch $@
+data: | .venv/installed
+	@dvc pull data.dvc

@@ -16,10 +16,14 @@ import songcast
 from songcast import cli, stages
 from songcast.audio.songs import Song, write_song
 from songcast.commands import estimate, models, parsers
+from songcast.config import Params
+from songcast.data.corpus import TEST, Budget
 from songcast.errors import SongcastError
 from songcast.forecasting import keras_backend
 from songcast.report import console
 from songcast.stages import ESTIMATES
+from songcast.training.feature_cache import song_features
+from songcast.training.setup import front_end_settings
 
 
 def test_invalid_arguments_are_one_line_that_names_the_help(rejection):
@@ -193,6 +197,69 @@ def test_estimate_announces_new_songs_and_refuses_a_folder_without_songs(
     cli.main(arguments)
     again = json.loads(capsys.readouterr().out)["stages"]["train"]["cpu_seconds"]
     assert again == pytest.approx(2.0 * expected)
+
+
+def test_estimate_counts_the_features_that_do_not_exist(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    silence = np.zeros((120 * 8000, 2), np.int16)
+    write_song(Song(samples=silence, sample_rate_hz=8000, name="a"), tmp_path / "data" / "a.wav")
+    shutil.copy(REPOSITORY / "params.yaml", tmp_path)
+    params = Params.load()
+    songs, new = estimate.songs_of(tmp_path, params)
+
+    def seconds(params, stages):
+        costs = estimate.stage_costs(tmp_path, params, songs, new, set(stages))
+        return [costs[name].seconds for name in stages]
+
+    # Of the 20 s, each passage has a warm-up. retrain reads what train has computed.
+    train, retrain = seconds(params, ("train", "retrain"))
+    assert params.train.seconds_per_song < train < 120
+    assert retrain == 0
+    assert seconds(params, ("retrain",)) == [train]
+    features = song_features(
+        songs,
+        front_end_settings(params.train),
+        params.train.step_frames,
+        tmp_path / "features",
+        budget=Budget.of(params.train),
+    )
+    for part in features:
+        part.folder.mkdir(parents=True)
+        (part.folder / "done").touch()
+    assert seconds(params, ("train", "retrain")) == [0, 0]
+    whole = params.train.model_copy(update={"seconds_per_song": None})
+    (after,) = seconds(params.model_copy(update={"train": whole}), ("train",))
+    assert after == pytest.approx(songs[0].splits[TEST][0] / 44100, rel=0.01)
+
+
+DELETED = {"prepared": "deleted"}
+STATUS = {
+    "prepare": [{"changed outs": DELETED}],
+    "baselines": [{"changed deps": DELETED}],
+    "evaluate": [{"changed deps": DELETED}, {"changed outs": {"listening": "deleted"}}],
+    "report": [{"changed deps": {"listening": "deleted"}}],
+    "register": [{"changed outs": {"registered.json": "deleted"}}, "always changed"],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        # As after `make demo`: what is missing is made again, and is what it was.
+        ({}, {"prepare", "evaluate", "register"}),
+        ({"train": [{"changed deps": {"params.yaml": {"train.epochs": "modified"}}}]},
+         {"prepare", "train", "retrain", "evaluate", "report", "register"}),
+        ({"prepare": [{"changed deps": {"data": "modified"}}]}, set(STAGES)),
+        ({"report": ["changed command"]}, {"prepare", "evaluate", "report", "register"}),
+        ({"register": ["always changed"]}, {"prepare", "evaluate"}),
+    ],
+)  # fmt: skip
+def test_estimate_follows_changes_through_the_pipeline(monkeypatch, change, expected):
+    answer = subprocess.CompletedProcess([], 0, stdout=json.dumps(STATUS | change))
+    monkeypatch.setattr(estimate.subprocess, "run", lambda *_, **__: answer)
+    assert tuple(STAGES) == estimate.STAGES
+    assert estimate.outdated(REPOSITORY, STAGES) == expected
 
 
 def test_the_package_offers_its_names_lazily():

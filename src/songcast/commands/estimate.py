@@ -5,7 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,13 @@ from songcast.report.console import note, print_json, print_table
 from songcast.stages import ESTIMATES
 from songcast.stages.prepare import find_songs, splits_of
 from songcast.training.continuation import LONGEST_SECONDS
-from songcast.training.feature_cache import BYTES_PER_SAMPLE, budgeted, training_frames
+from songcast.training.feature_cache import (
+    BYTES_PER_SAMPLE,
+    budgeted,
+    song_features,
+    training_frames,
+)
+from songcast.training.setup import front_end_settings
 
 # CPU seconds per second of stereo music, on a core that needs REFERENCE_SECONDS in `measure_speed`.
 DECODE, BANK, NETWORK, CASCADE, NOTEBOOK, SIMPLE = 0.012, 0.64, 0.42, 0.35, 0.75, 0.12
@@ -43,8 +49,12 @@ START, FIGURES, CONTINUATIONS, SAMPLES, WINDOWS, LEVELS = 12.0, 6.0, 8.0, 4.7, 6
 SONG_BYTES, GUESSED_BYTES_PER_SECOND = 15e6, 16_000
 # Estimates differ from the truth by up to this share: less free disk than that is a warning.
 MARGIN = 1.3
-# The reason that `dvc status` gives for a stage that always runs.
-ALWAYS = "always changed"
+# From `dvc status`: the reason of a stage that always runs, the state of a missing file.
+ALWAYS, MISSING = "always changed", "deleted"
+STAGES = (
+    *("prepare", "baselines", "continuation", "train", "retrain"),
+    *("evaluate_baselines", "evaluate", "report", "register"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +73,8 @@ def run(arguments: argparse.Namespace) -> None:
     songs, new = songs_of(root, params)
     kept = _read(root / ESTIMATES)
     speed = kept.get("speed_seconds") or measure_speed()
-    costs = stage_costs(root, params, songs, new)
-    stages = outdated(root, costs)
+    stages = outdated(root, STAGES)
+    costs = stage_costs(root, params, songs, new, stages)
     slowness = (speed / REFERENCE_SECONDS) ** SPEED_EXPONENT
     factor = {name: kept.get("factors", {}).get(name, 1.0) for name in costs}
     costs = {
@@ -74,7 +84,6 @@ def run(arguments: argparse.Namespace) -> None:
             disk_bytes=cost.disk_bytes,
         )
         for name, cost in costs.items()
-        if name in stages
     }
     expected = {name: cost.cpu_seconds / factor[name] for name, cost in costs.items()}
     record = {**kept, "speed_seconds": speed, "expected": expected}
@@ -164,24 +173,29 @@ def _guessed_seconds(source: Path, sample_rate_hz: int) -> float:
 
 
 def stage_costs(
-    root: Path, params: Params, songs: Sequence[PreparedSong], new: set[str]
+    root: Path, params: Params, songs: Sequence[PreparedSong], new: set[str], stages: set[str]
 ) -> dict[str, StageCost]:
-    """Return the cost of each stage, at the reference speed; features that exist cost nothing."""
+    """Return the cost of each of ``stages``, at the reference speed; features that exist are free.
+
+    ``new``: the slugs of the songs that are not prepared.
+    """
     rate = params.prepare.sample_rate_hz
+    front_end, folder = front_end_settings(params.train), root / FEATURES
+    computed: set[Path] = set()  # by the stages before
 
     def stereo_seconds(song: PreparedSong, frames: int) -> float:
         return frames / rate * song.channels / 2
 
-    def training(section: FitParams, chosen: Sequence[PreparedSong]) -> StageCost:
+    def training(stage: str, section: FitParams, chosen: Sequence[PreparedSong]) -> StageCost:
         used, stored, budget = 0.0, 0.0, Budget.of(section)
-        for song in chosen:
-            if song.slug not in new and any((root / FEATURES).glob(f"{song.slug}[-+]*")):
+        steps = params.train.step_frames
+        for part in song_features(chosen, front_end, steps, folder, budget=budget):
+            if part.folder in computed or (part.folder / "done").is_file():
                 continue
-            spans = [s for part in budgeted(song, budget).values() for s in part]
-            whole = all(first == 0 for first, _, _ in spans)
-            frames = [stop - first for first, _, stop in spans]
-            used += stereo_seconds(song, max(frames) if whole else sum(frames))
-            stored += stereo_seconds(song, sum(stop - start for _, start, stop in spans))
+            frames = max(stop for _, stop in part.splits.values())
+            used += (part.warm_up + frames) / rate * part.channels / 2
+            stored += frames / rate * part.channels / 2
+            computed.update({part.folder} if stage in stages else ())
         samples = section.epochs * section.steps_per_epoch * section.batch_size
         samples *= section.crop_frames
         cpu = START + (BANK + SIMPLE) * used + SAMPLES * samples / 1e6
@@ -203,7 +217,8 @@ def stage_costs(
     notebook, levels = params.baselines.notebook, params.continuation
     fitted = sum(stereo_seconds(song, training_frames(song)) for song in songs)
     windows = 2 * notebook.epochs * notebook.windows_per_epoch
-    again = training(params.retrain, [song for song in learned if song not in old])
+    first = training("train", params.train, old)
+    again = training("retrain", params.retrain, learned)
     validated = sum(
         stereo_seconds(song, stop - start)
         for song in learned
@@ -211,7 +226,7 @@ def stage_costs(
     )
     bank = BANK + 2 * NETWORK
     count = len(songs)
-    return {
+    costs = {
         "prepare": StageCost(
             seconds=decoded,
             cpu_seconds=6.0 + DECODE * decoded,
@@ -224,7 +239,7 @@ def stage_costs(
             seconds=cut,
             cpu_seconds=START + CUTS * cut + LEVELS * levels.epochs * levels.steps_per_epoch,
         ),
-        "train": training(params.train, old),
+        "train": first,
         "retrain": replace(again, cpu_seconds=again.cpu_seconds + VALIDATED * validated),
         "evaluate_baselines": StageCost(
             seconds=heard, cpu_seconds=START + (CASCADE + SIMPLE) * heard + NOTEBOOK * measured
@@ -237,13 +252,15 @@ def stage_costs(
         "report": StageCost(cpu_seconds=START + FIGURES * count, disk_bytes=SONG_BYTES * count / 2),
         "register": StageCost(cpu_seconds=START),
     }
+    return {name: costs[name] for name in STAGES if name in stages}
 
 
-def outdated(root: Path, order: Iterable[str]) -> set[str]:
+def outdated(root: Path, order: Sequence[str]) -> set[str]:
     """Return the stages of ``order`` that `dvc repro` will run.
 
-    ``order``: all stages, in the order in which they run. If `dvc status` fails, which a note says,
-    all of them are returned.
+    ``order``: all stages, in the order in which they run. A stage of which only outputs are missing
+    makes them as they were, so it does not change those that follow. If `dvc status` fails, which a
+    note says, all stages are returned.
     """
     try:
         stages = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
@@ -255,17 +272,24 @@ def outdated(root: Path, order: Iterable[str]) -> set[str]:
         why = "another run is in progress" if busy else "`dvc status` fails"
         note(f"{why}: the estimate is of all stages")
         return set(order)
-    changed = {name for name, reasons in status.items() if set(map(str, reasons)) != {ALWAYS}}
-    for name in order:  # each one changes those that follow
-        deps = set(stages[name]["deps"])
+    run: set[str] = set()
+    changed: set[str] = set()
+    for name in order:
+        reasons = [reason for reason in status.get(name, ()) if reason != ALWAYS]
+        states: list[Any] = [reason for reason in reasons if isinstance(reason, str)]
+        for reason in reasons:
+            if isinstance(reason, dict):
+                states += [state for states_of in reason.values() for state in states_of.values()]
         made = {
             next(iter(out)) if isinstance(out, dict) else out
             for other in changed & stages.keys()
             for out in stages[other].get("outs", [])
         }
-        if deps & made:
+        if made & set(stages[name]["deps"]) or any(state != MISSING for state in states):
             changed.add(name)
-    return changed & set(order)
+        if name in changed or any("changed outs" in reason for reason in reasons):
+            run.add(name)
+    return run
 
 
 def measure_speed() -> float:

@@ -57,9 +57,10 @@ BYTES_PER_SAMPLE = 25.6
 class SongFeatures:
     """Streams of one song, or of a passage of it (see ``features.Features``).
 
-    ``first``: the frame of the song at which the streams begin. ``splits``: train and validation,
-    in frames of the streams. ``step_frames``: frames per step of the LSTM. ``folder``: of the
-    arrays, which ``write`` computes (see ``compute_features``).
+    ``first``: the frame of the song at which the streams begin, after ``warm_up`` frames of which
+    nothing is kept. ``splits``: train and validation, in frames of the streams. ``step_frames``:
+    frames per step of the LSTM. ``folder``: of the arrays, which ``write`` computes (see
+    ``compute_features``).
     """
 
     slug: str
@@ -69,6 +70,7 @@ class SongFeatures:
     splits: dict[str, tuple[int, int]]
     folder: Path
     first: int = 0
+    warm_up: int = 0
     write: Callable[[Path], None] = field(compare=False, repr=False)
 
     def read(self, name: str, channel: int, start: int, stop: int) -> Array:
@@ -130,6 +132,7 @@ def song_features(
             splits={k: (start - begin, stop - begin) for k, (start, stop) in splits.items()},
             folder=folder / f"{slug}-{key}",
             first=begin,
+            warm_up=warm_up,
             write=lambda scratch: write_streams(
                 song.samples[first:last], settings, step_frames, scratch, warm_up
             ),

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from songcast.config import FitParams, TrainParams
 from songcast.data.corpus import TRAIN, WHOLE, Budget, Corpus, PreparedSong
+from songcast.forecasting.filter_bank_settings import FilterBankSettings
 from songcast.forecasting.front_end import FrontEndSettings
 from songcast.forecasting.lstm import LstmForecaster
+from songcast.forecasting.ridge import Taps
 from songcast.training import feature_cache
 from songcast.training.batches import CropSampler
 from songcast.training.feature_cache import budgeted, song_features
@@ -38,6 +40,13 @@ def songs_to_train_on(corpus: Corpus, params: TrainParams) -> list[PreparedSong]
     return [song for song in corpus if song.slug not in excluded]
 
 
+def front_end_settings(params: TrainParams, taps: Taps | None = None) -> FrontEndSettings:
+    """Return the front end of a model; ``taps``: of a ridge front end."""
+    wide = params.filter_bank == "wide"
+    filter_bank = FilterBankSettings.wide() if wide else FilterBankSettings()
+    return FrontEndSettings(kind=params.front_end, filter_bank=filter_bank, taps=taps)
+
+
 def new_model(params: TrainParams, songs: Sequence[PreparedSong]) -> LstmForecaster:
     """Return the untrained model of these params; its forecast is that of the front end.
 
@@ -45,7 +54,6 @@ def new_model(params: TrainParams, songs: Sequence[PreparedSong]) -> LstmForecas
     """
     import keras
 
-    from songcast.forecasting.filter_bank_settings import FilterBankSettings
     from songcast.forecasting.network import build_network, network_weights
     from songcast.forecasting.network_engine import NetworkSettings
     from songcast.forecasting.ridge import Ridge
@@ -55,9 +63,7 @@ def new_model(params: TrainParams, songs: Sequence[PreparedSong]) -> LstmForecas
     if params.front_end == "ridge":
         passages = (song.passage(TRAIN).samples for song in songs if TRAIN in song.splits)
         taps = Ridge.fit(passages, params.look_back, RIDGE_ALPHA).taps
-    wide = params.filter_bank == "wide"
-    filter_bank = FilterBankSettings.wide() if wide else FilterBankSettings()
-    front_end = FrontEndSettings(kind=params.front_end, filter_bank=filter_bank, taps=taps)
+    front_end = front_end_settings(params, taps)
     settings = NetworkSettings(
         experts=len(front_end.expert_names),
         look_back=params.look_back,
