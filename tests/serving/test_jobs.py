@@ -12,7 +12,7 @@ from helpers.serving_models import Echo, Slow, app_of, running
 from helpers.waiting import wait_until
 from songcast.audio.songs import write_song
 from songcast.serving import jobs
-from songcast.serving.jobs import Limits
+from songcast.serving.jobs import CANCELLED, Job, Limits
 
 RAW = {"samples": [[0, 1], [5, 6]], "sample_rate_hz": 22050}
 
@@ -111,15 +111,29 @@ def connect(client, length):
 
 def test_a_client_that_disconnects_in_the_queue_leaves_it(content):
     slow, limits = Slow(3.0), Limits(max_requests=2, workers=1)
-    with (
-        running(app_of(slow, limits)) as client,
-        client.stream("POST", "/forecast", content=content) as response,
-    ):
-        next(response.iter_bytes(2000))
-        with pytest.raises(httpx.ReadTimeout):
-            client.post("/forecast", content=content, timeout=0.3)
-        wait_until(lambda: requests_in_progress(client) <= 1)
-        assert slow.forecast_blocks < 3  # the first request is still computed
+    with running(app_of(slow, limits)) as client:
+        with client.stream("POST", "/forecast?job=first", content=content) as response:
+            next(response.iter_bytes(2000))
+            with pytest.raises(httpx.ReadTimeout):
+                client.post("/forecast?job=second", content=content, timeout=0.3)
+            wait_until(lambda: requests_in_progress(client) <= 1)
+            assert slow.forecast_blocks < 3  # the first request is still computed
+        for name in ("second", "first"):
+            wait_until(lambda name=name: progress(client, name)["state"] == "failed")
+            assert progress(client, name)["error"] == CANCELLED
+
+
+def progress(client, name):
+    return client.get(f"/jobs/{name}").json()
+
+
+def test_a_request_that_failed_stays_failed():
+    job = Job(60.0, threading.Event())
+    job.enter("decoding")
+    job.fail(CANCELLED)
+    job.fail("late")
+    job.enter("computing")  # its worker does not know yet
+    assert (job.progress.state, job.progress.error) == ("failed", CANCELLED)
 
 
 def test_a_client_that_sends_nothing_times_out():

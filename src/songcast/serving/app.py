@@ -27,7 +27,7 @@ from songcast.serving.champion import Champion
 from songcast.serving.decoder import Decoder
 from songcast.serving.errors import add_error_handlers, documented
 from songcast.serving.idle import SurprisingSongs
-from songcast.serving.jobs import Job, JobQueue, Limits, Progress, RequestError
+from songcast.serving.jobs import CANCELLED, Job, JobQueue, Limits, Progress, RequestError
 from songcast.serving.payload import sent_bytes
 from songcast.serving.records import Observer
 from songcast.serving.security import HEADERS, access_check
@@ -230,9 +230,9 @@ def _add_streams(
                 start, progress = time.perf_counter(), job.progress
                 song = decoder.decode(content, "song")
                 progress.seconds = song.seconds
-                progress.state = "computing"
+                job.enter("computing")
                 yield from task(served.model, song, job)
-                progress.state = "finished"
+                job.enter("finished")
                 result = progress.prediction_gain_db, progress.bits_per_sample
                 observer.answered(served, content, song, *result, time.perf_counter() - start)
 
@@ -312,7 +312,7 @@ async def _read(request: Request, job: Job, limits: Limits) -> bytes:
     except TimeoutError:
         raise RequestError(503, f"the body did not arrive within {job.seconds:g} s") from None
     except ClientDisconnect:  # nobody receives this response, but it avoids a traceback in the log
-        raise RequestError(503, "cancelled: the client disconnected") from None
+        raise RequestError(503, CANCELLED) from None
     return bytes(content)
 
 

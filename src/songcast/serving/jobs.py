@@ -25,6 +25,9 @@ FORECAST_SECONDS = 900.0
 FRAMES = (60 * 48_000, 600 * 48_000)
 # The number of named jobs, also finished ones, whose progress can be asked for.
 NAMED_JOBS = 64
+CANCELLED = "cancelled: the client disconnected"
+
+State = Literal["unknown", "receiving", "waiting", "decoding", "computing", "finished", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +81,7 @@ class RequestError(Exception):
 class Progress:
     """How far a request is. ``seconds``: duration of the song, None before it is decoded."""
 
-    state: Literal[
-        "unknown", "receiving", "waiting", "decoding", "computing", "finished", "failed"
-    ] = "receiving"
+    state: State = "receiving"
     received_bytes: int = 0
     body_bytes: int | None = None
     seconds: float | None = None
@@ -108,11 +109,21 @@ class Job:
     def check(self) -> None:
         """Raise ``RequestError`` if the job is late or cancelled, or the server is stopping."""
         if self.cancelled.is_set():
-            raise RequestError(503, "cancelled: the client disconnected")
+            raise RequestError(503, CANCELLED)
         if self._stopping.is_set():
             raise RequestError(503, "the server is stopping: try again later")
         if self.seconds_left <= 0:
             raise self.late()
+
+    def enter(self, state: State) -> None:
+        """Set the state, unless the request has failed, which its worker may not know yet."""
+        if self.progress.error is None:
+            self.progress.state = state
+
+    def fail(self, reason: str) -> None:
+        """Set the state ``failed``; the first reason stays."""
+        self.progress.error = self.progress.error or reason
+        self.progress.state = "failed"
 
     def late(self) -> RequestError:
         """Return the error for a job that misses its deadline."""
@@ -158,7 +169,7 @@ class JobQueue:
         try:
             yield job
         except BaseException as error:
-            job.progress.state, job.progress.error = "failed", str(error) or "cancelled"
+            job.fail(str(error) or CANCELLED)
             raise
         finally:
             job.cancelled.set()
@@ -199,7 +210,7 @@ class JobQueue:
         def work() -> None:
             try:
                 job.check()
-                job.progress.state = "decoding"
+                job.enter("decoding")
                 for item in task(self.decoder()):
                     job.check()
                     put(item)
@@ -207,7 +218,7 @@ class JobQueue:
             except BaseException as error:
                 put(error)
 
-        job.progress.state = "waiting"
+        job.enter("waiting")
         future = loop.run_in_executor(self._pool, work)
         try:
             is_first = True
@@ -219,7 +230,7 @@ class JobQueue:
                     if job.seconds_left <= -2 * POLL_SECONDS:
                         raise job.late() from None
                     if await disconnected():
-                        raise RequestError(503, "cancelled: the client disconnected") from None
+                        raise RequestError(503, CANCELLED) from None
                     continue
                 is_first = False
                 if item is None:

@@ -74,7 +74,7 @@ def raw_song(text: str | bytes, name: str, max_frames: float = math.inf) -> Song
         )
     if samples.min() < INT16.min or samples.max() > INT16.max:
         raise AudioError(f"{name}: samples must be between {INT16.min} and {INT16.max}")
-    check_length(len(samples), name, max_frames)
+    check_length(len(samples), rate, name, max_frames)
     return Song(samples=samples.astype(np.int16), sample_rate_hz=rate, name=name)
 
 
@@ -90,11 +90,11 @@ def decode_file(content: bytes, name: str, max_frames: float = math.inf) -> Song
         blocks, frames = [], 0
         try:
             with open_song(path) as reader:
+                rate = reader.sample_rate_hz
                 for block in reader.blocks():
                     frames += len(block)
-                    check_length(frames, name, max_frames)
+                    check_length(frames, rate, name, max_frames)
                     blocks.append(block)
-                rate = reader.sample_rate_hz
         except AudioError as error:
             # The scratch file means nothing to the client.
             message = str(error).replace(str(path), name).replace(path.name, name)
@@ -104,8 +104,8 @@ def decode_file(content: bytes, name: str, max_frames: float = math.inf) -> Song
     return Song(samples=np.concatenate(blocks), sample_rate_hz=rate, name=name)
 
 
-def check_length(frames: int, name: str, max_frames: float) -> None:
+def check_length(frames: int, sample_rate_hz: int, name: str, max_frames: float) -> None:
     """Raise ``TooLongError`` if there are more than ``max_frames``."""
     if frames > max_frames:
-        limit = f"{max_frames:.0f} frames ({duration(max_frames / 44100)} at 44.1 kHz)"
-        raise TooLongError(f"{name}: more than {limit}: send a shorter song")
+        limit = f"{duration(max_frames / sample_rate_hz)} at {sample_rate_hz / 1000:g} kHz"
+        raise TooLongError(f"{name}: longer than {limit}: send a shorter song")

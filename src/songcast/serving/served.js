@@ -22,11 +22,14 @@ class Received extends Tracks {
 
   get names() { return [...Object.keys(this.channels), ...(this.hasError ? ["residual"] : [])]; }
 
-  // The gain in whole dB that raises the peak of the error to that of the song, as in the report.
-  get amplifiedDb() {
-    const peak = (name) => Math.max(1, ...this.bins[name].map((bins) => bins.reduce((a, b) => Math.max(a, b), 0)));
-    return Math.floor(20 * Math.log10(peak("original") / peak("residual")));
+  // The peak of a track, without the first second, in which the forecaster learns the song.
+  peak(name) {
+    const from = Math.floor(Math.min(this.sampleRate, this.ready / 2) * BINS / this.frames);
+    return Math.max(1, ...this.bins[name].map((bins) => bins.subarray(from).reduce((a, b) => Math.max(a, b), 0)));
   }
+
+  // The gain in whole dB that raises the peak of the error to that of the song, as in the report.
+  get amplifiedDb() { return Math.floor(20 * Math.log10(this.peak("original") / this.peak("residual"))); }
 
   value(name, c, i) {
     if (name !== "residual") return this.channels[name][c][i];
@@ -49,14 +52,15 @@ class Received extends Tracks {
 
   piece(name, start, stop) {
     const scale = this.scale(name);
+    const limit = name === "residual" ? this.peak("original") / FULL_SCALE : 1; // for the first second
     const width = this.channels[Object.keys(this.channels)[0]].length;
-    return Array.from({ length: width }, (_, c) =>
-      Float32Array.from({ length: stop - start }, (_, i) => this.value(name, c, start + i) * scale));
+    return Array.from({ length: width }, (_, c) => Float32Array.from({ length: stop - start },
+      (_, i) => Math.max(-limit, Math.min(limit, this.value(name, c, start + i) * scale))));
   }
 
   peaks(name) {
     const scale = this.scale(name);
-    return this.bins[name].map((row) => row.map((value) => value * scale));
+    return this.bins[name].map((row) => row.map((value) => Math.min(1, value * scale)));
   }
 }
 
@@ -192,6 +196,10 @@ function newRequest(kind) {
 function inPage(error) { return error.message.replace(/^song( 0)?:/, shown.name + ":"); }
 
 async function forecast(file) {
+  if (limits && file.size > limits.body_bytes) {
+    setStatus("status", `${file.name}: ${megabytes(file.size)} MB; choose a file of at most ${megabytes(limits.body_bytes)} MB`, true);
+    return;
+  }
   running.continue?.abort();
   const [signal, isCurrent] = newRequest("forecast");
   for (const player of [...players]) player.remove(); // of the song before
@@ -199,10 +207,6 @@ async function forecast(file) {
   $("name").textContent = file.name;
   $("song").hidden = $("more").hidden = $("continuation").hidden = $("metrics").hidden = true;
   setStatus("more-status", "");
-  if (limits && file.size > limits.body_bytes) {
-    setStatus("status", `${file.name}: ${megabytes(file.size)} MB; choose a file of at most ${megabytes(limits.body_bytes)} MB`, true);
-    return;
-  }
   const job = Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16)).join("-");
   const polling = new AbortController();
   const polled = follow(job, polling.signal, showProgress);

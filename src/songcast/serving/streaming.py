@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from songcast.serving.jobs import Job, RequestError
+from songcast.serving.jobs import CANCELLED, Job, RequestError
 
 log = logging.getLogger("songcast.serve")
 
@@ -50,12 +50,12 @@ class WavStream(StreamingResponse):
             self._abort(f"not sent within {self._job.seconds:g} s")
         finally:
             if self._job.progress.state != "finished":
-                self._job.progress.state = "failed"
+                self._job.fail(CANCELLED)
             self._resources.close()
             await self._blocks.aclose()
 
     def _abort(self, reason: str) -> None:
-        self._job.progress.error = reason
+        self._job.fail(reason)
         log.warning("stream aborted: %s", reason)
 
 
