@@ -181,13 +181,14 @@ def _memory(memory: Results) -> str:
     lines = [
         "MB of the largest process, for a stereo wav of this length at 44.1 kHz, with the budgets "
         "of params.yaml and compiled code in the cache; written by `benchmarks/memory.py`. `score` "
-        "and `predict` use `models/train` where no other model is named. Commands marked with * "
-        "were stopped early: `score` after about 100 s of music, when it was flat, because "
-        "a forecaster keeps the last minute; `predict` earlier. Mapped files are mostly libraries. "
+        "and `predict` use `models/train` where no other model is named, `inspect` the cascade. "
+        "Commands marked with * were stopped after 100 s, when they were flat, because a "
+        "forecaster keeps the last minute. Mapped files are mostly libraries. "
         "In the stages that train, TensorFlow, Keras and MLflow take most of it, before the first "
         "song is read. "
-        "`serve` refused the song of three hours, which is longer than it takes; for the other one "
-        "its decoder needs another 285 MB. mp3 and m4a output holds the whole song.",
+        "`serve` takes songs of ten minutes at most and refused the longer ones; for the other "
+        "one all of its processes together needed 711 MB. mp3 and m4a output holds the whole "
+        "song.",
         "",
         f"| program | {' | '.join(heads)} | of which mapped files |",
         f"|---|{'--:|' * (len(lengths) + 1)}",
