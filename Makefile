@@ -78,4 +78,4 @@ endif
 .venv/installed-dev: $(GROUPS:%=.venv/with-%)
 	@touch $@
 data: | .venv/installed
-	@dvc pull data.dvc
+	@dvc pull data.dvc || { rm -rf $@; exit 1; }  # a later run must not take a part for all
