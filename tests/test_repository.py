@@ -40,7 +40,7 @@ IMPORTERS = {
 }
 
 
-MOST_LINES = 20_443
+MOST_LINES = 20_449
 # A stage is a module, however short.
 SHORT = {"stages/evaluate_baselines.py", "stages/train.py"}
 

@@ -259,7 +259,7 @@ def test_estimate_follows_changes_through_the_pipeline(monkeypatch, change, expe
     answer = subprocess.CompletedProcess([], 0, stdout=json.dumps(STATUS | change))
     monkeypatch.setattr(estimate.subprocess, "run", lambda *_, **__: answer)
     assert tuple(STAGES) == estimate.STAGES
-    assert estimate.outdated(REPOSITORY, STAGES) == expected
+    assert estimate.outdated(REPOSITORY) == expected
 
 
 def test_the_package_offers_its_names_lazily():

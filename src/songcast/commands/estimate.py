@@ -28,6 +28,7 @@ from songcast.stages.prepare import find_songs, splits_of
 from songcast.training.continuation import LONGEST_SECONDS
 from songcast.training.feature_cache import (
     BYTES_PER_SAMPLE,
+    SongFeatures,
     budgeted,
     song_features,
     training_frames,
@@ -51,6 +52,7 @@ SONG_BYTES, GUESSED_BYTES_PER_SECOND = 15e6, 16_000
 MARGIN = 1.3
 # From `dvc status`: the reason of a stage that always runs, the state of a missing file.
 ALWAYS, MISSING = "always changed", "deleted"
+# In the order in which they run.
 STAGES = (
     *("prepare", "baselines", "continuation", "train", "retrain"),
     *("evaluate_baselines", "evaluate", "report", "register"),
@@ -73,7 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
     songs, new = songs_of(root, params)
     kept = _read(root / ESTIMATES)
     speed = kept.get("speed_seconds") or measure_speed()
-    stages = outdated(root, STAGES)
+    stages = outdated(root)
     costs = stage_costs(root, params, songs, new, stages)
     slowness = (speed / REFERENCE_SECONDS) ** SPEED_EXPONENT
     factor = {name: kept.get("factors", {}).get(name, 1.0) for name in costs}
@@ -183,19 +185,20 @@ def stage_costs(
     front_end, folder = front_end_settings(params.train), root / FEATURES
     computed: set[Path] = set()  # by the stages before
 
-    def stereo_seconds(song: PreparedSong, frames: int) -> float:
+    def stereo_seconds(song: PreparedSong | SongFeatures, frames: int) -> float:
         return frames / rate * song.channels / 2
 
     def training(stage: str, section: FitParams, chosen: Sequence[PreparedSong]) -> StageCost:
         used, stored, budget = 0.0, 0.0, Budget.of(section)
         steps = params.train.step_frames
         for part in song_features(chosen, front_end, steps, folder, budget=budget):
-            if part.folder in computed or (part.folder / "done").is_file():
+            if part.folder in computed or part.is_computed:
                 continue
             frames = max(stop for _, stop in part.splits.values())
-            used += (part.warm_up + frames) / rate * part.channels / 2
-            stored += frames / rate * part.channels / 2
-            computed.update({part.folder} if stage in stages else ())
+            used += stereo_seconds(part, part.warm_up + frames)
+            stored += stereo_seconds(part, frames)
+            if stage in stages:
+                computed.add(part.folder)
         samples = section.epochs * section.steps_per_epoch * section.batch_size
         samples *= section.crop_frames
         cpu = START + (BANK + SIMPLE) * used + SAMPLES * samples / 1e6
@@ -217,8 +220,8 @@ def stage_costs(
     notebook, levels = params.baselines.notebook, params.continuation
     fitted = sum(stereo_seconds(song, training_frames(song)) for song in songs)
     windows = 2 * notebook.epochs * notebook.windows_per_epoch
-    first = training("train", params.train, old)
-    again = training("retrain", params.retrain, learned)
+    train = training("train", params.train, old)
+    retrain = training("retrain", params.retrain, learned)
     validated = sum(
         stereo_seconds(song, stop - start)
         for song in learned
@@ -239,8 +242,8 @@ def stage_costs(
             seconds=cut,
             cpu_seconds=START + CUTS * cut + LEVELS * levels.epochs * levels.steps_per_epoch,
         ),
-        "train": first,
-        "retrain": replace(again, cpu_seconds=again.cpu_seconds + VALIDATED * validated),
+        "train": train,
+        "retrain": replace(retrain, cpu_seconds=retrain.cpu_seconds + VALIDATED * validated),
         "evaluate_baselines": StageCost(
             seconds=heard, cpu_seconds=START + (CASCADE + SIMPLE) * heard + NOTEBOOK * measured
         ),
@@ -252,15 +255,14 @@ def stage_costs(
         "report": StageCost(cpu_seconds=START + FIGURES * count, disk_bytes=SONG_BYTES * count / 2),
         "register": StageCost(cpu_seconds=START),
     }
-    return {name: costs[name] for name in STAGES if name in stages}
+    return {name: cost for name, cost in costs.items() if name in stages}
 
 
-def outdated(root: Path, order: Sequence[str]) -> set[str]:
-    """Return the stages of ``order`` that `dvc repro` will run.
+def outdated(root: Path) -> set[str]:
+    """Return the stages that `dvc repro` will run.
 
-    ``order``: all stages, in the order in which they run. A stage of which only outputs are missing
-    makes them as they were, so it does not change those that follow. If `dvc status` fails, which a
-    note says, all stages are returned.
+    A stage of which only outputs are missing makes them as they were, so it does not change those
+    that follow. If `dvc status` fails, which a note says, all stages are returned.
     """
     try:
         stages = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
@@ -271,23 +273,21 @@ def outdated(root: Path, order: Sequence[str]) -> set[str]:
         busy = "is busy" in getattr(error, "stderr", "")
         why = "another run is in progress" if busy else "`dvc status` fails"
         note(f"{why}: the estimate is of all stages")
-        return set(order)
+        return set(STAGES)
     run: set[str] = set()
-    changed: set[str] = set()
-    for name in order:
+    changed: set[str] = set()  # outputs that will differ
+    for name in STAGES:
         reasons = [reason for reason in status.get(name, ()) if reason != ALWAYS]
         states: list[Any] = [reason for reason in reasons if isinstance(reason, str)]
         for reason in reasons:
             if isinstance(reason, dict):
                 states += [state for states_of in reason.values() for state in states_of.values()]
-        made = {
-            next(iter(out)) if isinstance(out, dict) else out
-            for other in changed & stages.keys()
-            for out in stages[other].get("outs", [])
-        }
-        if made & set(stages[name]["deps"]) or any(state != MISSING for state in states):
-            changed.add(name)
-        if name in changed or any("changed outs" in reason for reason in reasons):
+        stage = stages[name]
+        if changed & set(stage["deps"]) or any(state != MISSING for state in states):
+            run.add(name)
+            for out in stage.get("outs", []):
+                changed.update([out] if isinstance(out, str) else out)
+        elif any("changed outs" in reason for reason in reasons):
             run.add(name)
     return run
 

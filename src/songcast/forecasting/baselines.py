@@ -16,7 +16,7 @@ class Persistence(Forecaster):
     name = "persistence"
 
     def session(self, channels: int) -> ForecastSession:
-        """Return a session for one song; the sample rate has no effect."""
+        """Return a session for one song."""
         return _PersistenceSession(channels)
 
 

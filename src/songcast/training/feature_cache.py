@@ -73,6 +73,11 @@ class SongFeatures:
     warm_up: int = 0
     write: Callable[[Path], None] = field(compare=False, repr=False)
 
+    @property
+    def is_computed(self) -> bool:
+        """Whether the folder has all arrays."""
+        return (self.folder / "done").is_file()
+
     def read(self, name: str, channel: int, start: int, stop: int) -> Array:
         """Return the rows from ``start`` to ``stop`` of a channel in a stream.
 
@@ -246,20 +251,20 @@ def _compute(song: SongFeatures) -> None:
         for stream in scratch.iterdir():  # `done` must not survive a power cut without them
             sync_file(stream)
         (scratch / "done").touch()
-        _publish(scratch, song.folder)
+        _publish(scratch, song)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _publish(scratch: Path, target: Path) -> None:
-    """Rename ``scratch`` to ``target``, unless another process has done so before.
+def _publish(scratch: Path, song: SongFeatures) -> None:
+    """Rename ``scratch`` to the folder of ``song``, unless another process has done so before.
 
-    Trials of a sweep compute the same features at once, and may already read from ``target``.
+    Trials of a sweep compute the same features at once, and may already read from the folder.
     """
-    if not (target / "done").is_file():
-        shutil.rmtree(target, ignore_errors=True)
+    if not song.is_computed:
+        shutil.rmtree(song.folder, ignore_errors=True)
     try:
-        scratch.rename(target)
+        scratch.rename(song.folder)
     except OSError:
-        if not (target / "done").is_file():
+        if not song.is_computed:
             raise
