@@ -77,5 +77,6 @@ endif
 	@$(NEED_UV); $(UV) pip install -q --python .venv/bin/python --require-hashes --no-deps -r requirements-$*.lock && touch $@
 .venv/installed-dev: $(GROUPS:%=.venv/with-%)
 	@touch $@
+# An incomplete folder is removed: the next run would use it as it is.
 data: | .venv/installed
-	@dvc pull data.dvc || { rm -rf $@; exit 1; }  # a later run must not take a part for all
+	@dvc pull data.dvc || { rm -rf $@; exit 1; }

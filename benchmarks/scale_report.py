@@ -177,6 +177,7 @@ def _album(album: Results) -> str:
 
 def _memory(memory: Results) -> str:
     rows, lengths = memory["rows"], sorted({row["minutes"] for row in memory["rows"]})
+    served = next(row for row in rows if row["program"] == "serve" and row["minutes"] == 10)
     heads = [f"{minutes} min" for minutes in lengths]
     lines = [
         "MB of the largest process, for a stereo wav of this length at 44.1 kHz, with the budgets "
@@ -187,8 +188,8 @@ def _memory(memory: Results) -> str:
         "In the stages that train, TensorFlow, Keras and MLflow take most of it, before the first "
         "song is read. "
         "`serve` takes songs of ten minutes at most and refused the longer ones; for the other "
-        "one all of its processes together needed 711 MB. mp3 and m4a output holds the whole "
-        "song.",
+        f"one all of its processes together needed {served['mb_in_all']} MB. mp3 and m4a output "
+        "holds the whole song.",
         "",
         f"| program | {' | '.join(heads)} | of which mapped files |",
         f"|---|{'--:|' * (len(lengths) + 1)}",

@@ -458,6 +458,12 @@ def test_a_bug_in_a_stage_keeps_its_traceback(own_process):
         run_stage(lambda: 1 // 0)
 
 
+def printed(script, home):
+    """What a Python program prints in the folder ``home``."""
+    command = [sys.executable, "-c", script]
+    return subprocess.run(command, cwd=home, capture_output=True, text=True, check=True).stdout
+
+
 @pytest.mark.slow
 def test_a_stage_that_trains_logs_its_run_without_pandas(home):
     script = (
@@ -475,10 +481,7 @@ def test_a_stage_that_trains_logs_its_run_without_pandas(home):
         "    import_ray()\n"
         "run_stage(main, trains=True)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=home, capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "True set()\n"
+    assert printed(script, home) == "True set()\n"
 
 
 @pytest.mark.slow
@@ -493,10 +496,7 @@ def test_an_evaluation_needs_no_tensorflow_and_train_no_optional_package(home):
         "import_keras(); print({'jax', 'matplotlib', 'pandas', 'sklearn'} & set(sys.modules))\n"
         "import pandas, sklearn\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=home, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.splitlines() == ["set()", "set()"]
+    assert printed(script, home).splitlines() == ["set()", "set()"]
 
 
 def test_a_song_that_cannot_be_evaluated_ends_the_evaluation_before_the_others(

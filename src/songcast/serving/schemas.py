@@ -84,8 +84,9 @@ class VersionResponse(Schema):
 class LimitsResponse(Schema):
     """What a request may contain, and how long it takes.
 
-    ``frames``: of a song. ``frames_per_second``: speed of a forecast of stereo, measured when the
-    model was loaded; mono is faster, and requests at the same time are slower.
+    ``frames``: of a song. ``frames_per_second``: frames of stereo that are forecast in a second of
+    CPU time, measured when the model was loaded; mono is faster, and requests at the same time are
+    slower.
     """
 
     body_bytes: int

@@ -50,17 +50,19 @@ class Received extends Tracks {
 
   scale(name) { return (name === "residual" ? 10 ** (this.amplifiedDb / 20) : 1) / FULL_SCALE; }
 
+  // The largest amplitude of a track; the error of the first second would exceed it.
+  limit(name) { return name === "residual" ? this.peak("original") / FULL_SCALE : 1; }
+
   piece(name, start, stop) {
-    const scale = this.scale(name);
-    const limit = name === "residual" ? this.peak("original") / FULL_SCALE : 1; // for the first second
+    const scale = this.scale(name), limit = this.limit(name);
     const width = this.channels[Object.keys(this.channels)[0]].length;
     return Array.from({ length: width }, (_, c) => Float32Array.from({ length: stop - start },
       (_, i) => Math.max(-limit, Math.min(limit, this.value(name, c, start + i) * scale))));
   }
 
   peaks(name) {
-    const scale = this.scale(name);
-    return this.bins[name].map((row) => row.map((value) => Math.min(1, value * scale)));
+    const scale = this.scale(name), limit = this.limit(name);
+    return this.bins[name].map((row) => row.map((value) => Math.min(limit, value * scale)));
   }
 }
 
